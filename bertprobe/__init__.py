@@ -1,0 +1,74 @@
+"""bertprobe: what is in a BERT checkpoint's intermediate and pooler modules, read from the files themselves.
+
+    checkpoint = bertprobe.open_checkpoint("path/to/model")
+    anatomy = bertprobe.find_parts(checkpoint)
+    parts = bertprobe.select(anatomy, ["pooler"])
+    numbers = bertprobe.take_numbers(parts)
+    findings = bertprobe.judge(bertprobe.Evidence(checkpoint, anatomy, numbers))
+
+Each name is imported when it is first used, so that `import bertprobe` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "bertprobe.anatomy": ("Anatomy", "Part", "find_parts", "select"),
+    "bertprobe.checkpoint": ("Checkpoint", "TensorHeader", "open_checkpoint", "read_tensors"),
+    "bertprobe.errors": ("BertprobeError",),
+    "bertprobe.export": ("Output", "export"),
+    "bertprobe.report": ("Report", "inspection", "take_numbers"),
+    "bertprobe.statistics": ("Numbers", "Summary", "measure", "summarize"),
+    "bertprobe.verdicts": ("Evidence", "Finding", "judge", "verdict"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Anatomy",
+    "BertprobeError",
+    "Checkpoint",
+    "Evidence",
+    "Finding",
+    "Numbers",
+    "Output",
+    "Part",
+    "Report",
+    "Summary",
+    "TensorHeader",
+    "export",
+    "find_parts",
+    "inspection",
+    "judge",
+    "measure",
+    "open_checkpoint",
+    "read_tensors",
+    "select",
+    "summarize",
+    "take_numbers",
+    "verdict",
+]
+
+if TYPE_CHECKING:
+    from bertprobe.anatomy import Anatomy, Part, find_parts, select
+    from bertprobe.checkpoint import Checkpoint, TensorHeader, open_checkpoint, read_tensors
+    from bertprobe.errors import BertprobeError
+    from bertprobe.export import Output, export
+    from bertprobe.report import Report, inspection, take_numbers
+    from bertprobe.statistics import Numbers, Summary, measure, summarize
+    from bertprobe.verdicts import Evidence, Finding, judge, verdict
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'bertprobe' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value  # a function of a submodule's name (export) must win over the submodule
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,156 @@
+"""What the user typed → named tensors as byte ranges. No model is built, and nothing in a file is executed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from bertprobe.checkpoint import safetensors, torch_pickle
+from bertprobe.checkpoint.locate import Located, locate
+from bertprobe.checkpoint.source import LocalFile, Source
+from bertprobe.checkpoint.tensors import DTYPES, Index, Piece, TensorHeader, check_readable, read_tensors
+from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, shortened
+
+__all__ = [
+    "DTYPES",
+    "STORAGES",
+    "Checkpoint",
+    "LocalFile",
+    "Piece",
+    "Source",
+    "TensorHeader",
+    "check_readable",
+    "open_checkpoint",
+    "read_tensors",
+]
+
+HEAD = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A row of `STORAGES`: a file format, how to tell it by its first bytes, and how to read its index."""
+
+    name: str
+    recognises: Callable[[bytes], bool]
+    index: Callable[[Source], Index]
+
+
+def _storage(name: str, module: ModuleType) -> Storage:
+    return Storage(name, module.recognises, module.index)
+
+
+STORAGES: tuple[Storage, ...] = (
+    _storage("safetensors", safetensors),
+    _storage("PyTorch", torch_pickle),
+)
+
+# What else lies under these names, told by its first bytes.
+_STRANGERS: tuple[tuple[bytes, str, str], ...] = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run: git lfs pull"),
+    (b"\x89HDF", "an HDF5 file", "only safetensors and PyTorch files are read"),
+    (b"GGUF", "a GGUF file of llama.cpp", "name the checkpoint it was made from"),
+    (b"\x1f\x8b", "a gzip archive", "unpack it first"),
+    (b"<", "a web page or XML file", "it may be an error page saved under the file's name: fetch it again"),
+    (b"{", "a JSON file", "name the folder or the weights file"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint on disk: `headers` by stored name, and what lies beside them.
+
+    `ref` is what was typed and `resolved` where that led; `config` is the parsed config.json or None; `pooling` the
+    settings of sentence-transformers' `1_Pooling` or None; `metadata` the notes in the weights files; `wrapper` the
+    dictionary key the tensors lay under in a pickle; `revision` a commit of the Hub or None.
+    """
+
+    ref: str
+    resolved: str
+    storage: str
+    headers: Mapping[str, TensorHeader]
+    files: tuple[LocalFile, ...]
+    config: Mapping[str, Any] | None
+    pooling: Mapping[str, Any] | None
+    metadata: Mapping[str, str]
+    wrapper: str
+    revision: str | None
+    notes: tuple[str, ...]
+
+    @property
+    def bytes_total(self) -> int:
+        """Bytes of all weights files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read of them so far."""
+        return sum(file.bytes_read for file in self.files)
+
+
+def open_checkpoint(ref: str) -> Checkpoint:
+    """Opens a folder, a weights file, an index file or a cached Hub model, reading headers only.
+
+    Args:
+        ref: what the user typed.
+
+    Raises:
+        NotFound: nothing is there, or nothing that could be read.
+        CorruptFile: a file contradicts itself or ends too early.
+        UnsupportedFile: a sound file in a form that is not read.
+    """
+    located = locate(ref)
+    indexes = [_index(file) for file in located.files]
+    headers: dict[str, TensorHeader] = {}
+    for (_, index), file in zip(indexes, located.files, strict=True):
+        for header in index.headers:
+            if located.weight_map is None or located.weight_map.get(header.name, file.name) == file.name:
+                headers.setdefault(header.name, header)
+    _check_index(located, headers)
+    if not headers:
+        raise NotFound(f"{located.resolved} holds no tensors", "is it a checkpoint? it may be an empty or another file")
+    return Checkpoint(
+        ref=ref,
+        resolved=located.resolved,
+        storage=indexes[0][0],
+        headers=headers,
+        files=located.files,
+        config=located.config,
+        pooling=located.pooling,
+        metadata={key: value for _, index in indexes for key, value in index.metadata.items()},
+        wrapper=indexes[0][1].wrapper,
+        revision=located.revision,
+        notes=located.notes,
+    )
+
+
+def _index(file: LocalFile) -> tuple[str, Index]:
+    """The index of one file by the storage that recognises its first bytes."""
+    head = file.read(0, min(HEAD, file.size))
+    for storage in STORAGES:
+        if storage.recognises(head):
+            return storage.name, storage.index(file)
+    if not head:
+        raise CorruptFile(f"{file.path} is empty", "fetch it again")
+    for start, what, cure in _STRANGERS:
+        if head.lstrip().startswith(start):
+            raise UnsupportedFile(f"{file.path} is {what}", cure)
+    if file.name.endswith(".safetensors"):
+        return "safetensors", safetensors.index(file)  # to say which rule it breaks
+    raise UnsupportedFile(
+        f"{file.path} starts with {printable(repr(head[:8]))}: neither safetensors nor PyTorch",
+        "name a .safetensors file or a .bin, .pt or .pth that torch.save wrote",
+    )
+
+
+def _check_index(located: Located, headers: Mapping[str, TensorHeader]) -> None:
+    if located.weight_map is None:
+        return
+    missing = [name for name in located.weight_map if name not in headers]
+    if missing:
+        raise CorruptFile(
+            f"{len(missing)} tensors of the index are in none of its shards: {printable(shortened(missing, 3))}",
+            "index and shards are not of one model: fetch both again",
+        )

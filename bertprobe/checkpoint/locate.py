@@ -1,0 +1,332 @@
+"""What the user typed → the weights files, the config and the settings beside them.
+
+Nothing is guessed from a file's content here; which files belong together is decided by their names alone, and what was
+decided is said in `notes`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bertprobe.checkpoint.source import LocalFile
+from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, shortened
+
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+LOOKED_FOR = (
+    "model.safetensors, pytorch_model.bin, their .index.json, or one other .safetensors, .bin, .pt or .pth file"
+)
+MAX_JSON = 50 * 2**20
+
+# Files that training leaves beside the weights, and adapters, which are no model of their own.
+_NEVER_WEIGHTS = re.compile(
+    r"(optimizer|optim_states|scheduler|scaler|training_args|rng_state|random_states|sampler|adapter_model"
+    r"|_embeddings?$|trainer_state|vocab)",
+    re.IGNORECASE,
+)
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<suffix>\.safetensors|\.bin|\.pt|\.pth)")
+_HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?(@[\w./-]+)?")
+_OTHER_FORMATS = {
+    ".h5": "a Keras file",
+    ".msgpack": "a Flax file",
+    ".onnx": "an ONNX file",
+    ".gguf": "a GGUF file",
+    ".ckpt": "a Lightning or TensorFlow checkpoint",
+    ".meta": "a TensorFlow checkpoint",
+    ".ot": "a rust-bert file",
+    ".mlmodel": "a Core ML file",
+    ".tflite": "a TensorFlow Lite file",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where a checkpoint lies: `files` in order, the folder with its settings, and what was decided on the way."""
+
+    ref: str
+    resolved: str
+    folder: Path
+    files: tuple[LocalFile, ...]
+    config: Mapping[str, Any] | None
+    pooling: Mapping[str, Any] | None
+    weight_map: Mapping[str, str] | None = None
+    revision: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+def locate(ref: str) -> Located:
+    """A folder, a weights file, an index file or the name of a cached Hub repository → its files.
+
+    Raises `NotFound` where there is nothing, `UnsupportedFile` where there is something that is not read, and
+    `CorruptFile` for a config or index that contradicts itself.
+    """
+    path = Path(ref).expanduser()
+    if _exists(path):
+        return _locate_path(ref, path, None)
+    if _HUB_ID.fullmatch(ref):
+        return _locate_cached(ref)
+    raise NotFound(f"there is no {printable(ref)!r}", "name a folder, a weights file or a model in the local Hub cache")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name too long, or with a NUL
+        return False
+
+
+def _locate_path(ref: str, path: Path, revision: str | None) -> Located:
+    try:
+        names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    except OSError as error:
+        raise NotFound(f"{path} cannot be read ({error.strerror})", "check its permissions") from error
+    if not path.is_dir():
+        return _locate_file(ref, path, revision)
+    transformer = _transformer_folder(path, names)
+    if transformer is not None:
+        inner = _locate_path(ref, transformer, revision)
+        note = f"the weights lie in {transformer.name}/, as sentence-transformers has it"
+        return _with(inner, pooling=_pooling(path), notes=(note, *inner.notes))
+    chosen, weight_map, notes = _choose(path, names)
+    return Located(
+        ref=ref,
+        resolved=str(path.resolve()),
+        folder=path,
+        files=tuple(LocalFile(path / name) for name in chosen),
+        config=_config(path),
+        pooling=_pooling(path),
+        weight_map=weight_map,
+        revision=revision,
+        notes=notes,
+    )
+
+
+def _with(located: Located, **changes: Any) -> Located:
+    from dataclasses import replace
+
+    return replace(located, **changes)
+
+
+def _locate_file(ref: str, path: Path, revision: str | None) -> Located:
+    folder, notes = path.parent, tuple[str, ...]()
+    names: tuple[str, ...] = (path.name,)
+    weight_map = None
+    if path.name.endswith(".index.json"):
+        weight_map = _weight_map(path)
+        names = _shards_of(path, weight_map)
+    elif shard := _SHARD.fullmatch(path.name):
+        names, notes = _whole_set(folder, path.name, shard)
+    elif path.name.startswith("adapter_model."):
+        raise _adapter(folder)
+    return Located(
+        ref=ref,
+        resolved=str(path.resolve() if revision is None else path),
+        folder=folder,
+        files=tuple(LocalFile(folder / name) for name in names),
+        config=_config(folder),
+        pooling=_pooling(folder),
+        weight_map=weight_map,
+        revision=revision,
+        notes=notes,
+    )
+
+
+def _choose(folder: Path, names: set[str]) -> tuple[tuple[str, ...], Mapping[str, str] | None, tuple[str, ...]]:
+    """The weights files of a folder: safetensors before PyTorch, well-known names before what is merely unambiguous."""
+    for stem, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
+        beside = _beside(names, suffix)
+        if stem + suffix in names:
+            return (stem + suffix,), None, beside
+        index = f"{stem}{suffix}.index.json"
+        if index in names:
+            weight_map = _weight_map(folder / index)
+            return _shards_of(folder / index, weight_map), weight_map, beside
+        chosen = _choose_by_suffix(folder, names, (suffix,) if suffix == ".safetensors" else (".bin", ".pt", ".pth"))
+        if chosen is not None:
+            return *chosen, beside
+    raise _nothing(folder, names)
+
+
+def _choose_by_suffix(
+    folder: Path, names: set[str], suffixes: tuple[str, ...]
+) -> tuple[tuple[str, ...], Mapping[str, str] | None] | None:
+    """The one index, complete set of shards, or single file with one of these suffixes."""
+    weights = sorted(name for name in names if name.endswith(suffixes) and not _NEVER_WEIGHTS.search(Path(name).stem))
+    indexes = sorted(name for name in names if any(name.endswith(f"{s}.index.json") for s in suffixes))
+    if len(indexes) == 1:
+        weight_map = _weight_map(folder / indexes[0])
+        return _shards_of(folder / indexes[0], weight_map), weight_map
+    sets: dict[tuple[str, str, str], list[str]] = {}
+    singles = []
+    for name in weights:
+        shard = _SHARD.fullmatch(name)
+        if shard:
+            sets.setdefault((shard["stem"], shard["total"], shard["suffix"]), []).append(name)
+        else:
+            singles.append(name)
+    complete = [found for (_, total, _), found in sets.items() if len(found) == int(total)]
+    if len(complete) == 1 and not singles:
+        return tuple(complete[0]), None
+    if len(singles) == 1 and not complete:
+        return (singles[0],), None
+    if singles or len(complete) > 1:
+        raise NotFound(
+            f"{folder} holds several weights files ({shortened(singles + [found[0] for found in complete])})",
+            "name the one you mean",
+        )
+    for (stem, total, suffix), found in sets.items():
+        raise NotFound(
+            f"{folder} holds {len(found)} of the {int(total)} shards {stem}-*-of-{total}{suffix}",
+            "fetch the missing ones, or name one shard to see what is in it",
+        )
+    return None
+
+
+def _beside(names: set[str], suffix: str) -> tuple[str, ...]:
+    others = sorted(
+        name
+        for name in names
+        if (name.endswith((".bin", ".h5", ".msgpack", ".onnx")) and not _NEVER_WEIGHTS.search(Path(name).stem))
+    )
+    if suffix != ".safetensors" or not others:
+        return ()
+    return (f"safetensors is read, not {shortened(others)} beside it",)
+
+
+def _whole_set(folder: Path, name: str, shard: re.Match[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The complete set a shard belongs to, else the shard alone."""
+    total = int(shard["total"])
+    names = tuple(
+        f"{shard['stem']}-{i:05d}-of-{shard['total']}{shard['suffix']}" for i in range(1, min(total, 10_000) + 1)
+    )
+    missing = [other for other in names if not (folder / other).is_file()]
+    if missing or not names:
+        return (name,), (f"shard {int(shard['number'])} of {total} alone: {len(missing)} others are not there",)
+    return names, (f"{name} is one of {total} shards: all are read",) if total > 1 else ()
+
+
+def _weight_map(path: Path) -> Mapping[str, str]:
+    """The `weight_map` of an index file; a shard must be a plain file name, so that an index cannot reach elsewhere."""
+    found = _json(path).get("weight_map")
+    if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
+        raise CorruptFile(f"{path} has no weight_map from tensor names to file names", "fetch the index again")
+    for name in found.values():
+        if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+            raise CorruptFile(
+                f"{path} names the shard {printable(name)!r}, which is not a plain file name",
+                "an index may only name files beside it: do not trust this one",
+            )
+    return found
+
+
+def _shards_of(index: Path, weight_map: Mapping[str, str]) -> tuple[str, ...]:
+    shards = tuple(sorted(set(weight_map.values())))
+    missing = [name for name in shards if not (index.parent / name).is_file()]
+    if missing:
+        raise NotFound(
+            f"{index} names {len(shards)} shards, {len(missing)} of them missing: {printable(shortened(missing))}",
+            "fetch the missing ones",
+        )
+    return shards
+
+
+def _nothing(folder: Path, names: set[str]) -> Exception:
+    """Why a folder has no weights that can be read, as precisely as its file names tell."""
+    if any(name.startswith("adapter_model.") for name in names):
+        return _adapter(folder)
+    for name in sorted(names):
+        kind = _OTHER_FORMATS.get(Path(name).suffix) or ("a TensorFlow checkpoint" if ".ckpt." in name else None)
+        if kind:
+            return UnsupportedFile(
+                f"{folder} has {printable(name)}, {kind}, which is not read", f"looked for {LOOKED_FOR}"
+            )
+    there = f"only {printable(shortened(sorted(names)))}" if names else "nothing"
+    return NotFound(f"{folder} holds no weights, {there}", f"looked for {LOOKED_FOR}")
+
+
+def _adapter(folder: Path) -> UnsupportedFile:
+    path = folder / "adapter_config.json"
+    settings = _json(path) if path.is_file() else {}
+    base = settings.get("base_model_name_or_path")
+    named = f"of {printable(str(base))}" if base else "of a model that adapter_config.json does not name"
+    return UnsupportedFile(
+        f"{folder} holds an adapter {named}, not a model", "name the base model, or merge the adapter into it first"
+    )
+
+
+def _transformer_folder(folder: Path, names: set[str]) -> Path | None:
+    """The folder of the transformer inside a sentence-transformers model that keeps it apart."""
+    path = "0_Transformer"
+    if "modules.json" in names:
+        try:
+            modules = json.loads(_text(folder / "modules.json"))
+            path = next(str(m["path"]) for m in modules if str(m["type"]).endswith(".Transformer"))
+        except (ValueError, RecursionError, TypeError, KeyError, StopIteration):
+            pass  # the settings of another tool: without them the well-known name still serves
+    plain = path and "/" not in path and path not in (".", "..")
+    return folder / path if plain and (folder / path).is_dir() else None
+
+
+def _pooling(folder: Path) -> Mapping[str, Any] | None:
+    path = folder / "1_Pooling" / "config.json"
+    return _json(path) if path.is_file() else None
+
+
+def _config(folder: Path) -> Mapping[str, Any] | None:
+    for name in ("config.json", "bert_config.json"):
+        if (folder / name).is_file():
+            return _json(folder / name)
+    return None
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_JSON:
+            raise UnsupportedFile(
+                f"{path} has {path.stat().st_size:,} bytes, too many for settings", "is it the right file?"
+            )
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise NotFound(f"{path} cannot be read ({error.strerror})", "check its permissions") from error
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    try:
+        found = json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
+        reason = printable(str(error)) or "too deeply nested"
+        raise CorruptFile(f"{path} is not JSON ({reason})", "fetch it again, or mend it") from error
+    if not isinstance(found, dict):
+        raise CorruptFile(f"{path} is JSON, but not an object", "fetch it again, or mend it")
+    return found
+
+
+def _locate_cached(ref: str) -> Located:
+    """A repository in the local Hugging Face cache, at the commit its revision points to."""
+    name, _, revision = ref.partition("@")
+    folder = _snapshot(name, revision or "main")
+    if folder is None:
+        raise NotFound(
+            f"there is no path {printable(ref)!r} and no such model in the local Hub cache",
+            "check the spelling, or fetch it with: hf download " + printable(name),
+        )
+    located = _locate_path(ref, folder, folder.name)
+    return _with(located, notes=("from the local Hub cache", *located.notes))
+
+
+def _snapshot(name: str, revision: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    for file in ("config.json", "bert_config.json", "model.safetensors", "pytorch_model.bin", "modules.json"):
+        try:
+            found = try_to_load_from_cache(name, file, revision=revision)
+        except HFValidationError:
+            return None
+        if isinstance(found, str):
+            return Path(found).parent
+    return None

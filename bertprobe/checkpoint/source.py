@@ -1,0 +1,90 @@
+"""Where bytes come from. A source has a size and answers ranges; it never knows what format it carries."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Protocol
+
+from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile
+
+
+class Source(Protocol):
+    """A file that can be asked for byte ranges."""
+
+    @property
+    def name(self) -> str:
+        """The file's name without its folder, as shown to the user."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes there."""
+        ...
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read so far, each counted once."""
+        ...
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Exactly the bytes `start` to `stop`, as a copy; `CorruptFile` if the file has fewer."""
+        ...
+
+
+class LocalFile:
+    """A file on disk, opened anew for every read so that nothing has to be closed.
+
+    A copy, not a map: a mapped file counts as memory, and kills the process if somebody truncates it meanwhile.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+        self._identity = self._look()
+        self._seen: list[tuple[int, int]] = []
+
+    @property
+    def size(self) -> int:
+        return self._identity[2]
+
+    @property
+    def bytes_read(self) -> int:
+        return sum(stop - start for start, stop in self._seen)
+
+    def read(self, start: int, stop: int) -> bytes:
+        if not 0 <= start <= stop <= self.size:
+            raise CorruptFile(
+                f"{self.path} has {self.size:,} bytes, bytes {start:,} to {stop:,} are asked for",
+                "the file is damaged or was cut short: fetch it again",
+            )
+        parts, here = [], start
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                while here < stop and (part := os.pread(file.fileno(), stop - here, here)):
+                    parts.append(part)
+                    here += len(part)
+        except OSError as error:
+            raise NotFound(f"{self.path} cannot be read ({error.strerror})", "check its permissions") from error
+        if here < stop or self._look() != self._identity:
+            raise CorruptFile(
+                f"{self.path} changed while it was being read", "wait until it is written, then try again"
+            )
+        self._note(start, stop)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _note(self, start: int, stop: int) -> None:
+        """Keeps the ranges read so far disjoint: what is read twice counts once."""
+        apart = [(a, b) for a, b in self._seen if b < start or a > stop]
+        touched = [(a, b) for a, b in self._seen if b >= start and a <= stop]
+        self._seen = [*apart, (min([start, *(a for a, _ in touched)]), max([stop, *(b for _, b in touched)]))]
+
+    def _look(self) -> tuple[int, int, int, int]:
+        try:
+            status = self.path.stat()
+        except OSError as error:
+            raise NotFound(f"{self.path} cannot be read ({error.strerror})", "check the path") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise UnsupportedFile(f"{self.path} is not a regular file", "name a folder or a weights file")
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,0 +1,305 @@
+"""Tensors as byte ranges: the header of one, and the one function that reads them, whatever the format."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from bertprobe.checkpoint.source import Source
+from bertprobe.errors import CorruptFile, UnsupportedFile, printable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Array = Any
+"""A numpy array; its dtype may be one of ml_dtypes', which numpy's own types cannot name."""
+
+MAX_DIMENSIONS = 32  # of numpy 1; numpy 2 has 64
+MAX_EMPTY = 10_000_000  # rows of a tensor without elements: they take memory, though no file has to hold them
+NEAR = 64 * 1024  # ranges closer than this are fetched as one
+RUN_LIMIT = 16 * 2**20  # and no merged read grows past this, so that memory follows the largest tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Dtype:
+    """An element type under the safetensors format's name for it."""
+
+    name: str
+    bits: int
+    numpy: str | None
+    kind: str
+
+    @property
+    def is_float(self) -> bool:
+        return self.kind == "float"
+
+
+DTYPES: dict[str, Dtype] = {
+    dtype.name: dtype
+    for dtype in (
+        Dtype("F64", 64, "float64", "float"),
+        Dtype("F32", 32, "float32", "float"),
+        Dtype("F16", 16, "float16", "float"),
+        Dtype("BF16", 16, "bfloat16", "float"),
+        Dtype("F8_E4M3", 8, "float8_e4m3fn", "float"),
+        Dtype("F8_E5M2", 8, "float8_e5m2", "float"),
+        Dtype("F8_E8M0", 8, "float8_e8m0fnu", "float"),
+        Dtype("F8_E4M3FNUZ", 8, "float8_e4m3fnuz", "float"),
+        Dtype("F8_E5M2FNUZ", 8, "float8_e5m2fnuz", "float"),
+        Dtype("F6_E2M3", 6, None, "float"),
+        Dtype("F6_E3M2", 6, None, "float"),
+        Dtype("F4", 4, None, "float"),
+        Dtype("C64", 64, "complex64", "complex"),
+        Dtype("I64", 64, "int64", "int"),
+        Dtype("I32", 32, "int32", "int"),
+        Dtype("I16", 16, "int16", "int"),
+        Dtype("I8", 8, "int8", "int"),
+        Dtype("U64", 64, "uint64", "int"),
+        Dtype("U32", 32, "uint32", "int"),
+        Dtype("U16", 16, "uint16", "int"),
+        Dtype("U8", 8, "uint8", "int"),
+        Dtype("BOOL", 8, "bool", "bool"),
+    )
+}
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The numpy dtype of a stored dtype; ml_dtypes is imported only for the types that need it."""
+    import numpy as np
+
+    dtype = DTYPES[name]
+    if dtype.numpy is None:
+        raise UnsupportedFile(
+            f"dtype {name} packs {dtype.bits} bits an element", "numpy cannot hold it; read its shape with --shapes"
+        )
+    if name == "BF16" or name.startswith("F8"):
+        import ml_dtypes
+
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, dtype.numpy))
+        return found
+    return np.dtype(dtype.numpy).newbyteorder("<")
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """A short range whose content proves that a piece starts where the index says.
+
+    A zip's local header is the case: reading all of them to build an index would cost a request each, so they are read
+    with the tensors that are wanted. `check` raises `CorruptFile`.
+    """
+
+    start: int
+    stop: int
+    check: Callable[[bytes], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Where a tensor, or a block of it, lies: bytes `start` to `stop` of `source`; `place` is None for all of it."""
+
+    source: Source
+    start: int
+    stop: int
+    place: tuple[slice, ...] | None = None
+    guard: Guard | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorHeader:
+    """A named array that has not been read: type, shape and where its bytes lie.
+
+    `strides` are in elements, None where rows follow each other; `axes` is the permutation that turns what is stored
+    into `shape`, None where nothing is turned. A header with a `refusal` is listed, and refused when it is read.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    pieces: tuple[Piece, ...] = ()
+    strides: tuple[int, ...] | None = None
+    axes: tuple[int, ...] | None = None
+    checksum: int | None = None
+    refusal: str | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements, row after row."""
+        return (self.count * DTYPES[self.dtype].bits + 7) // 8 if self.dtype in DTYPES else 0
+
+    @property
+    def location(self) -> tuple[tuple[str, int, int], ...]:
+        """The byte ranges, comparable: two names for the same bytes have the same location."""
+        return tuple((piece.source.name, piece.start, piece.stop) for piece in self.pieces)
+
+    def permuted(self, axes: tuple[int, ...]) -> TensorHeader:
+        """The same bytes seen with their axes in another order, as `numpy.transpose` has it."""
+        stored = self.axes or tuple(range(len(self.shape)))
+        return replace(self, shape=tuple(self.shape[a] for a in axes), axes=tuple(stored[a] for a in axes))
+
+    def rows(self, start: int, stop: int) -> TensorHeader:
+        """The rows `start` to `stop` of a matrix in one piece, as a header over fewer bytes."""
+        if self.refusal is not None:
+            return self
+        plain = self.axes is None and len(self.pieces) == 1 and self.shape
+        if not plain or not 0 <= start <= stop <= self.shape[0]:
+            raise UnsupportedFile(
+                f"{self.name} is fused and stored in an odd way", "save the model again with save_pretrained"
+            )
+        (piece,) = self.pieces
+        bits = DTYPES[self.dtype].bits
+        step = self.strides[0] if self.strides else math.prod(self.shape[1:])
+        shape = (stop - start, *self.shape[1:])
+        first = piece.start + start * step * bits // 8
+        last = first + (_extent(shape, self.strides) * bits + 7) // 8
+        return replace(self, shape=shape, pieces=(replace(piece, start=first, stop=last),))
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """What a storage finds in one file: the tensors, the file's own notes, and the dictionary key they lay under."""
+
+    headers: tuple[TensorHeader, ...]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    wrapper: str = ""
+
+
+def _extent(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> int:
+    """How many elements of storage a view of this shape spans."""
+    if 0 in shape:
+        return 0
+    if strides is None:
+        return math.prod(shape)
+    return 1 + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
+
+
+def read_tensors(headers: Iterable[TensorHeader]) -> Iterator[tuple[TensorHeader, Array]]:
+    """Each header with its array, read-only, in the order in which they lie in the files.
+
+    The whole wish list is seen before the first byte is read, so that neighbours become one read. Raises
+    `UnsupportedFile` for a header that is refused and `CorruptFile` for bytes that are not what the index promised.
+    """
+    wanted = list(headers)
+    for header in wanted:
+        check_readable(header)
+    for run in _plan(wanted):
+        yield from run.read()
+    for header in wanted:
+        if len(header.pieces) != 1:
+            yield header, _assemble(header)
+
+
+def check_readable(header: TensorHeader) -> None:
+    """Raises `UnsupportedFile`, by name, for a tensor whose values cannot be had."""
+    name = printable(header.name)
+    if header.refusal is not None:
+        raise UnsupportedFile(f"tensor {name} cannot be read: {header.refusal}", "only its name is known")
+    if DTYPES[header.dtype].numpy is None:
+        raise UnsupportedFile(
+            f"tensor {name} has dtype {header.dtype}, {DTYPES[header.dtype].bits} bits an element",
+            "no array library here can hold that; --shapes lists it",
+        )
+    if header.count == 0 and math.prod(n or 1 for n in header.shape) > MAX_EMPTY:
+        raise UnsupportedFile(
+            f"tensor {name} has no elements, but the shape {list(header.shape)}", "read it with --shapes"
+        )
+
+
+@dataclass(slots=True)
+class _Run:
+    """One read: neighbouring ranges of one source, and the headers and guards it serves."""
+
+    source: Source
+    start: int
+    stop: int
+    headers: list[TensorHeader]
+    guards: list[Guard]
+
+    def read(self) -> Iterator[tuple[TensorHeader, Array]]:
+        data = self.source.read(self.start, self.stop)
+        for guard in self.guards:
+            guard.check(data[guard.start - self.start : guard.stop - self.start])
+        for header in self.headers:
+            piece = header.pieces[0]
+            yield header, _array(header, memoryview(data)[piece.start - self.start : piece.stop - self.start])
+
+
+def _plan(headers: list[TensorHeader]) -> list[_Run]:
+    """The reads that serve every one-piece header, guards among them, in file order."""
+    ranges: list[tuple[int, int, int, TensorHeader | None, Guard | None, Source]] = []
+    order: dict[int, int] = {}
+    seen: set[int] = set()
+    for header in headers:
+        if len(header.pieces) != 1:
+            continue
+        (piece,) = header.pieces
+        file = order.setdefault(id(piece.source), len(order))
+        ranges.append((file, piece.start, piece.stop, header, None, piece.source))
+        if piece.guard is not None and id(piece.guard) not in seen:
+            seen.add(id(piece.guard))
+            ranges.append((file, piece.guard.start, piece.guard.stop, None, piece.guard, piece.source))
+    runs: list[_Run] = []
+    for _, start, stop, served, guard, source in sorted(ranges, key=lambda item: item[:3]):
+        run = runs[-1] if runs else None
+        if run is None or run.source is not source or start > run.stop + NEAR or not _fits(run, start, stop):
+            run = _Run(source, start, stop, [], [])
+            runs.append(run)
+        run.stop = max(run.stop, stop)
+        if served is not None:
+            run.headers.append(served)
+        if guard is not None:
+            run.guards.append(guard)
+    return runs
+
+
+def _fits(run: _Run, start: int, stop: int) -> bool:
+    """Whether a range may join a run: always when it adds little or overlaps, else up to the limit."""
+    return start < run.stop or max(run.stop, stop) - run.start <= RUN_LIMIT or stop - start <= NEAR
+
+
+def _array(header: TensorHeader, data: memoryview) -> Array:
+    import numpy as np
+
+    dtype = numpy_dtype(header.dtype)
+    flat = np.frombuffer(data, dtype)
+    stored = _stored_shape(header)
+    if flat.size != _extent(stored, header.strides):
+        raise CorruptFile(
+            f"tensor {printable(header.name)} has {len(data):,} bytes, its shape {list(stored)} in {header.dtype} "
+            f"needs {_extent(stored, header.strides) * dtype.itemsize:,}",
+            "the file is damaged: fetch it again",
+        )
+    if header.strides is None:
+        array = flat.reshape(stored)
+    else:
+        strides = [step * dtype.itemsize for step in header.strides]
+        array = np.ndarray(stored, dtype, data, strides=strides)  # as_strided does not know ml_dtypes' types
+    return array if header.axes is None else array.transpose(header.axes)
+
+
+def _stored_shape(header: TensorHeader) -> tuple[int, ...]:
+    if header.axes is None:
+        return header.shape
+    stored = [0] * len(header.shape)
+    for axis, n in zip(header.axes, header.shape, strict=True):
+        stored[axis] = n
+    return tuple(stored)
+
+
+def _assemble(header: TensorHeader) -> Array:
+    """A tensor of no piece (no elements) or of several, put together."""
+    import numpy as np
+
+    whole = np.zeros(_stored_shape(header), numpy_dtype(header.dtype))
+    for piece in header.pieces:
+        if piece.guard is not None:
+            piece.guard.check(piece.source.read(piece.guard.start, piece.guard.stop))
+        block = whole[piece.place or ()]
+        block[...] = np.frombuffer(piece.source.read(piece.start, piece.stop), whole.dtype).reshape(block.shape)
+    return whole if header.axes is None else whole.transpose(header.axes)

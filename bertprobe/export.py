@@ -1,0 +1,301 @@
+"""Tensors to files, whole or not at all.
+
+A file is written under a temporary name beside its place, piece by piece so that memory follows the largest tensor, and
+takes its name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import bertprobe
+from bertprobe.anatomy import Anatomy, Part
+from bertprobe.checkpoint import DTYPES, Checkpoint, TensorHeader, check_readable, read_tensors
+from bertprobe.checkpoint.tensors import numpy_dtype
+from bertprobe.errors import OutputError, PartMissing, UnsupportedFile, printable
+from bertprobe.verdicts.headers import why_no_pooler
+
+CASTS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+SHA_BLOCK = 4 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenTensor:
+    """A tensor as it stands in the written file, and what it was."""
+
+    name: str
+    stored_name: str
+    dtype: str
+    stored_dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file that was written: where, how large, with which tensors and which metadata."""
+
+    path: str
+    bytes: int
+    tensors: tuple[WrittenTensor, ...]
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How to write: the path, whose suffix is the format, `dtype` keep or a cast, `names` canonical or stored."""
+
+    path: Path
+    dtype: str = "keep"
+    names: str = "canonical"
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One tensor on its way: the name and dtype it gets, and the header it comes from."""
+
+    name: str
+    dtype: str
+    header: TensorHeader
+
+    @property
+    def nbytes(self) -> int:
+        return self.header.count * DTYPES[self.dtype].bits // 8
+
+
+def export(checkpoint: Checkpoint, anatomy: Anatomy, parts: Sequence[Part] | None, output: Output) -> Written:
+    """Writes the tensors of the parts, or of the whole model where `parts` is None, to a safetensors or npz file.
+
+    Raises:
+        PartMissing: there is nothing to write.
+        UnsupportedFile: a tensor cannot be read, or the format cannot hold its dtype.
+        OutputError: the file cannot be written there, or a cast would turn a number into infinity.
+    """
+    writer = _writer(output.path)
+    _check_place(output)
+    items = _items(anatomy, parts, output)
+    for item in items:
+        check_readable(item.header)
+    if output.path.suffix == ".npz":
+        _check_npz(items)
+    metadata = _metadata(checkpoint, anatomy, parts, items)
+    with _whole_or_not_at_all(output) as file:
+        writer(file, items, metadata)
+        file.flush()
+        size = file.tell()
+    tensors = tuple(WrittenTensor(i.name, i.header.name, i.dtype, i.header.dtype, i.header.shape) for i in items)
+    return Written(str(output.path), size, tensors, metadata)
+
+
+def require_pooler(checkpoint: Checkpoint, anatomy: Anatomy) -> None:
+    """Raises `PartMissing`, with the reason, when a checkpoint has no pooler to write."""
+    if not anatomy.of("pooler"):
+        reason, _ = why_no_pooler(checkpoint, anatomy)
+        raise PartMissing(
+            f"{printable(checkpoint.ref)} holds no pooler: {reason}",
+            "nothing is invented: take it from a checkpoint that has one, or export --part intermediate",
+        )
+
+
+def _items(anatomy: Anatomy, parts: Sequence[Part] | None, output: Output) -> list[_Item]:
+    """What is to be written, a fused matrix whole, sorted as safetensors sorts: wide dtypes first, then by name."""
+    if parts is None:
+        chosen = dict(anatomy.tensors)
+    else:
+        wanted = {header.name for part in parts for header in part.tensors.values()}
+        chosen = {name: header for name, header in anatomy.tensors.items() if header.name in wanted}
+    if not chosen:
+        raise PartMissing("there is nothing to write", "choose another --part")
+    items = [
+        _Item(header.name if output.names == "stored" else name, _target(header, output.dtype), header)
+        for name, header in chosen.items()
+    ]
+    return sorted(items, key=lambda item: (-DTYPES[item.dtype].bits if item.dtype in DTYPES else 0, item.name))
+
+
+def _target(header: TensorHeader, dtype: str) -> str:
+    is_float = header.dtype in DTYPES and DTYPES[header.dtype].is_float
+    return CASTS[dtype] if dtype != "keep" and is_float else header.dtype
+
+
+def _check_npz(items: Sequence[_Item]) -> None:
+    for item in items:
+        if item.dtype == "BF16" or item.dtype.startswith("F8"):
+            raise UnsupportedFile(
+                f"{printable(item.name)} is {item.dtype}, which .npz cannot hold",
+                "write .safetensors, or choose --dtype float32",
+            )
+
+
+# ------------------------------------------------------------------------------------------------ metadata
+
+
+def _metadata(
+    checkpoint: Checkpoint, anatomy: Anatomy, parts: Sequence[Part] | None, items: Sequence[_Item]
+) -> dict[str, str]:
+    """Where the tensors come from and what is needed to use them; strings all, as safetensors has it."""
+    hidden, inner = anatomy.widths
+    acts = {part.activation for part in anatomy.of("intermediate", "gate") if part.activation}
+    found = {
+        "format": "pt",  # transformers refuses safetensors files without it
+        "bertprobe_version": bertprobe.__version__,
+        "source": checkpoint.ref,
+        "source_files": json.dumps(_provenance(checkpoint, items)),
+        "source_revision": checkpoint.revision,
+        "family": anatomy.family,
+        "parts": " ".join(["model"] if parts is None else [part.label for part in parts]),
+        "hidden_size": None if hidden is None else str(hidden),
+        "intermediate_size": None if inner is None else str(inner),
+        "hidden_act": next(iter(sorted(acts)), anatomy.promised.activation),
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _provenance(checkpoint: Checkpoint, items: Sequence[_Item]) -> dict[str, str]:
+    """The sha256 of each file a tensor comes from; a Hub commit says as much without reading 440 MB."""
+    used = {piece.source.name for item in items for piece in item.header.pieces}
+    if checkpoint.revision is not None:
+        return {file.name: f"commit {checkpoint.revision}" for file in checkpoint.files if file.name in used}
+    return {file.name: f"sha256 {_sha256(file.path)}" for file in checkpoint.files if file.name in used}
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UnsupportedFile(f"{path} cannot be read ({error.strerror})", "check its permissions") from error
+
+
+# ------------------------------------------------------------------------------------------------ formats
+
+
+def _writer(path: Path) -> Callable[[IO[bytes], Sequence[_Item], Mapping[str, str]], None]:
+    writers = {".safetensors": _write_safetensors, ".npz": _write_npz}
+    if path.suffix not in writers:
+        raise OutputError(
+            f"{printable(str(path))} does not say a format", f"let its name end in {' or '.join(writers)}"
+        )
+    return writers[path.suffix]
+
+
+def _write_safetensors(file: IO[bytes], items: Sequence[_Item], metadata: Mapping[str, str]) -> None:
+    """The format's eight bytes, header and data; each tensor goes to its place as it is read, in the source's order."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    offset = 0
+    starts = {}
+    for item in items:
+        header[item.name] = {
+            "dtype": item.dtype,
+            "shape": list(item.header.shape),
+            "data_offsets": [offset, offset + item.nbytes],
+        }
+        starts[id(item)] = offset
+        offset += item.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    data_start = 8 + len(text)
+    for item, array in _arrays(items):
+        file.seek(data_start + starts[id(item)])
+        file.write(memoryview(array).cast("B") if array.nbytes else b"")
+    file.seek(data_start + offset)
+
+
+def _write_npz(file: IO[bytes], items: Sequence[_Item], metadata: Mapping[str, str]) -> None:
+    """One .npy member a tensor, stored uncompressed as `numpy.savez` does, and the metadata as a JSON string."""
+    import zipfile
+
+    import numpy as np
+
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for item, array in _arrays(items):
+            with archive.open(f"{item.name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array.view(numpy_dtype(item.dtype)).reshape(item.header.shape))
+        with archive.open("__metadata__.npy", "w") as member:
+            np.lib.format.write_array(member, np.array(json.dumps(dict(metadata))))
+    file.seek(0, os.SEEK_END)
+
+
+def _arrays(items: Sequence[_Item]) -> Iterator[tuple[_Item, Any]]:
+    """Each item with its bytes, row after row in its target dtype, as a flat array of them."""
+    import numpy as np
+
+    by_header = {id(item.header): item for item in items}
+    for header, array in read_tensors([item.header for item in items]):
+        item = by_header[id(header)]
+        if item.dtype != header.dtype:
+            array = _cast(item, array)
+        yield item, np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def _cast(item: _Item, array: Any) -> Any:
+    import numpy as np
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        narrow = array.astype(numpy_dtype(item.dtype))
+    infinite = np.isinf(narrow)
+    lost = int((infinite & ~np.isinf(array)).sum()) if infinite.any() else 0
+    if lost:
+        raise OutputError(
+            f"{lost:,} entries of {printable(item.name)} do not fit into {item.dtype}: they would be infinite",
+            "choose bfloat16, float32 or keep",
+        )
+    return narrow
+
+
+# ------------------------------------------------------------------------------------------------ the file itself
+
+
+def _check_place(output: Output) -> None:
+    """Before anything is read: the folder is there and nothing would be overwritten unasked."""
+    path = output.path
+    if not path.parent.is_dir():
+        raise OutputError(f"there is no folder {printable(str(path.parent))}", "make it first")
+    if path.is_dir():
+        raise OutputError(f"{printable(str(path))} is a folder", "name a file in it")
+    if path.exists() and not output.force:
+        raise OutputError(f"{printable(str(path))} is there already", "choose another name or add --force")
+
+
+@contextmanager
+def _whole_or_not_at_all(output: Output) -> Iterator[IO[bytes]]:
+    """A temporary file beside the place that takes its name at the end, and is gone if anything goes wrong."""
+    path = output.path
+    temporary = path.with_name(f".{path.name[:80]}.{os.getpid()}.part")
+    try:
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError as error:
+        raise OutputError(f"{path.parent} cannot be written to ({error.strerror})", "choose another folder") from error
+    try:
+        with os.fdopen(handle, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        _take_name(temporary, output)
+    except OSError as error:
+        raise OutputError(
+            f"{printable(str(path))} could not be written ({error.strerror or error}), nothing was left behind",
+            "make room or choose another place",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _take_name(temporary: Path, output: Output) -> None:
+    if output.force:
+        temporary.replace(output.path)
+        return
+    try:
+        os.link(temporary, output.path)  # unlike a rename, fails if somebody made the file meanwhile
+    except FileExistsError as error:
+        raise OutputError(f"{output.path} is there already", "choose another name or add --force") from error
+    except OSError:  # a file system without links
+        temporary.replace(output.path)

@@ -1,0 +1,54 @@
+"""How a report looks: one function a format, and the only place that prints."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TextIO
+
+from bertprobe.errors import NotFound
+from bertprobe.report import Report, View
+
+Format = Callable[[Report, TextIO, str | None], None]
+
+
+def _table(report: Report, out: TextIO, table: str | None) -> None:
+    from bertprobe.render import terminal
+
+    terminal.write(report, out, chosen(report, table))
+
+
+def _json(report: Report, out: TextIO, table: str | None) -> None:
+    from bertprobe.render import machine
+
+    machine.write_json(report, out)
+
+
+def _csv(report: Report, out: TextIO, table: str | None) -> None:
+    from bertprobe.render import machine
+
+    machine.write_csv(report, out, chosen(report, table or "tensors"))
+
+
+def _markdown(report: Report, out: TextIO, table: str | None) -> None:
+    from bertprobe.render import machine
+
+    machine.write_markdown(report, out, chosen(report, table))
+
+
+FORMATS: dict[str, Format] = {"table": _table, "json": _json, "csv": _csv, "markdown": _markdown}
+
+
+def show(report: Report, format: str = "table", table: str | None = None, out: TextIO | None = None) -> None:
+    """Writes a report to stdout, or `out`, in one of `FORMATS`; `table` names a single view, JSON takes none."""
+    FORMATS[format](report, out or sys.stdout, table)
+
+
+def chosen(report: Report, table: str | None) -> tuple[View, ...]:
+    """The views to draw: all that people read, or the one that is named; raises `NotFound`."""
+    if table is None:
+        return tuple(view for view in report.views if not view.machine_only)
+    found = tuple(view for view in report.views if view.name == table)
+    if not found:
+        raise NotFound(f"there is no table {table!r} here", f"there are {', '.join(v.name for v in report.views)}")
+    return found

@@ -1,0 +1,70 @@
+"""JSON, CSV and Markdown: every value, unrounded."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from bertprobe.errors import printable
+from bertprobe.render.words import fact_lines
+from bertprobe.report import Report, View
+
+
+def write_json(report: Report, out: TextIO) -> None:
+    """The data itself; NaN and infinity are null, and nothing but ASCII, so that a name cannot repaint a terminal."""
+    json.dump(_finite(report.data), out, indent=2, allow_nan=False)
+    out.write("\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value
+
+
+def write_csv(report: Report, out: TextIO, views: Sequence[View]) -> None:
+    """One view, a header line and a line a row."""
+    writer = csv.writer(out, lineterminator="\n")
+    for view in views:
+        writer.writerow([column.name for column in view.columns])
+        writer.writerows([[plain(column.value(row)) for column in view.columns] for row in view.rows])
+
+
+def write_markdown(report: Report, out: TextIO, views: Sequence[View]) -> None:
+    """The facts as a list, then each view as a table."""
+    for label, text in fact_lines(str(report.data["model"]), report.data["facts"]):
+        out.write(f"- **{label}**: {_cell(text)}\n")
+    for view in views:
+        if view.rows:
+            out.write(f"\n## {_cell(view.title)}\n\n")
+            _write_table(view, out)
+
+
+def _write_table(view: View, out: TextIO) -> None:
+    out.write("| " + " | ".join(_cell(column.title) for column in view.columns) + " |\n")
+    rule = ("---" if column.kind in ("text", "place", "verdict") else "---:" for column in view.columns)
+    out.write("| " + " | ".join(rule) + " |\n")
+    for row in view.rows:
+        out.write("| " + " | ".join(_cell(plain(column.value(row))) for column in view.columns) + " |\n")
+
+
+def plain(value: Any) -> str:
+    """A value as text that reads back as the same value: shapes as 3072x768, nothing for null."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    if isinstance(value, list | tuple):
+        return "x".join(str(n) for n in value)
+    return printable(value) if isinstance(value, str) else repr(value)
+
+
+def _cell(text: str) -> str:
+    for char in "\\|<`*_[]":
+        text = text.replace(char, f"\\{char}" if char != "<" else "&lt;")
+    return text

@@ -1,0 +1,197 @@
+"""Tables for people: what fits the width is shown, text gives way before numbers do, numbers never fold."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TextIO
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bertprobe.errors import printable
+from bertprobe.render.words import fact_lines
+from bertprobe.report import Column, Report, View
+
+NARROW = 100  # below this, a table shows at most six columns of numbers
+NARROW_NUMBERS = 6
+PADDING = 2
+NATURAL = 10_000
+NUMERIC = ("integer", "real")
+
+VERDICT_STYLES = {"trained": "green", "untrained": "bold red", "probably untrained": "red", "undecided": "yellow"}
+SEVERITY_STYLES = {"error": "bold red", "warning": "bold yellow", "note": "cyan"}
+
+
+def write(report: Report, out: TextIO, views: Sequence[View]) -> None:
+    """Facts, tables, findings; a pipe gets every column at its natural width."""
+    width = _width(out)
+    # soft_wrap: rich must not fold what we have measured, and a pipe has no width
+    console = Console(file=out, width=width, highlight=False, soft_wrap=True)
+    whole = len(views) != 1
+    if whole:
+        _write_facts(console, report, width)
+    hidden = 0
+    for view in views:
+        if view.rows and view.name != "findings":
+            console.print()
+            hidden += _write_view(console, view, width)
+    if hidden:
+        console.print()
+        for line in _wrapped(console, "more columns in a wider terminal, all of them with --format json", width):
+            console.print(Text(line, style="dim"))
+    for view in views:
+        if view.name == "findings":
+            _write_findings(console, view, width)
+
+
+def _width(out: TextIO) -> int:
+    if os.environ.get("COLUMNS", "").isdigit():
+        return max(40, int(os.environ["COLUMNS"]))
+    if not out.isatty():
+        return NATURAL
+    return max(40, os.get_terminal_size(out.fileno()).columns)
+
+
+# ------------------------------------------------------------------------------------------------ facts
+
+
+def _write_facts(console: Console, report: Report, width: int) -> None:
+    lines = fact_lines(str(report.data["model"]), report.data["facts"])
+    margin = max(len(label) for label, _ in lines) + PADDING
+    for label, text in lines:
+        body = _wrapped(console, text, width - margin)
+        for first, line in zip([label, *[""] * len(body)], body, strict=False):
+            console.print(Text(f"{first:<{margin}}", style="bold") + Text(line))
+
+
+def _wrapped(console: Console, text: str, width: int) -> list[str]:
+    if width >= cell_len(text):
+        return [text]
+    return [line.plain.rstrip() for line in Text(text).wrap(console, max(width, 20))]
+
+
+# ------------------------------------------------------------------------------------------------ tables
+
+
+def _write_view(console: Console, view: View, width: int) -> int:
+    """Draws a view and says how many of its columns found no place."""
+    cells = {id(column): [text_of(column, column.value(row)) for row in view.rows] for column in view.columns}
+    shown = _fitting(view.columns, cells, width)
+    table = Table(box=None, show_header=True, header_style="bold", padding=(0, PADDING, 0, 0), pad_edge=False)
+    for column in shown:
+        numeric = column.kind in (*NUMERIC, "shape")
+        table.add_column(Text(column.title), justify="right" if numeric else "left", no_wrap=True, overflow="ellipsis")
+    for index in range(len(view.rows)):
+        table.add_row(*(_styled(column, cells[id(column)][index]) for column in shown))
+    for line in _wrapped(console, printable(view.title), width):
+        console.print(Text(line, style="bold underline"))
+    if width < NATURAL:
+        console.print(table, soft_wrap=False)
+    else:
+        console.print(table, soft_wrap=False, width=_natural(shown, cells))
+    return sum(column not in shown for column in view.columns if any(cell != "–" for cell in cells[id(column)]))
+
+
+def _natural(columns: Sequence[Column], cells: Mapping[int, list[str]]) -> int:
+    return sum(_column_width(column, cells) + PADDING for column in columns)
+
+
+def _column_width(column: Column, cells: Mapping[int, list[str]]) -> int:
+    return max(cell_len(column.title), *(cell_len(cell) for cell in cells[id(column)]), 1)
+
+
+def _fitting(columns: Sequence[Column], cells: Mapping[int, list[str]], width: int) -> list[Column]:
+    """The columns that fit, those of least importance left out first; empty ones are not shown."""
+    shown = [column for column in columns if any(cell != "–" for cell in cells[id(column)]) or column.kind == "place"]
+    while True:
+        numbers = sum(column.kind in NUMERIC for column in shown)
+        too_many = width < NARROW and numbers > NARROW_NUMBERS
+        if not too_many and _natural(shown, cells) - PADDING <= width:
+            return shown
+        weakest = max(shown, key=lambda column: (column.kind in NUMERIC if too_many else True, column.priority))
+        if weakest.priority == 0:
+            return shown
+        shown.remove(weakest)
+
+
+def text_of(column: Column, value: Any) -> str:
+    """A value as a table shows it: four digits, thousands apart, shapes as 3072×768, a dash for what is not known."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if column.kind == "shape":
+        return "×".join(str(n) for n in value) or "scalar"
+    if column.kind == "place":
+        return printable(str(value)).replace("intermediate.", "")
+    if column.kind == "integer":
+        return f"{value:,}"
+    if column.kind == "real":
+        return _four_digits(float(value))
+    return printable(str(value))
+
+
+def _four_digits(value: float) -> str:
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if size >= 1e6 or size < 1e-4:
+        return f"{value:.2e}"
+    if size >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.{3 - math.floor(math.log10(size)) if size >= 1 else 4}f}" if size >= 0.01 else f"{value:#.3g}"
+
+
+def _styled(column: Column, text: str) -> Text:
+    style = VERDICT_STYLES.get(text, "") if column.kind == "verdict" else ""
+    return Text(text, style=style or ("bold" if column.kind == "place" else ""))
+
+
+# ------------------------------------------------------------------------------------------------ findings
+
+
+def _write_findings(console: Console, view: View, width: int) -> None:
+    console.print()
+    if not view.rows:
+        console.print(Text("no findings", style="bold green"))
+        return
+    console.print(Text("findings", style="bold underline"))
+    for rows in _alike(view.rows):
+        first = rows[0]
+        where = f" {printable(str(first['part']))}" if first["part"] else ""
+        others = [printable(str(row["part"])) for row in rows[1:]]
+        head = Text(f"{first['severity']:<8}", style=SEVERITY_STYLES[first["severity"]])
+        console.print(head + Text(f"{first['rule']}", style="bold") + Text(where))
+        texts = [printable(str(first["message"]))]
+        if others:
+            texts.append(f"likewise: {', '.join(_spans(others))}")
+        texts.append(f"→ {printable(str(first['cure']))}")
+        for text in texts:
+            for line in _wrapped(console, text, min(width, 120) - 8):
+                console.print(Text(" " * 8 + line))
+
+
+def _spans(labels: Sequence[str]) -> list[str]:
+    """Labels with runs of layers drawn together: `intermediate.1` … `intermediate.11` as `intermediate.1-11`."""
+    spans: list[tuple[str, int, int]] = []
+    plain = []
+    for label in labels:
+        name, _, number = label.rpartition(".")
+        if not number.isdigit():
+            plain.append(label)
+        elif spans and spans[-1][0] == name and spans[-1][2] == int(number) - 1:
+            spans[-1] = (name, spans[-1][1], int(number))
+        else:
+            spans.append((name, int(number), int(number)))
+    return [f"{name}.{a}" if a == b else f"{name}.{a}-{b}" for name, a, b in spans] + plain
+
+
+def _alike(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    """Findings of one rule on several parts are told once, in the place of the first."""
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        key = (row["rule"], row["severity"], row["cure"], None if row["part"] else row["message"])
+        groups.setdefault(key, []).append(row)
+    yield from groups.values()

@@ -1,0 +1,56 @@
+"""The facts of a report in words, for the formats that people read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bertprobe.errors import printable, shortened
+
+
+def fact_lines(model: str, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Label and text of each fact worth a line, safe to print."""
+    lines = [
+        ("model", _model(model, facts)),
+        ("family", f"{facts['family']}; recognised by {facts['recognised_by']} (row {facts['layout']})"),
+        ("layers", _shape(facts)),
+        ("parameters", f"{facts['parameters']:,}, stored as {_dtypes(facts['dtypes'])}"),
+        ("files", f"{_files(facts['files'])}; read {_size(facts['bytes_read'])} of {_size(facts['bytes_total'])}"),
+        *(("note", note) for note in facts["notes"]),
+    ]
+    return [(label, printable(text)) for label, text in lines]
+
+
+def _model(model: str, facts: Mapping[str, Any]) -> str:
+    commit = f" at commit {facts['revision'][:12]}" if facts["revision"] else ""
+    return f"{facts['resolved']}{commit}" if model == facts["resolved"] else f"{model} → {facts['resolved']}{commit}"
+
+
+def _shape(facts: Mapping[str, Any]) -> str:
+    hidden, inner = facts["hidden_size"], facts["intermediate_size"]
+    words = [
+        f"{facts['layers']}",
+        f"hidden {hidden:,}" if hidden is not None else "hidden size unknown",
+        f"intermediate {inner:,}" if inner is not None else "intermediate size unknown",
+        f"activation {facts['activation']}" if facts["activation"] else "activation unknown (no config says)",
+    ]
+    return ", ".join(words)
+
+
+def _dtypes(dtypes: Mapping[str, int]) -> str:
+    if len(dtypes) == 1:
+        return next(iter(dtypes))
+    return ", ".join(f"{dtype} ({count} tensor{'s' * (count > 1)})" for dtype, count in dtypes.items())
+
+
+def _files(files: list[Mapping[str, Any]]) -> str:
+    names = shortened([str(file["name"]) for file in files], 3)
+    return names if len(files) == 1 else f"{len(files)} files, {names}"
+
+
+def _size(count: int) -> str:
+    """A size in decimal units, as file managers and the Hub have it."""
+    for unit, step in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= step:
+            return f"{count / step:.3g} {unit}" if count < 1000 * step else f"{count / step:,.0f} {unit}"
+    return f"{count} bytes"

@@ -1,0 +1,330 @@
+"""What there is to say: the JSON contract as nested data, and the tables that look into it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import bertprobe
+from bertprobe.anatomy import Anatomy, Part
+from bertprobe.checkpoint import DTYPES, Checkpoint, TensorHeader, read_tensors
+from bertprobe.statistics import STATISTICS, Numbers, measure, robust_z, statistics
+from bertprobe.verdicts import Evidence, Finding, verdict
+
+if TYPE_CHECKING:
+    from bertprobe.export import Written
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a view: its title, the path to its value in a row, how it is written and how soon it gives way.
+
+    `kind` is text, place, shape, integer, real or verdict; priority 0 always stays, the highest number goes first.
+    """
+
+    title: str
+    path: tuple[str | int, ...]
+    kind: str
+    priority: int = 0
+
+    @property
+    def name(self) -> str:
+        """The column's name in machine formats: the path, its tensor as `weight` or `bias`."""
+        words = [{0: "weight", 1: "bias"}.get(step, step) if isinstance(step, int) else step for step in self.path]
+        return ".".join(str(word) for word in words if word not in ("tensors", "statistics"))
+
+    def value(self, row: Mapping[str, Any]) -> Any:
+        """The raw value in a row, None where the path leads nowhere."""
+        here: Any = row
+        for step in self.path:
+            try:
+                here = here[step]
+            except (KeyError, IndexError, TypeError):
+                return None
+        return here
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A table that looks into a report's data; `machine_only` ones repeat what others show, for CSV."""
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Mapping[str, Any], ...]
+    machine_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """`data` is the JSON contract; `views` are tables over it; `findings` stand in `data` too."""
+
+    data: Mapping[str, Any]
+    views: tuple[View, ...]
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def is_alarming(self) -> bool:
+        """Whether a finding is a warning or worse."""
+        return any(finding.severity in ("error", "warning") for finding in self.findings)
+
+
+def take_numbers(
+    parts: Sequence[Part], *, spectrum: bool = False, progress: Progress | None = None
+) -> dict[str, Numbers]:
+    """Reads and measures every tensor of the parts, by canonical name, a few at a time on as many threads.
+
+    Memory follows the largest tensor, not their number: no more are in flight than threads, and one that is being read.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Semaphore
+
+    names = {id(header): name for part in parts for name, header in part.tensors.items()}
+    headers = [header for part in parts for header in part.tensors.values()]
+    threads = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    free = Semaphore(threads + 1)
+
+    def work(header: TensorHeader, array: Any) -> Numbers:
+        try:
+            return measure(array, spectrum=spectrum and array.ndim > 1)
+        finally:
+            free.release()
+            if progress is not None:
+                progress(header.nbytes)
+
+    with ThreadPoolExecutor(threads) as pool:
+        jobs = {}
+        for header, array in read_tensors(headers):
+            free.acquire()
+            jobs[names[id(header)]] = pool.submit(work, header, array)
+            del array
+        return {name: job.result() for name, job in jobs.items()}
+
+
+def bytes_to_measure(parts: Iterable[Part]) -> int:
+    """Bytes of all tensors of the parts: what a progress bar counts to."""
+    return sum(header.nbytes for part in parts for header in part.tensors.values())
+
+
+def inspection(evidence: Evidence, parts: Sequence[Part], findings: Sequence[Finding], *, neurons: int = 0) -> Report:
+    """The report of `inspect`: facts, parts with their statistics, findings, and `neurons` rows a part of each kind."""
+    nodes = [_part(evidence, part, neurons) for part in parts]
+    told = [asdict(finding) for finding in findings]
+    data: dict[str, Any] = {
+        "model": evidence.checkpoint.ref,
+        "facts": facts(evidence.checkpoint, evidence.anatomy),
+        "parts": nodes,
+        "findings": told,
+        "version": bertprobe.__version__,
+    }
+    views = [*_part_views(evidence, parts, nodes), *_spectrum_view(nodes), *_neuron_view(nodes)]
+    return Report(data, (*views, _tensor_view(nodes), _finding_view(told)), tuple(findings))
+
+
+def exportation(checkpoint: Checkpoint, anatomy: Anatomy, written: Written) -> Report:
+    """The report of `export`: what was written where, with the metadata."""
+    tensors = [asdict(tensor) for tensor in written.tensors]
+    data = {
+        "model": checkpoint.ref,
+        "facts": facts(checkpoint, anatomy),
+        "written": {
+            "path": written.path,
+            "bytes": written.bytes,
+            "metadata": dict(written.metadata),
+            "tensors": tensors,
+        },
+        "findings": [],
+        "version": bertprobe.__version__,
+    }
+    columns = (
+        Column("tensor", ("name",), "text"),
+        Column("stored as", ("stored_name",), "text", 2),
+        Column("shape", ("shape",), "shape"),
+        Column("dtype", ("dtype",), "text"),
+        Column("was", ("stored_dtype",), "text", 1),
+    )
+    return Report(data, (View("tensors", f"written to {written.path}", columns, tuple(tensors)),))
+
+
+def facts(checkpoint: Checkpoint, anatomy: Anatomy) -> dict[str, Any]:
+    """What is true of the checkpoint as a whole, shapes from the tensors before anything the config says."""
+    hidden, inner = anatomy.widths
+    counted = {header.location: header for header in anatomy.tensors.values() if DTYPES.get(header.dtype) is not None}
+    floats = [header for header in counted.values() if DTYPES[header.dtype].is_float]
+    acts = {part.activation for part in anatomy.of("intermediate", "gate") if part.activation}
+    return {
+        "resolved": checkpoint.resolved,
+        "revision": checkpoint.revision,
+        "storage": checkpoint.storage,
+        "family": anatomy.family,
+        "layout": anatomy.row.name,
+        "recognised_by": anatomy.row.path,
+        "prefix": anatomy.prefix,
+        "layers": len(anatomy.layers) or len(anatomy.of("intermediate")),
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "activation": next(iter(sorted(acts)), None),
+        "parameters": sum(header.count for header in floats),
+        "dtypes": dict(Counter(header.dtype for header in anatomy.tensors.values()).most_common()),
+        "files": [{"name": file.name, "bytes": file.size} for file in checkpoint.files],
+        "bytes_read": checkpoint.bytes_read,
+        "bytes_total": checkpoint.bytes_total,
+        "notes": list(checkpoint.notes),
+    }
+
+
+# ------------------------------------------------------------------------------------------------ nodes
+
+
+def _part(evidence: Evidence, part: Part, neurons: int) -> dict[str, Any]:
+    node: dict[str, Any] = {
+        "label": part.label,
+        "role": part.role,
+        "layer": part.layer,
+        "stack": part.stack,
+        "index": part.index,
+        "activation": part.activation,
+        "verdict": verdict(evidence, part),
+        "tensors": [
+            _tensor(evidence, name, header) for name, header in sorted(part.tensors.items(), key=_weight_first)
+        ],
+    }
+    numbers = evidence.of(part)
+    if neurons and numbers is not None and numbers.row_norms is not None:
+        node["neurons"] = _neurons(numbers, neurons)
+    return node
+
+
+def _weight_first(item: tuple[str, TensorHeader]) -> tuple[bool, bool]:
+    name = item[0].partition("[")[0]
+    return ".LayerNorm." in name, not name.endswith("weight")
+
+
+def _tensor(evidence: Evidence, name: str, header: TensorHeader) -> dict[str, Any]:
+    numbers = evidence.numbers.get(name)
+    return {
+        "name": name,
+        "stored_name": header.name,
+        "dtype": header.dtype,
+        "shape": list(header.shape),
+        "statistics": {} if numbers is None else statistics(numbers),
+    }
+
+
+def _neurons(numbers: Numbers, most: int) -> dict[str, list[dict[str, Any]]]:
+    """The rows of largest, smallest and most outlying norm, with their robust z."""
+    norms = numbers.row_norms
+    if norms is None:
+        return {}
+    z = robust_z(norms)
+    order = sorted(range(len(norms)), key=lambda row: (norms[row], row))
+    far = sorted(range(len(norms)), key=lambda row: (-abs(z[row]), row))
+    chosen = {"largest": order[::-1][:most], "smallest": order[:most], "outlying": far[:most]}
+    return {
+        kind: [{"neuron": row, "norm": float(norms[row]), "robust_z": float(z[row])} for row in rows]
+        for kind, rows in chosen.items()
+    }
+
+
+# ------------------------------------------------------------------------------------------------ views
+
+# What a table of weights shows first; the rest follows as the terminal widens.
+_FIRST = ("std", "abs_max", "edge_ratio", "kurtosis", "stable_rank")
+_THEN = ("mean", "row_norm_min", "row_norm_median", "row_norm_max", "sigma_max", "skewness")
+_SPECTRUM = {"effective_rank": 0, "numerical_rank": 4, "spikes": 1, "alpha": 2, "alpha_ks": 5, "condition_number": 3}
+
+
+def _part_views(evidence: Evidence, parts: Sequence[Part], nodes: Sequence[Mapping[str, Any]]) -> Iterator[View]:
+    for name, roles in (("intermediate", ("gate", "intermediate")), ("pooler", ("pooler",))):
+        rows = tuple(node for node in nodes if node["role"] in roles)
+        if rows:
+            first = next(part for part in parts if part.role in roles)
+            yield View(name, f"{name}: {formula(evidence.anatomy, first)}", tuple(_columns(name, rows)), rows)
+
+
+def formula(anatomy: Anatomy, part: Part) -> str:
+    """What a module computes and where it stands: `dense 384→1536, gelu; between attention and output`."""
+    weight = part.weight
+    shape = f" {weight.shape[1]}→{weight.shape[0]}" if weight is not None and len(weight.shape) == 2 else ""
+    if part.role == "pooler":
+        return f"dense{shape}, {part.activation}; on the first token, after the last layer"
+    gate = next((p for p in anatomy.of("gate")), None)
+    act = (gate or part).activation or "activation unknown"
+    if gate is not None:
+        return f"{act}(gate) × up, each dense{shape}; {anatomy.row.position}"
+    return f"dense{shape}, {act}; {anatomy.row.position}"
+
+
+def _columns(name: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[Column]:
+    yield Column("layer" if name == "intermediate" else "part", ("label",), "place")
+    yield Column("shape", ("tensors", 0, "shape"), "shape")
+    if not any(tensor["statistics"] for row in rows for tensor in row["tensors"]):
+        yield Column("dtype", ("tensors", 0, "dtype"), "text")
+        yield Column("bias", ("tensors", 1, "shape"), "shape")
+        yield Column("stored as", ("tensors", 0, "stored_name"), "text", 1)
+        return
+    titles = {row.name: row for row in STATISTICS if row.of != "spectrum"}
+    ranked = (*_FIRST, *_THEN)
+    ordered = [*ranked, *(other for other in titles if other not in (*ranked, "count"))]
+    for rank, statistic in enumerate(ordered):
+        row = titles[statistic]
+        priority = 0 if statistic == "edge_ratio" else rank + 1
+        yield Column(row.title, ("tensors", 0, "statistics", statistic), _kind(row.kind), priority)
+        if statistic == _FIRST[-1]:
+            yield Column("bias |max|", ("tensors", 1, "statistics", "abs_max"), "real", rank + 1)
+    yield Column("bias std", ("tensors", 1, "statistics", "std"), "real", len(ordered) + 1)
+    yield Column("bias mean", ("tensors", 1, "statistics", "mean"), "real", len(ordered) + 1)
+    yield Column("verdict", ("verdict",), "verdict")
+
+
+def _kind(kind: str) -> str:
+    return "integer" if kind == "integer" else "real"
+
+
+def _spectrum_view(nodes: Sequence[Mapping[str, Any]]) -> Iterator[View]:
+    rows = tuple(node for node in nodes if node["tensors"][0]["statistics"].get("effective_rank") is not None)
+    if rows:
+        titles = {row.name: row for row in STATISTICS}
+        columns = [Column("part", ("label",), "place"), Column("shape", ("tensors", 0, "shape"), "shape")]
+        for name, priority in _SPECTRUM.items():
+            row = titles[name]
+            columns.append(Column(row.title, ("tensors", 0, "statistics", name), _kind(row.kind), priority))
+        yield View("spectrum", "spectrum: of the singular values of each weight", tuple(columns), rows)
+
+
+def _neuron_view(nodes: Sequence[Mapping[str, Any]]) -> Iterator[View]:
+    rows = tuple(
+        {"label": node["label"], "kind": kind, **row}
+        for node in nodes
+        for kind, found in node.get("neurons", {}).items()
+        for row in found
+    )
+    if rows:
+        columns = (
+            Column("part", ("label",), "place"),
+            Column("which", ("kind",), "text"),
+            Column("neuron", ("neuron",), "integer"),
+            Column("norm", ("norm",), "real"),
+            Column("robust z", ("robust_z",), "real"),
+        )
+        yield View("neurons", "neurons: rows of each weight by their norm", columns, rows)
+
+
+def _tensor_view(nodes: Sequence[Mapping[str, Any]]) -> View:
+    """Every tensor with every statistic: what CSV writes unless another table is named."""
+    rows = tuple({"part": node["label"], "verdict": node["verdict"], **t} for node in nodes for t in node["tensors"])
+    columns = [Column("part", ("part",), "text")]
+    columns += [Column(title, (title,), "text") for title in ("name", "stored_name", "dtype")]
+    columns.append(Column("shape", ("shape",), "shape"))
+    columns += [Column(row.title, ("statistics", row.name), _kind(row.kind)) for row in STATISTICS]
+    return View("tensors", "tensors", tuple(columns), rows, machine_only=True)
+
+
+def _finding_view(findings: Sequence[Mapping[str, Any]]) -> View:
+    columns = tuple(Column(name, (name,), "text") for name in ("severity", "rule", "part", "message", "cure"))
+    return View("findings", "findings", columns, tuple(findings))

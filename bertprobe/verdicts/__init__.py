@@ -1,0 +1,65 @@
+"""What the numbers allow one to say: each rule a function of the evidence, each finding with its numbers and a cure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bertprobe.verdicts import headers, numbers
+from bertprobe.verdicts.evidence import (
+    OUTLIER_Z,
+    SEVERITIES,
+    SMALLEST_SIDE,
+    TRAINED_ABOVE,
+    UNTRAINED_BELOW,
+    Evidence,
+    Finding,
+    Rule,
+    verdict,
+)
+
+__all__ = [
+    "OUTLIER_Z",
+    "RULES",
+    "SMALLEST_SIDE",
+    "TRAINED_ABOVE",
+    "UNTRAINED_BELOW",
+    "Evidence",
+    "Finding",
+    "Rule",
+    "judge",
+    "verdict",
+]
+
+
+def judge(evidence: Evidence) -> tuple[Finding, ...]:
+    """Every finding, the worst first, in the order of `RULES` within a severity."""
+    found = [finding for rule in RULES for finding in rule.look(evidence)]
+    return tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))
+
+
+def duplicates(evidence: Evidence) -> Iterator[Finding]:
+    """One name claimed twice, and layers that are copies of each other."""
+    yield from headers.duplicate_tensors(evidence)
+    yield from numbers.copied_layers(evidence)
+
+
+RULES: tuple[Rule, ...] = (
+    Rule("not-finite", "error", "A tensor holds NaN or infinite entries.", numbers.not_finite),
+    Rule("shape-mismatch", "error", "The config promises other shapes than the tensors have.", headers.shape_mismatch),
+    Rule("layers-missing", "error", "Layers, or a tensor of one, are not in the checkpoint.", headers.layers_missing),
+    Rule("constant-weights", "error", "All weights of a matrix are the same number.", numbers.constant_weights),
+    Rule("pooler-untrained", "warning", "The pooler shows no trace of training.", numbers.untrained("pooler")),
+    Rule("intermediate-untrained", "warning", "A layer shows no trace of training.", numbers.untrained("intermediate")),
+    Rule("names-hidden", "warning", "transformers would not find the weights under these names.", headers.names_hidden),
+    Rule(
+        "dtype-narrowed", "warning", "The config makes transformers narrow the stored numbers.", headers.dtype_narrowed
+    ),
+    Rule(
+        "relative-positions", "warning", "Relative positions, which transformers 5 ignores.", headers.relative_positions
+    ),
+    Rule("duplicate-tensors", "warning", "Two tensors claim one name, or two layers are one.", duplicates),
+    Rule("zero-neurons", "warning", "Neurons whose incoming weights are all zero.", numbers.zero_neurons),
+    Rule("outlier-neurons", "note", "Neurons whose norms lie far from the others'.", numbers.outlier_neurons),
+    Rule("pooler-absent", "note", "The checkpoint holds no pooler.", headers.pooler_absent),
+    Rule("pooler-unused", "note", "The model's users pool otherwise.", headers.pooler_unused),
+)

@@ -1,0 +1,76 @@
+"""What a rule looks at, what it gives, and the one word on a matrix that the thresholds allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bertprobe.anatomy import Anatomy, Part
+from bertprobe.checkpoint import Checkpoint
+from bertprobe.statistics import Numbers
+
+# Thresholds of the edge ratio; docs/statistics.md has the false-alarm rates they were chosen by.
+UNTRAINED_BELOW = 1.05
+TRAINED_ABOVE = 1.2
+SMALLEST_SIDE = 64
+OUTLIER_Z = 8.0
+
+SEVERITIES = ("error", "warning", "note")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing worth knowing: which rule found it, on which part (None: the whole), how bad, and what to do."""
+
+    rule: str
+    severity: str
+    part: str | None
+    message: str
+    evidence: Mapping[str, Any]
+    cure: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All a rule may look at; `numbers` by canonical tensor name, empty when only headers were read."""
+
+    checkpoint: Checkpoint
+    anatomy: Anatomy
+    numbers: Mapping[str, Numbers] = field(default_factory=dict)
+
+    def of(self, part: Part) -> Numbers | None:
+        """The numbers of a part's matrix, if they were taken."""
+        return self.numbers.get(part.weight_name)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A row of `RULES`: its name, how bad it is, what it says in a sentence, and the function that looks."""
+
+    name: str
+    severity: str
+    meaning: str
+    look: Callable[[Evidence], Iterable[Finding]]
+
+
+def verdict(evidence: Evidence, part: Part) -> str | None:
+    """`trained`, `untrained`, `probably untrained`, `undecided` or `too small`; None without numbers.
+
+    The word means only: there is structure that initialisation does not have. It says nothing about quality.
+    """
+    numbers = evidence.of(part)
+    if numbers is None or numbers.shape is None or numbers.edge_ratio is None:
+        return None
+    if min(numbers.shape) < SMALLEST_SIDE:
+        return "too small"
+    if numbers.edge_ratio > TRAINED_ABOVE:
+        return "trained"
+    if numbers.edge_ratio >= UNTRAINED_BELOW:
+        return "undecided"
+    return "untrained" if bias_is_zero(evidence, part) else "probably untrained"
+
+
+def bias_is_zero(evidence: Evidence, part: Part) -> bool:
+    bias = evidence.numbers.get(part.bias_name)
+    return bias is not None and bias.summary.count > 0 and bias.summary.zeros == bias.summary.count

@@ -1,0 +1,273 @@
+"""The rules that need headers and settings only: what is there, under which names, and what the config promises."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bertprobe.anatomy import Anatomy, Part
+from bertprobe.checkpoint import Checkpoint, TensorHeader
+from bertprobe.errors import printable
+from bertprobe.verdicts.evidence import Evidence, Finding
+
+
+def pooler_absent(evidence: Evidence) -> Iterator[Finding]:
+    if evidence.anatomy.of("pooler"):
+        return
+    reason, saved_by = why_no_pooler(evidence.checkpoint, evidence.anatomy)
+    yield Finding(
+        "pooler-absent",
+        "note",
+        "pooler",
+        f"there is no pooler: {reason}",
+        {"architectures": saved_by, "tensors": len(evidence.anatomy.tensors)},
+        "do not use pooler_output of this checkpoint: transformers would invent its weights anew at every load",
+    )
+
+
+_NEVER_POOL = {
+    "distilbert": "DistilBERT has none by design",
+    "electra": "ELECTRA has none by design",
+    "modernbert": "ModernBERT has none by design",
+    "deberta": "DeBERTa has one only in its classifiers",
+    "deberta-v2": "DeBERTa has one only in its classifiers",
+    "dpr": "DPR takes the first token's hidden state as it is",
+}
+_HEADS = (
+    ("cls.predictions.", "a masked-language-model head"),
+    ("lm_head.", "a language-model head"),
+    ("qa_outputs.", "a question-answering head"),
+    ("classifier.", "a classification head"),
+)
+_HEAD_CLASSES = (
+    "ForMaskedLM",
+    "LMHeadModel",
+    "ForCausalLM",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForPreTraining",
+)
+
+
+def why_no_pooler(checkpoint: Checkpoint, anatomy: Anatomy) -> tuple[str, list[str]]:
+    """Why a checkpoint has no pooler, in words, and the classes its config says saved it."""
+    named = (checkpoint.config or {}).get("architectures")
+    saved_by = [printable(str(name)) for name in named] if isinstance(named, list) else []
+    if anatomy.family in _NEVER_POOL:
+        return _NEVER_POOL[anatomy.family], saved_by
+    if anatomy.row.pooler is None:
+        return f"the {anatomy.family} family has none", saved_by
+    for name in saved_by:
+        if name.endswith(_HEAD_CLASSES):
+            return f"{name}, which saved it, has none", saved_by
+    for start, head in _HEADS:
+        if any(name.startswith(start) for name in anatomy.tensors):
+            return f"it was saved with {head}, by a class that has none", saved_by
+    return "no tensor is named pooler.dense", saved_by
+
+
+def pooler_unused(evidence: Evidence) -> Iterator[Finding]:
+    pooling = evidence.checkpoint.pooling
+    if pooling is None or not evidence.anatomy.of("pooler"):
+        return
+    modes = [
+        key.removeprefix("pooling_mode_")
+        for key, on in pooling.items()
+        if key.startswith("pooling_mode_") and on is True
+    ]
+    named = pooling.get("pooling_mode")
+    modes = modes or ([named] if isinstance(named, str) else [])
+    mode = printable(" and ".join(modes).replace("_", " ")) or "its own"
+    yield Finding(
+        "pooler-unused",
+        "note",
+        "pooler",
+        f"sentence-transformers takes {mode} of the last hidden states here, not the pooler",
+        {"pooling": modes},
+        "use the sentence embedding of sentence-transformers, not pooler_output",
+    )
+
+
+def shape_mismatch(evidence: Evidence) -> Iterator[Finding]:
+    anatomy, promised = evidence.anatomy, evidence.anatomy.promised
+    for key in ("hidden_size", "intermediate_size", "layers", "vocab_size"):
+        value = getattr(promised, key)
+        if isinstance(value, str):  # transformers aborts on a number in quotes
+            yield _mismatch(
+                None, f"config.json gives the {key} as {printable(repr(value))}, which is no whole number", {key: value}
+            )
+    for part in anatomy.parts:
+        weight = part.weight
+        if weight is not None and part.stack is None and part.index is None and anatomy.row.name not in _OWN_SHAPES:
+            yield from _part_shape(part, weight, promised.hidden_size, promised.intermediate_size)
+        if weight is not None and part.bias is not None and part.bias.count != _neurons(weight):
+            shapes: dict[str, Any] = {"weight": list(weight.shape), "bias": list(part.bias.shape)}
+            yield _mismatch(part.label, "weight and bias are not of the same height", shapes)
+    words = anatomy.tensors.get("embeddings.word_embeddings.weight")
+    if words is not None and type(promised.vocab_size) is int and words.shape[:1] != (promised.vocab_size,):
+        evidence_ = {"vocab_size": promised.vocab_size, "embeddings": list(words.shape)}
+        yield _mismatch(
+            None,
+            f"config.json says vocab_size {promised.vocab_size}, the embeddings are {'×'.join(map(str, words.shape))}",
+            evidence_,
+        )
+    if (
+        type(promised.layers) is int
+        and 0 <= promised.layers < len(anatomy.layers)
+        and anatomy.row.name not in ("albert", "bart")
+    ):
+        yield _mismatch(
+            None,
+            f"config.json says {promised.layers} layers, the tensors have {len(anatomy.layers)}: the last are dropped",
+            {"config": promised.layers, "tensors": len(anatomy.layers)},
+        )
+
+
+# Layouts whose widths follow other settings than hidden_size and intermediate_size.
+_OWN_SHAPES = {"mobilebert", "squeezebert", "xlm"}
+
+
+def _neurons(weight: TensorHeader) -> int:
+    return weight.shape[0] * weight.shape[1] if len(weight.shape) == 3 and weight.axes else (weight.shape or (0,))[0]
+
+
+def _part_shape(part: Part, weight: TensorHeader, hidden: Any, inner: Any) -> Iterator[Finding]:
+    if len(weight.shape) != 2 or type(hidden) is not int:
+        return
+    expected = (hidden, hidden) if part.role == "pooler" else (inner, hidden)
+    if type(expected[0]) is int and weight.shape != expected:
+        yield _mismatch(
+            part.label,
+            f"config.json asks for {expected[0]}×{expected[1]}, the tensor is {weight.shape[0]}×{weight.shape[1]}",
+            {"config": list(expected), "tensor": list(weight.shape)},
+        )
+
+
+def _mismatch(part: str | None, message: str, evidence: Mapping[str, Any]) -> Finding:
+    return Finding(
+        "shape-mismatch", "error", part, message, evidence, "mend config.json: the shapes of the tensors say the truth"
+    )
+
+
+def layers_missing(evidence: Evidence) -> Iterator[Finding]:
+    anatomy = evidence.anatomy
+    promised = anatomy.promised.layers
+    there = anatomy.layers
+    if not there or anatomy.row.name == "albert":
+        return
+    count = max(promised, there[-1] + 1) if type(promised) is int else there[-1] + 1
+    if count > 100_000:
+        count = there[-1] + 1 if there[-1] < 100_000 else 0
+    missing = sorted(set(range(count)) - set(there))
+    if missing:
+        yield Finding(
+            "layers-missing",
+            "error",
+            None,
+            f"{len(missing)} of {count} layers have no intermediate: {_ranges(missing)}",
+            {"missing": missing, "there": list(there), "config": promised},
+            "fetch the missing shard; transformers would fill these layers with random numbers",
+        )
+    yield from _tensors_missing(anatomy)
+
+
+def _tensors_missing(anatomy: Anatomy) -> Iterator[Finding]:
+    """Parts that lack the weight or bias which their like have."""
+    with_bias = {part.role for part in anatomy.parts if part.bias is not None}
+    for part in anatomy.parts:
+        lacks = [kind for kind, tensor in (("weight", part.weight), ("bias", part.bias)) if tensor is None]
+        if "weight" in lacks or ("bias" in lacks and part.role in with_bias):
+            yield Finding(
+                "layers-missing",
+                "error",
+                part.label,
+                f"the {' and '.join(lacks)} is missing",
+                {"missing": lacks, "there": list(part.tensors)},
+                "fetch the checkpoint again; transformers would fill it with invented numbers",
+            )
+
+
+def _ranges(numbers: list[int]) -> str:
+    """`0, 3-5, 9` for a sorted list."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and spans[-1][1] == number - 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
+
+
+def names_hidden(evidence: Evidence) -> Iterator[Finding]:
+    hiding, wrapper = evidence.anatomy.hiding, evidence.checkpoint.wrapper
+    if wrapper:
+        yield Finding(
+            "names-hidden",
+            "warning",
+            None,
+            f"the tensors lie inside {printable(wrapper)!r} of the pickle, where transformers does not look: "
+            "it would load random weights and report success",
+            {"wrapper": wrapper},
+            "write them out with: bertprobe export MODEL --part model -o model.safetensors",
+        )
+    if hiding:
+        mapping = f'key_mapping={{r"^{re.escape(hiding)}": ""}}'
+        yield Finding(
+            "names-hidden",
+            "warning",
+            None,
+            f"every name begins with {printable(hiding)!r}: transformers would load random weights and report success",
+            {"prefix": evidence.anatomy.prefix, "hiding": hiding},
+            f"pass {printable(mapping)} to from_pretrained, or write the file anew with bertprobe export --part model",
+        )
+
+
+_WIDTH = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_DIGITS = {"F64": (11, 52), "F32": (8, 23), "F16": (5, 10), "BF16": (8, 7)}  # exponent and fraction bits
+
+
+def dtype_narrowed(evidence: Evidence) -> Iterator[Finding]:
+    config = evidence.checkpoint.config or {}
+    said = config.get("dtype") or config.get("torch_dtype")
+    target = _WIDTH.get(str(said).removeprefix("torch."))
+    stored = sorted({h.dtype for h in evidence.anatomy.tensors.values() if h.dtype in _DIGITS})
+    narrowed = [
+        dtype for dtype in stored if target and any(a > b for a, b in zip(_DIGITS[dtype], _DIGITS[target], strict=True))
+    ]
+    if narrowed:
+        yield Finding(
+            "dtype-narrowed",
+            "warning",
+            None,
+            f"the file holds {' and '.join(narrowed)}, config.json says {printable(str(said))}: "
+            "from_pretrained narrows it without a word",
+            {"stored": stored, "config": said},
+            "pass dtype=torch.float32 (or what the file holds) to from_pretrained to keep every digit",
+        )
+
+
+def relative_positions(evidence: Evidence) -> Iterator[Finding]:
+    kind = (evidence.checkpoint.config or {}).get("position_embedding_type")
+    distances = [name for name in evidence.anatomy.tensors if name.endswith("distance_embedding.weight")]
+    if kind in ("relative_key", "relative_key_query") and evidence.anatomy.row.canonical:
+        yield Finding(
+            "relative-positions",
+            "warning",
+            None,
+            f"positions are {kind}, which transformers 5 ignores: it computes wrong activations without a word",
+            {"position_embedding_type": kind, "distance_embeddings": len(distances)},
+            "run this model with transformers 4; the weights shown here are read from the file and are right",
+        )
+
+
+def duplicate_tensors(evidence: Evidence) -> Iterator[Finding]:
+    for name, stored in evidence.anatomy.duplicates.items():
+        yield Finding(
+            "duplicate-tensors",
+            "warning",
+            None,
+            f"{len(stored)} tensors claim to be {printable(name)}: {printable(' and '.join(stored))}",
+            {"canonical": name, "stored": list(stored)},
+            f"the first is shown here, transformers may take either: save again without {printable(stored[-1])}",
+        )

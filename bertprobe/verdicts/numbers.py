@@ -1,0 +1,156 @@
+"""The rules that look at numbers: training, zeros, constants, outliers, copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from bertprobe.anatomy import Part
+from bertprobe.errors import printable
+from bertprobe.statistics import Numbers, robust_z
+from bertprobe.verdicts.evidence import (
+    OUTLIER_Z,
+    SMALLEST_SIDE,
+    TRAINED_ABOVE,
+    UNTRAINED_BELOW,
+    Evidence,
+    Finding,
+    bias_is_zero,
+    verdict,
+)
+
+
+def untrained(role: str) -> Callable[[Evidence], Iterator[Finding]]:
+    def look(evidence: Evidence) -> Iterator[Finding]:
+        roles = ("intermediate", "gate") if role == "intermediate" else (role,)
+        for part in evidence.anatomy.of(*roles):
+            word = verdict(evidence, part)
+            numbers = evidence.of(part)
+            if numbers is not None and word in ("untrained", "probably untrained"):
+                yield _untrained_finding(role, part, word, numbers, bias_is_zero(evidence, part))
+
+    return look
+
+
+def _untrained_finding(role: str, part: Part, word: str, numbers: Numbers, bias_zero: bool) -> Finding:
+    what = "the pooler" if role == "pooler" else "this layer"
+    also = " and its bias is all zero" if bias_zero else ", though its bias is not zero"
+    cure = (
+        "do not use pooler_output: take mean pooling or the first hidden state, or train the pooler on your task"
+        if role == "pooler"
+        else "check that the right file was saved: a layer that shows no training should not be shipped"
+    )
+    return Finding(
+        f"{role}-untrained",
+        "warning",
+        part.label,
+        f"{what} is {word}: its spectrum is that of random numbers (edge ratio {numbers.edge_ratio:.3f}){also}",
+        {
+            "verdict": word,
+            "edge_ratio": numbers.edge_ratio,
+            "untrained_below": UNTRAINED_BELOW,
+            "trained_above": TRAINED_ABOVE,
+            "kurtosis": numbers.summary.kurtosis,
+            "std": numbers.summary.std,
+            "bias_all_zero": bias_zero,
+        },
+        cure,
+    )
+
+
+def not_finite(evidence: Evidence) -> Iterator[Finding]:
+    for part in evidence.anatomy.parts:
+        for name in part.tensors:
+            numbers = evidence.numbers.get(name)
+            if numbers is not None and numbers.summary.nonfinite:
+                bad, count = numbers.summary.nonfinite, numbers.summary.count
+                yield Finding(
+                    "not-finite",
+                    "error",
+                    part.label,
+                    f"{printable(name)} has {bad:,} of {count:,} entries that are NaN or infinite",
+                    {"tensor": name, "nonfinite": bad, "count": count},
+                    "the training run diverged or the file is damaged: go back to an earlier checkpoint",
+                )
+
+
+def zero_neurons(evidence: Evidence) -> Iterator[Finding]:
+    for part, numbers in _matrices(evidence):
+        norms = numbers.row_norms
+        if norms is None or numbers.summary.m2 == 0:
+            continue
+        rows = [int(row) for row in (norms == 0).nonzero()[0]]
+        if rows:
+            shown = ", ".join(map(str, rows[:5])) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
+            yield Finding(
+                "zero-neurons",
+                "warning",
+                part.label,
+                f"{len(rows):,} of {len(norms):,} neurons have a row of zeros: {shown}",
+                {"neurons": rows, "of": len(norms)},
+                "fine after structured pruning (then cut the rows out); otherwise these neurons ignore their input",
+            )
+
+
+def constant_weights(evidence: Evidence) -> Iterator[Finding]:
+    for part, numbers in _matrices(evidence):
+        summary = numbers.summary
+        if summary.count > 1 and summary.nonfinite == 0 and summary.min == summary.max:
+            yield Finding(
+                "constant-weights",
+                "error",
+                part.label,
+                f"every one of its {summary.count:,} weights is {summary.min:g}",
+                {"value": summary.min, "count": summary.count},
+                "the module was never initialised or was overwritten: load the weights again and save anew",
+            )
+
+
+def outlier_neurons(evidence: Evidence) -> Iterator[Finding]:
+    for part, numbers in _matrices(evidence):
+        norms = numbers.row_norms
+        if norms is None or len(norms) < SMALLEST_SIDE or part.role == "pooler":
+            continue
+        z = robust_z(norms)
+        far = [
+            int(row) for row in ((abs(z) > OUTLIER_Z) & (norms > 0)).nonzero()[0]
+        ]  # rows of zeros have their own rule
+        far.sort(key=lambda row: -abs(z[row]))
+        if far:
+            worst = far[0]
+            yield Finding(
+                "outlier-neurons",
+                "note",
+                part.label,
+                f"{len(far):,} of {len(norms):,} neurons have norms far from the rest, most of all neuron {worst} "
+                f"({norms[worst]:.3g}, robust z {z[worst]:+.1f})",
+                {"neurons": far, "z": [float(z[row]) for row in far], "norms": [float(norms[row]) for row in far]},
+                "often a neuron with a job of its own; quantise these rows apart, and see them with --neurons 5",
+            )
+
+
+def _matrices(evidence: Evidence) -> Iterator[tuple[Part, Numbers]]:
+    for part in evidence.anatomy.parts:
+        numbers = evidence.of(part)
+        if numbers is not None and numbers.shape is not None and numbers.summary.count:
+            yield part, numbers
+
+
+def copied_layers(evidence: Evidence) -> Iterator[Finding]:
+    """Layers whose matrices agree in every sum, to the last bit: copies of each other."""
+    seen: dict[tuple[Any, ...], Part] = {}
+    for part in evidence.anatomy.parts:
+        numbers = evidence.of(part)
+        if numbers is None or numbers.summary.m2 == 0:
+            continue
+        key = (part.role, numbers.shape, numbers.summary, numbers.sigma)
+        first = seen.setdefault(key, part)
+        if first is not part:
+            yield Finding(
+                "duplicate-tensors",
+                "warning",
+                part.label,
+                f"its weights are those of {first.label}",
+                {"same_as": first.label, "std": numbers.summary.std, "sigma_max": numbers.sigma},
+                "if layers were meant to be shared, nothing; if not, the layer was copied and never trained on",
+            )

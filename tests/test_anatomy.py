@@ -1,0 +1,211 @@
+"""Names in the wild: prefixes, old spellings, missing configs; and what transformers makes of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+from transformers import BertModel
+
+from bertprobe.anatomy import Anatomy, find_parts, select
+from bertprobe.checkpoint import open_checkpoint, read_tensors
+from bertprobe.errors import NotAnEncoder, PartMissing
+from bertprobe.verdicts import Evidence, Finding, judge
+
+Rename = Callable[[str], str]
+
+
+def anatomy_of(folder: Path) -> Anatomy:
+    return find_parts(open_checkpoint(str(folder)))
+
+
+def findings_of(folder: Path) -> dict[str, Finding]:
+    """Findings from headers alone, by rule."""
+    checkpoint = open_checkpoint(str(folder))
+    return {finding.rule: finding for finding in judge(Evidence(checkpoint, find_parts(checkpoint)))}
+
+
+@pytest.fixture
+def respelled(tiny_bert: Path, tmp_path: Path) -> Callable[[Rename], Path]:
+    """Makes a copy of the tiny BERT with every tensor renamed."""
+
+    def make(rename: Rename) -> Path:
+        (tmp_path / "config.json").write_bytes((tiny_bert / "config.json").read_bytes())
+        tensors = {rename(name): array for name, array in load_file(tiny_bert / "model.safetensors").items()}
+        save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        return tmp_path
+
+    return make
+
+
+def load(folder: Path, **options: Any) -> BertModel:
+    model: BertModel = BertModel.from_pretrained(folder, **options)
+    return model
+
+
+def same(a: BertModel, b: BertModel) -> bool:
+    theirs = b.state_dict()
+    return all(torch.equal(value, theirs[name]) for name, value in a.state_dict().items())
+
+
+PREFIXES = ["module.", "module.bert.", "0.auto_model.", "_orig_mod.", "_orig_mod.bert.", "model.", "bert._orig_mod."]
+
+
+@pytest.mark.parametrize("prefix", ["", "bert.", *PREFIXES])
+def test_a_prefix_does_not_change_what_is_found(prefix: str, tiny_bert: Path, respelled: Any) -> None:
+    ours, plain = anatomy_of(respelled(lambda name: prefix + name)), anatomy_of(tiny_bert)
+    assert list(ours.tensors) == list(plain.tensors)
+    assert [part.label for part in ours.parts] == [part.label for part in plain.parts]
+    for a, b in zip(ours.parts, plain.parts, strict=True):
+        assert list(a.tensors) == list(b.tensors)
+
+
+@pytest.mark.parametrize("prefix", ["", "bert."])
+def test_what_transformers_takes_off_is_no_finding(prefix: str, tiny_bert: Path, respelled: Any) -> None:
+    folder = respelled(lambda name: prefix + name)
+    assert same(load(folder), load(tiny_bert))
+    assert "names-hidden" not in findings_of(folder)
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_hiding_prefix_is_found_and_its_cure_works(prefix: str, tiny_bert: Path, respelled: Any) -> None:
+    folder = respelled(lambda name: prefix + name)
+    assert not same(load(folder), load(tiny_bert)), "transformers would have found the weights after all"
+    finding = findings_of(folder)["names-hidden"]
+    mapping = finding.cure.partition("key_mapping=")[2].partition(" to from_pretrained")[0]
+    assert same(load(folder, key_mapping=eval(mapping)), load(tiny_bert))
+
+
+def test_a_wrapped_state_dict_is_found_and_export_cures_it(tiny_bert: Path, tmp_path: Path, run: Any) -> None:
+    state = {f"bert.{name}": value for name, value in load(tiny_bert).state_dict().items()}
+    (tmp_path / "config.json").write_bytes((tiny_bert / "config.json").read_bytes())
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "pytorch_model.bin")
+    finding = findings_of(tmp_path)["names-hidden"]
+    assert finding.evidence == {"wrapper": "state_dict"}
+    cured = tmp_path / "cured"
+    cured.mkdir()
+    assert run(["export", tmp_path, "--part", "model", "-o", cured / "model.safetensors"]).code == 0
+    (cured / "config.json").write_bytes((tiny_bert / "config.json").read_bytes())
+    assert same(load(cured), load(tiny_bert))
+
+
+def test_gamma_and_beta_become_weight_and_bias(tiny_bert: Path, respelled: Any) -> None:
+    def old(name: str) -> str:
+        return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+
+    assert list(anatomy_of(respelled(old)).tensors) == list(anatomy_of(tiny_bert).tensors)
+
+
+def test_without_config_names_and_shapes_speak(tiny_bert: Path, respelled: Any, run: Any) -> None:
+    folder = respelled(lambda name: f"roberta.{name}")
+    (folder / "config.json").unlink()
+    anatomy = anatomy_of(folder)
+    assert anatomy.family == "xlm-roberta" or anatomy.family == "roberta"
+    assert anatomy.widths == (32, 40)
+    assert {part.activation for part in anatomy.of("intermediate")} == {None}
+    assert "activation unknown" in run(["inspect", folder]).out
+    assert json.loads(run(["inspect", folder, "--json"]).out)["facts"]["activation"] is None
+
+
+def test_a_config_without_model_type_or_of_googles_name_serves(tiny_bert: Path, respelled: Any) -> None:
+    folder = respelled(lambda name: name)
+    settings = json.loads((folder / "config.json").read_text())
+    del settings["model_type"]
+    (folder / "config.json").unlink()
+    (folder / "bert_config.json").write_text(json.dumps(settings))
+    anatomy = anatomy_of(folder)
+    assert anatomy.family == "bert"
+    assert anatomy.promised.activation == "gelu"
+
+
+def test_a_prelayernorm_keeps_its_norm_in_the_part(tmp_path: Path) -> None:
+    import zoo
+
+    zoo.save("roberta-prelayernorm", tmp_path)
+    names = list(anatomy_of(tmp_path).parts[0].tensors)
+    assert "encoder.layer.0.intermediate.LayerNorm.weight" in names
+
+
+def test_two_encoders_are_two_stacks(tiny_bert: Path, tmp_path: Path) -> None:
+    tensors = load_file(tiny_bert / "model.safetensors")
+    both = {f"{side}.{name}": array for side in ("query", "document") for name, array in tensors.items()}
+    save_file(both, tmp_path / "model.safetensors")
+    labels = [part.label for part in anatomy_of(tmp_path).parts]
+    assert len(set(labels)) == len(labels) == 6
+    assert sum(label.startswith("intermediate.") for label in labels) == 2
+
+
+def test_one_name_claimed_twice_is_a_finding(tiny_bert: Path, tmp_path: Path) -> None:
+    tensors = load_file(tiny_bert / "model.safetensors")
+    tensors |= {f"bert.{name}": array for name, array in tensors.items() if name.startswith("pooler")}
+    save_file(tensors, tmp_path / "model.safetensors")
+    checkpoint = open_checkpoint(str(tmp_path))
+    found = [f for f in judge(Evidence(checkpoint, find_parts(checkpoint))) if f.rule == "duplicate-tensors"]
+    assert {f.evidence["canonical"] for f in found} == {"pooler.dense.weight", "pooler.dense.bias"}
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [("0", [0]), ("-1", [11]), ("0,3-5,-1", [0, 3, 4, 5, 11]), ("-2--1", [10, 11]), (" 1 , 2 ", [1, 2]), ("5,5", [5])],
+)
+def test_layers_are_numbers_and_ranges(layers: str, expected: list[int], tmp_path: Path) -> None:
+    save_file(twelve_layers(), tmp_path / "model.safetensors")
+    parts = select(anatomy_of(tmp_path), ["intermediate"], layers)
+    assert [part.layer for part in parts] == expected
+
+
+@pytest.mark.parametrize(
+    "layers", ["99", "12", "0-12", "-13", "5-3", "", "a", "1,,2", "1-", "0x1", "99999999999999999999"]
+)
+def test_layers_that_are_not_there_are_refused(layers: str, tmp_path: Path) -> None:
+    save_file(twelve_layers(), tmp_path / "model.safetensors")
+    with pytest.raises(PartMissing):
+        select(anatomy_of(tmp_path), [], layers)
+
+
+def twelve_layers() -> dict[str, np.ndarray[Any, Any]]:
+    return {f"encoder.layer.{i}.intermediate.dense.weight": np.full((4, 2), i, np.float32) for i in range(12)}
+
+
+NO_ENCODERS = {
+    "GPT-2": ["h.0.attn.c_attn.weight", "h.0.mlp.c_fc.weight", "wte.weight"],
+    "Llama": ["model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.up_proj.weight", "lm_head.weight"],
+    "diffusion": ["down_blocks.0.resnets.0.conv1.weight", "mid_block.attentions.0.proj.weight"],
+    "LoRA": ["base_model.model.encoder.layer.0.attention.self.query.lora_A.weight"],
+    "convolutional": ["layer1.0.conv1.weight", "fc.weight"],
+    "tensors such as": ["a", "b"],
+}
+
+
+@pytest.mark.parametrize("kind", NO_ENCODERS)
+def test_what_is_no_encoder_is_named(kind: str, tmp_path: Path) -> None:
+    save_file({name: np.zeros((2, 2), np.float32) for name in NO_ENCODERS[kind]}, tmp_path / "model.safetensors")
+    with pytest.raises(NotAnEncoder, match=kind) as caught:
+        anatomy_of(tmp_path)
+    assert "encoder" in caught.value.cure or "config.json" in caught.value.cure
+
+
+def test_a_decoder_with_a_config_is_refused_and_its_twin_encoder_is_not(tmp_path: Path) -> None:
+    save_file(
+        {f"model.layers.0.mlp.{name}.weight": np.zeros((4, 2), np.float32) for name in ("up_proj", "gate_proj")},
+        tmp_path / "model.safetensors",
+    )
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(NotAnEncoder, match="llama"):
+        anatomy_of(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "eurobert"}')
+    assert [part.label for part in anatomy_of(tmp_path).parts] == ["gate.0", "intermediate.0"]
+
+
+def test_a_pooler_alone_is_enough(tiny_bert: Path, tmp_path: Path, run: Any) -> None:
+    file = tmp_path / "pooler.safetensors"
+    assert run(["export", tiny_bert, "-o", file]).code == 0
+    (pooler,) = anatomy_of(file).parts
+    stored = load_file(tiny_bert / "model.safetensors")
+    assert np.array_equal(next(read_tensors([pooler.tensors["pooler.dense.weight"]]))[1], stored["pooler.dense.weight"])

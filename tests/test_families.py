@@ -1,0 +1,130 @@
+"""All 70 encoder families: the parts found from headers alone are those where hooks fire."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zoo
+from safetensors.numpy import load_file, save_file
+
+from bertprobe.anatomy import Anatomy, Part, find_parts
+from bertprobe.checkpoint import open_checkpoint, read_tensors
+from bertprobe.families import FAMILIES
+
+ALIASES = {"gelu_pytorch_tanh": "gelu_new"}
+
+
+def values(part: Part, kind: str) -> bytes | None:
+    """The bytes of a part's weight or bias, neurons first."""
+    header = part.weight if kind == "weight" else part.bias
+    return None if header is None else next(read_tensors([header]))[1].tobytes()
+
+
+def neurons_first(anatomy: Anatomy, weight: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """ConvBERT's grouped linear is stored (groups, in, out); the anatomy turns it."""
+    return weight.transpose(0, 2, 1) if weight.ndim == 3 and anatomy.row.canonical else weight
+
+
+@pytest.mark.parametrize("family", zoo.FAMILIES)
+def test_parts_are_where_hooks_fire(family: str, tmp_path: Path) -> None:
+    model = zoo.save(family, tmp_path)
+    seen = zoo.observe(family, model)
+    checkpoint = open_checkpoint(str(tmp_path))
+    anatomy = find_parts(checkpoint)
+    ups, gates = anatomy.of("intermediate"), anatomy.of("gate")
+
+    found = {(values(part, "weight"), values(part, "bias")) for part in ups}
+    expected = {
+        (neurons_first(anatomy, ff.up_weight).tobytes(), None if ff.up_bias is None else ff.up_bias.tobytes())
+        for ff in seen.feed_forwards
+    }
+    assert len(ups) == len(seen.feed_forwards)
+    assert found == expected
+    assert {values(part, "weight") for part in gates} == {
+        ff.gate_weight.tobytes() for ff in seen.feed_forwards if ff.gate_weight is not None
+    }
+    activations = {ALIASES.get(str(part.activation), part.activation) for part in gates or ups}
+    assert activations == {ff.activation for ff in seen.feed_forwards}
+    poolers = anatomy.of("pooler")
+    assert [values(part, "weight") for part in poolers] == ([seen.pooler.weight.tobytes()] if seen.pooler else [])
+    assert anatomy.hiding == ""
+    assert anatomy.duplicates == {}
+    assert anatomy.family == family
+    assert len({part.label for part in anatomy.parts}) == len(anatomy.parts)
+
+
+@pytest.mark.parametrize("family", zoo.FAMILIES)
+def test_headers_alone_were_read(family: str, tmp_path: Path) -> None:
+    """Finding parts reads no tensor: the file can lose its data and the answer stays."""
+    zoo.save(family, tmp_path)
+    parts = find_parts(open_checkpoint(str(tmp_path))).parts
+    (file,) = tmp_path.glob("*.safetensors")
+    content = bytearray(file.read_bytes())
+    start = 8 + int.from_bytes(content[:8], "little")
+    content[start:] = bytes(len(content) - start)
+    file.write_bytes(content)
+    assert [part.label for part in find_parts(open_checkpoint(str(tmp_path))).parts] == [part.label for part in parts]
+
+
+RESPELLED = {
+    "nomic_bert": [("encoder.layers.", "layers."), ("fc11", "up_proj"), ("fc12", "gate_proj"), ("fc2", "down_proj")],
+    "jina_embeddings_v3": [
+        ("encoder.layers.", "layers."),
+        ("norm1", "post_attention_layernorm"),
+        ("norm2", "post_mlp_layernorm"),
+    ],
+    "ultrabert": [("layers.", "ultrabert.layers.")],
+    "gte": [("encoder.layer.", "new.encoder.layer.")],
+    "clip_text_model": [("encoder.layers.", "text_model.encoder.layers.")],
+}
+
+
+@pytest.mark.parametrize("family", RESPELLED)
+def test_the_other_spelling_gives_the_same_parts(family: str, tmp_path: Path) -> None:
+    zoo.save(family, tmp_path)
+    expected = [part.label for part in find_parts(open_checkpoint(str(tmp_path))).parts]
+    file = tmp_path / "model.safetensors"
+    tensors = {}
+    for name, array in load_file(file).items():
+        for old, new in RESPELLED[family]:
+            name = name.replace(old, new)
+        tensors[name] = array
+    save_file(tensors, file)
+    anatomy = find_parts(open_checkpoint(str(tmp_path)))
+    assert [part.label for part in anatomy.parts] == expected
+    assert anatomy.hiding == ""
+
+
+def test_gte_as_transformers_spells_its_modules_has_gate_and_up_apart(tmp_path: Path) -> None:
+    model = zoo.save("gte", tmp_path)
+    save_file({name: value.numpy() for name, value in model.state_dict().items()}, tmp_path / "model.safetensors")
+    anatomy = find_parts(open_checkpoint(str(tmp_path)))
+    assert [part.label for part in anatomy.parts] == ["gate.0", "intermediate.0", "gate.1", "intermediate.1"]
+
+
+def test_every_row_says_how_its_path_reads() -> None:
+    for row in FAMILIES:
+        assert not set("\\()?") & set(row.path), row.path
+
+
+def test_a_gated_t5_shows_gate_and_up(tmp_path: Path) -> None:
+    zoo.save("t5", tmp_path, feed_forward_proj="gated-gelu")
+    anatomy = find_parts(open_checkpoint(str(tmp_path)))
+    assert [(part.label, part.activation) for part in anatomy.parts[:2]] == [
+        ("gate.0", "gelu_new"),
+        ("intermediate.0", None),
+    ]
+
+
+def test_grouped_convbert_has_a_neuron_a_row(tmp_path: Path) -> None:
+    model = zoo.save("convbert", tmp_path, num_groups=2)
+    part = find_parts(open_checkpoint(str(tmp_path))).parts[0]
+    assert part.weight is not None
+    stored = model.encoder.layer[0].intermediate.dense.weight.detach().numpy()
+    read = next(read_tensors([part.weight]))[1]
+    assert np.array_equal(read, stored.transpose(0, 2, 1))
+    assert part.bias is not None
+    assert read.shape[0] * read.shape[1] == part.bias.count

@@ -1,0 +1,127 @@
+"""The house holds: imports go down only, heavy libraries load where used, one room prints, one ends the process."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bertprobe
+
+PACKAGE = Path(bertprobe.__file__).parent
+FLOORS = {
+    "cli": 7,
+    "render": 6,
+    "report": 5,
+    "export": 5,
+    "verdicts": 2,
+    "anatomy": 1,
+    "families": 1,
+    "statistics": 1,
+    "checkpoint": 0,
+    "errors": -1,
+}
+DOORKEEPERS = {
+    "typer": {"cli.py"},
+    "rich": {"render/terminal.py", "render/progress.py"},
+    "huggingface_hub": {"checkpoint/locate.py", "checkpoint/source.py"},
+    "torch": set(),
+    "transformers": set(),
+    "tokenizers": set(),
+    "click": set(),
+    "pickle": set(),
+    "safetensors": set(),
+}
+
+
+def modules() -> list[tuple[str, ast.Module]]:
+    """Every module of the package, by its path in it, parsed."""
+    return [(str(path.relative_to(PACKAGE)), ast.parse(path.read_text())) for path in sorted(PACKAGE.rglob("*.py"))]
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Dotted names of what a tree imports, wherever the import stands; types alone do not count."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def room(dotted: str) -> str | None:
+    """The room of an imported name of the package."""
+    words = dotted.split(".")
+    return words[1] if words[0] == "bertprobe" and len(words) > 1 and words[1] in FLOORS else None
+
+
+@pytest.mark.parametrize(("path", "tree"), modules(), ids=lambda value: value if isinstance(value, str) else "")
+def test_imports_go_down_only(path: str, tree: ast.Module) -> None:
+    here = path.split("/")[0].removesuffix(".py")
+    if here in ("__init__", "__main__"):
+        return
+    assert here in FLOORS, f"{path} has no floor"
+    for name in imported(tree):
+        there = room(name)
+        assert there is None or there == here or FLOORS[there] <= FLOORS[here], f"{path} imports {name}"
+
+
+@pytest.mark.parametrize(("path", "tree"), modules(), ids=lambda value: value if isinstance(value, str) else "")
+def test_each_outside_library_has_one_doorkeeper(path: str, tree: ast.Module) -> None:
+    for name in imported(tree):
+        keepers = DOORKEEPERS.get(name.split(".")[0])
+        assert keepers is None or path in keepers, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize(("path", "tree"), modules(), ids=lambda value: value if isinstance(value, str) else "")
+def test_printing_is_for_render_and_ending_for_main(path: str, tree: ast.Module) -> None:
+    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert path.startswith("render/") or "print" not in calls
+    assert path == "cli.py" or not calls & {"sys.exit", "exit", "quit", "os._exit", "SystemExit"}
+    assert not calls & {"eval", "exec", "compile", "__import__", "pickle.load", "pickle.loads"}
+
+
+@pytest.mark.parametrize(("path", "tree"), modules(), ids=lambda value: value if isinstance(value, str) else "")
+def test_style_laws(path: str, tree: ast.Module) -> None:
+    assert ast.get_docstring(tree), f"{path} has no docstring"
+    for node in ast.walk(tree):
+        assert not isinstance(node, ast.Assert), f"{path}:{node.lineno} asserts"
+        assert not (isinstance(node, ast.ExceptHandler) and node.type is None), f"{path}:{node.lineno} catches anything"
+        if isinstance(node, ast.FunctionDef) and path != "cli.py":
+            count = len(node.args.args) + len(node.args.kwonlyargs)
+            assert count <= 8, f"{path}: {node.name} takes {count} parameters"
+
+
+def loaded(*argv: str) -> set[str]:
+    """The top-level modules that a run of the command line loads."""
+    code = (
+        "import sys\nfrom bertprobe.cli import main\n"
+        f"try:\n    main({list(argv)!r})\nexcept SystemExit as end:\n    code = end.code\n"
+        "sys.stderr.write('\\n'.join({name.split('.')[0] for name in sys.modules}))\nsys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["inspect", "--help"], ["--version"]])
+def test_help_loads_nothing_heavy(argv: list[str]) -> None:
+    assert not loaded(*argv) & {"numpy", "torch", "transformers", "tokenizers", "huggingface_hub", "safetensors"}
+
+
+def test_shapes_load_nothing_heavy(tiny_bert: Path) -> None:
+    heavy = {"numpy", "ml_dtypes", "torch", "transformers", "tokenizers", "huggingface_hub"}
+    assert not loaded("inspect", "--shapes", str(tiny_bert)) & heavy
+
+
+def test_inspect_and_export_load_no_torch(tiny_bert: Path, tmp_path: Path) -> None:
+    heavy = {"torch", "transformers", "tokenizers", "huggingface_hub", "ml_dtypes"}
+    assert not loaded("inspect", str(tiny_bert)) & heavy
+    assert not loaded("inspect", str(tiny_bert), "--json") & {*heavy, "rich"}
+    assert not loaded("export", str(tiny_bert), "-o", str(tmp_path / "pooler.safetensors")) & heavy
