@@ -17,6 +17,9 @@ from bertprobe.errors import NotAnEncoder, PartMissing, printable
 from bertprobe.families import ALIASES, FAMILIES, LOOKALIKES, OPTIMIZER, OTHER_DEFAULTS, WRAPPING, Family
 
 
+MOST_PARTS = 10_000  # an encoder has a few hundred at most; beyond that a table helps nobody
+
+
 @dataclass(frozen=True)
 class Part:
     """One module of the model: its role, its place, and its tensors by canonical name.
@@ -326,6 +329,10 @@ def _parts(
                 if match["kind"] == "weight":
                     found[(role, *place)].update(_norms(match["prefix"] + match["path"], tensors))
                 break
+    if len(found) > MOST_PARTS:
+        raise NotAnEncoder(
+            f"it has {len(found):,} feed-forward modules", "no encoder has so many: is it the right file?"
+        )
     gated = any(role == "gate" for role, *_ in found)
     for (role, stack, index, layer), members in sorted(found.items(), key=_order):
         acts = activation if role == "gate" or not gated else None

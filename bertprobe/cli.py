@@ -175,10 +175,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _hint(words: Sequence[str]) -> None:
-    """A text or path that starts with a dash was taken for an option."""
-    odd = [word for word in words if word.startswith("-") and (Path(word).exists() or " " in word)]
+    """Tells how to write a text or path that starts with a dash, if one may have been taken for an option."""
+    odd = [word for word in words if _starts_with_a_dash(word)]
     if odd and "--" not in words:
         _tell(f"hint: what starts with '-' is taken for an option; write: bertprobe {words[0]} -- {odd[0]}")
+
+
+def _starts_with_a_dash(word: str) -> bool:
+    """Whether a word looks like a name or text rather than an option: -model, or anything that exists or has blanks."""
+    named = word.startswith("-") and not word.startswith("--") and len(word) > 2
+    return named or (word.startswith("-") and (" " in word or Path(word).exists()))
 
 
 def _tell(message: str) -> None:

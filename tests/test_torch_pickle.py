@@ -24,6 +24,8 @@ from hypothesis import strategies as st
 from bertprobe.checkpoint import torch_pickle
 from bertprobe.checkpoint.source import LocalFile
 from bertprobe.checkpoint.tensors import Index, read_tensors
+from bertprobe.checkpoint.torch_pickle.legacy import MAGIC, PROTOCOL
+from bertprobe.checkpoint.torch_pickle.state_dict import WRAPPERS
 from bertprobe.errors import BertprobeError, CorruptFile, UnsupportedFile
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "checkpoints"
@@ -164,10 +166,7 @@ def test_every_dtype_is_read_bit_for_bit(dtype: torch.dtype, new: bool, tmp_path
 
 
 @FORMATS
-@pytest.mark.parametrize(
-    "dtype",
-    [pytest.param(dtype, id=name) for dtype, name in DTYPES.items()],
-)
+@pytest.mark.parametrize("dtype", DTYPES, ids=DTYPES.values())
 def test_every_dtype_is_read_bit_for_bit_in_strides(dtype: torch.dtype, new: bool, tmp_path: Path) -> None:
     base = random(dtype, 6, 8)
     content = {
@@ -256,7 +255,7 @@ def training_checkpoint() -> tuple[torch.nn.Module, dict[str, Any]]:
 
 
 @FORMATS
-@pytest.mark.parametrize("key", [*torch_pickle.WRAPPERS, "my_own_key"])
+@pytest.mark.parametrize("key", [*WRAPPERS, "my_own_key"])
 def test_weights_are_found_among_an_optimizer_and_other_baggage(key: str, new: bool) -> None:
     model, content = training_checkpoint()
     if key == "my_own_key":
@@ -462,7 +461,7 @@ def zipped(program: bytes, members: dict[str, bytes] | None = None, **kwargs: An
 
 
 def old(program: bytes, keys: list[Any] | None = None, info: Any = None, storages: bytes = b"") -> bytes:
-    head = [torch_pickle.MAGIC, torch_pickle.PROTOCOL, info or {"little_endian": True}]
+    head = [MAGIC, PROTOCOL, info or {"little_endian": True}]
     return b"".join(pickle.dumps(part, 2) for part in head) + program + pickle.dumps(keys or [], 2) + storages
 
 
@@ -562,7 +561,7 @@ def test_tensors_at_the_bottom_of_deep_structures() -> None:
 
 def test_a_list_that_doubles_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(indexed(zipped(doubled(10), VALUE)).headers) == 2**10
-    monkeypatch.setattr(torch_pickle, "MAX_TENSORS", 2000)
+    monkeypatch.setattr("bertprobe.checkpoint.torch_pickle.state_dict.MAX_TENSORS", 2000)
     with pytest.raises(UnsupportedFile, match="more than 2,000 tensors"):
         indexed(zipped(doubled(60), VALUE))
 
@@ -573,14 +572,15 @@ def test_a_list_that_contains_itself_is_walked_once() -> None:
 
 
 def test_a_pickle_that_copies_itself_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bertprobe.checkpoint.pickle_machine.MAX_STEPS", 100_000)
+    monkeypatch.setattr("bertprobe.checkpoint.torch_pickle.machine.MAX_STEPS", 100_000)
     pairs = b"](" + b"NN\x86" * 1000 + b"e\x85q\x00ccollections\nOrderedDict\nq\x01"
     with pytest.raises(CorruptFile, match="steps"):
         indexed(zipped(b"\x80\x02" + pairs + b"h\x01h\x00R" * 1000 + b"."))
 
 
 def test_pickles_that_are_too_large_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_pickle, "MAX_PICKLE", 2**17)
+    for module in ("archive", "legacy"):
+        monkeypatch.setattr(f"bertprobe.checkpoint.torch_pickle.{module}.MAX_PICKLE", 2**17)
     program = b"\x80\x02" + text("x" * 2**18) + b"."
     for data in (zipped(program), old(program)):
         with pytest.raises(UnsupportedFile, match="more than 131,072"):

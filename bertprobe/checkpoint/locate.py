@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ _NEVER_WEIGHTS = re.compile(
     r"|_embeddings?$|trainer_state|vocab)",
     re.IGNORECASE,
 )
-_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<suffix>\.safetensors|\.bin|\.pt|\.pth)")
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<total>[0-9]{5})(?P<suffix>\.safetensors|\.bin|\.pt|\.pth)")
 _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?(@[\w./-]+)?")
 _OTHER_FORMATS = {
     ".h5": "a Keras file",
@@ -64,18 +65,36 @@ def locate(ref: str) -> Located:
     Raises `NotFound` where there is nothing, `UnsupportedFile` where there is something that is not read, and
     `CorruptFile` for a config or index that contradicts itself.
     """
-    path = Path(ref).expanduser()
-    if _exists(path):
+    path = _expanded(ref)
+    if ref and _exists(path):
         return _locate_path(ref, path, None)
     if _HUB_ID.fullmatch(ref):
         return _locate_cached(ref)
     raise NotFound(f"there is no {printable(ref)!r}", "name a folder, a weights file or a model in the local Hub cache")
 
 
+def _expanded(ref: str) -> Path:
+    try:
+        return Path(ref).expanduser()
+    except RuntimeError:  # ~ and no such user
+        return Path(ref)
+
+
 def _exists(path: Path) -> bool:
     try:
-        return path.exists()
-    except (OSError, ValueError):  # a name too long, or with a NUL
+        path.stat()
+    except PermissionError as error:
+        raise NotFound(f"{path} cannot be read ({error.strerror})", "check its permissions") from error
+    except (OSError, ValueError):  # also a name too long, or with a NUL
+        return False
+    return True
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a regular file is there; what cannot be looked at is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
         return False
 
 
@@ -164,10 +183,10 @@ def _choose_by_suffix(
     singles = []
     for name in weights:
         shard = _SHARD.fullmatch(name)
-        if shard:
-            sets.setdefault((shard["stem"], shard["total"], shard["suffix"]), []).append(name)
-        else:
+        if shard is None:
             singles.append(name)
+        elif 1 <= int(shard["number"]) <= int(shard["total"]):
+            sets.setdefault((shard["stem"], shard["total"], shard["suffix"]), []).append(name)
     complete = [found for (_, total, _), found in sets.items() if len(found) == int(total)]
     if len(complete) == 1 and not singles:
         return tuple(complete[0]), None
@@ -203,7 +222,7 @@ def _whole_set(folder: Path, name: str, shard: re.Match[str]) -> tuple[tuple[str
     names = tuple(
         f"{shard['stem']}-{i:05d}-of-{shard['total']}{shard['suffix']}" for i in range(1, min(total, 10_000) + 1)
     )
-    missing = [other for other in names if not (folder / other).is_file()]
+    missing = [other for other in names if not _is_file(folder / other)]
     if missing or not names:
         return (name,), (f"shard {int(shard['number'])} of {total} alone: {len(missing)} others are not there",)
     return names, (f"{name} is one of {total} shards: all are read",) if total > 1 else ()
@@ -225,7 +244,7 @@ def _weight_map(path: Path) -> Mapping[str, str]:
 
 def _shards_of(index: Path, weight_map: Mapping[str, str]) -> tuple[str, ...]:
     shards = tuple(sorted(set(weight_map.values())))
-    missing = [name for name in shards if not (index.parent / name).is_file()]
+    missing = [name for name in shards if not _is_file(index.parent / name)]
     if missing:
         raise NotFound(
             f"{index} names {len(shards)} shards, {len(missing)} of them missing: {printable(shortened(missing))}",
@@ -244,13 +263,13 @@ def _nothing(folder: Path, names: set[str]) -> Exception:
             return UnsupportedFile(
                 f"{folder} has {printable(name)}, {kind}, which is not read", f"looked for {LOOKED_FOR}"
             )
-    there = f"only {printable(shortened(sorted(names)))}" if names else "nothing"
-    return NotFound(f"{folder} holds no weights, {there}", f"looked for {LOOKED_FOR}")
+    there = f"holds no weights, only {printable(shortened(sorted(names)))}" if names else "is empty"
+    return NotFound(f"the folder {folder} {there}", f"looked for {LOOKED_FOR}")
 
 
 def _adapter(folder: Path) -> UnsupportedFile:
     path = folder / "adapter_config.json"
-    settings = _json(path) if path.is_file() else {}
+    settings = _json(path) if _is_file(path) else {}
     base = settings.get("base_model_name_or_path")
     named = f"of {printable(str(base))}" if base else "of a model that adapter_config.json does not name"
     return UnsupportedFile(
@@ -261,7 +280,7 @@ def _adapter(folder: Path) -> UnsupportedFile:
 def _transformer_folder(folder: Path, names: set[str]) -> Path | None:
     """The folder of the transformer inside a sentence-transformers model that keeps it apart."""
     path = "0_Transformer"
-    if "modules.json" in names:
+    if "modules.json" in names and _is_file(folder / "modules.json"):
         try:
             modules = json.loads(_text(folder / "modules.json"))
             path = next(str(m["path"]) for m in modules if str(m["type"]).endswith(".Transformer"))
@@ -273,22 +292,23 @@ def _transformer_folder(folder: Path, names: set[str]) -> Path | None:
 
 def _pooling(folder: Path) -> Mapping[str, Any] | None:
     path = folder / "1_Pooling" / "config.json"
-    return _json(path) if path.is_file() else None
+    return _json(path) if _is_file(path) else None
 
 
 def _config(folder: Path) -> Mapping[str, Any] | None:
     for name in ("config.json", "bert_config.json"):
-        if (folder / name).is_file():
+        if _is_file(folder / name):
             return _json(folder / name)
     return None
 
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_JSON:
-            raise UnsupportedFile(
-                f"{path} has {path.stat().st_size:,} bytes, too many for settings", "is it the right file?"
-            )
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UnsupportedFile(f"{path} is not a regular file", "name a folder or a weights file")
+        if status.st_size > MAX_JSON:
+            raise UnsupportedFile(f"{path} has {status.st_size:,} bytes, too many for settings", "is it the right file?")
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise NotFound(f"{path} cannot be read ({error.strerror})", "check its permissions") from error
@@ -298,7 +318,7 @@ def _json(path: Path) -> Mapping[str, Any]:
     try:
         found = json.loads(_text(path))
     except (ValueError, RecursionError) as error:
-        reason = printable(str(error)) or "too deeply nested"
+        reason = "too deeply nested" if isinstance(error, RecursionError) else printable(str(error).partition(";")[0])
         raise CorruptFile(f"{path} is not JSON ({reason})", "fetch it again, or mend it") from error
     if not isinstance(found, dict):
         raise CorruptFile(f"{path} is JSON, but not an object", "fetch it again, or mend it")

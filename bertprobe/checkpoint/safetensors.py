@@ -34,7 +34,7 @@ def index(source: Source) -> Index:
     text, data_start = _header_text(source)
     if text.count(b"{") > MAX_TENSORS or text.count(b",") > MAX_COMMAS:
         raise UnsupportedFile(
-            f"the header of {source.name} lists more than {MAX_TENSORS:,} tensors need",
+            f"the header of {source.name} holds more than {MAX_TENSORS:,} tensors need",
             "no model has so many: is this the right file?",
         )
     entries = _parse(source, text)

@@ -37,7 +37,8 @@ def write(report: Report, out: TextIO, views: Sequence[View]) -> None:
     hidden = 0
     for view in views:
         if view.rows and view.name != "findings":
-            console.print()
+            if whole:
+                console.print()
             hidden += _write_view(console, view, width)
     if hidden:
         console.print()
@@ -45,6 +46,8 @@ def write(report: Report, out: TextIO, views: Sequence[View]) -> None:
             console.print(Text(line, style="dim"))
     for view in views:
         if view.name == "findings":
+            if whole:
+                console.print()
             _write_findings(console, view, width)
 
 
@@ -153,7 +156,6 @@ def _styled(column: Column, text: str) -> Text:
 
 
 def _write_findings(console: Console, view: View, width: int) -> None:
-    console.print()
     if not view.rows:
         console.print(Text("no findings", style="bold green"))
         return

@@ -10,6 +10,7 @@ by a round that is not counted.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -58,16 +59,24 @@ def timed(command: Sequence[str], environment: Mapping[str, str]) -> Run:
     return Run(time.perf_counter() - start, usage.ru_maxrss / 1024)
 
 
+# In a process of its own: a child's peak memory counts its parent's until it starts its own program.
+MAKE = """
+import json, pathlib, sys
+import torch
+from transformers import BertConfig, BertModel
+folder = pathlib.Path(sys.argv[1])
+model = BertModel(BertConfig(**json.loads(sys.argv[2])))
+model.save_pretrained(folder / "safetensors", max_shard_size="100GB")
+(folder / "bin").mkdir()
+torch.save(model.state_dict(), folder / "bin" / "pytorch_model.bin")
+(folder / "bin" / "config.json").write_text((folder / "safetensors" / "config.json").read_text())
+"""
+
+
 def make(shape: str, folder: Path) -> dict[str, Path]:
     """A checkpoint of a shape as safetensors and as .bin, with random weights (the hard case for σ₁)."""
-    import torch
-    from transformers import BertConfig, BertModel
-
-    model = BertModel(BertConfig(**SHAPES[shape]))
-    model.save_pretrained(folder / "safetensors", max_shard_size="100GB")
-    (folder / "bin").mkdir()
-    torch.save(model.state_dict(), folder / "bin" / "pytorch_model.bin")
-    (folder / "bin" / "config.json").write_text((folder / "safetensors" / "config.json").read_text())
+    command = [sys.executable, "-c", MAKE, str(folder), json.dumps(SHAPES[shape])]
+    subprocess.run(command, check=True, capture_output=True)
     return {"safetensors": folder / "safetensors", "bin": folder / "bin"}
 
 
@@ -87,7 +96,8 @@ def contestants(folders: Mapping[str, Path]) -> dict[str, list[str]]:
 
 def compare(shape: str, rounds: int) -> None:
     """Prints a table for one shape."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}
+    left_out = ("OPENBLAS_", "PYTHONDONTWRITEBYTECODE")  # the first round compiles what the others run
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(left_out)}
     environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "COLUMNS": "80"}
     with tempfile.TemporaryDirectory() as folder:
         commands = contestants(make(shape, Path(folder)))

@@ -8,7 +8,6 @@ hashed, compared or printed, as that takes exponential time on nested tuples tha
 from __future__ import annotations
 
 import pickletools
-import struct
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from bertprobe.errors import printable
 Value = Any
 """A string, number, tuple or list as the file has it, or one of the four notes below."""
 
+MAX_PICKLE = 256 * 2**20
 MAX_STEPS = 20_000_000  # a checkpoint of 100,000 tensors with an optimizer's state takes some 15 million
 
 
@@ -92,8 +92,8 @@ def interpret(stream: BytesIO) -> Pickle:
         return Pickle(machine.pop(), machine.persistent)
     except IndexError as error:
         raise Malformed("an instruction finds nothing to work on") from error
-    except (ValueError, OverflowError, struct.error) as error:
-        raise Malformed(str(error)[:200], ended=stream.tell() >= stream.getbuffer().nbytes) from error
+    except ValueError as error:
+        raise Malformed(str(error), ended=stream.tell() >= stream.getbuffer().nbytes) from error
 
 
 class _Machine:
@@ -160,12 +160,9 @@ def _get(machine: _Machine, arg: int) -> None:
     machine.push(machine.memo[arg])
 
 
-def _tuple(size: int) -> Callable[[_Machine, Any], None]:
-    def step(machine: _Machine, arg: Any) -> None:
-        items = [machine.pop() for _ in range(size)]
-        machine.push(tuple(reversed(items)))
-
-    return step
+def _tuple(machine: _Machine, size: int) -> None:
+    items = [machine.pop() for _ in range(size)]
+    machine.push(tuple(reversed(items)))
 
 
 def _pairs(items: list[Value]) -> list[tuple[Value, Value]]:
@@ -257,10 +254,7 @@ def _set_of(name: str, items: list[Value]) -> Call:
 
 _CONSTANTS: dict[str, Value] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
-    "PROTO": lambda machine, arg: None,
-    "FRAME": lambda machine, arg: None,
-    "STOP": lambda machine, arg: None,
-    "READONLY_BUFFER": lambda machine, arg: None,
+    **dict.fromkeys(("PROTO", "FRAME", "STOP", "READONLY_BUFFER"), lambda machine, arg: None),
     "MARK": _mark,
     "POP": _drop,
     "POP_MARK": lambda machine, arg: machine.pop_mark().clear(),
@@ -269,19 +263,18 @@ _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _get),
     "MEMOIZE": _memoize,
     "TUPLE": lambda machine, arg: machine.push(tuple(machine.pop_mark())),
-    "TUPLE1": _tuple(1),
-    "TUPLE2": _tuple(2),
-    "TUPLE3": _tuple(3),
+    "TUPLE1": lambda machine, arg: _tuple(machine, 1),
+    "TUPLE2": lambda machine, arg: _tuple(machine, 2),
+    "TUPLE3": lambda machine, arg: _tuple(machine, 3),
     "EMPTY_LIST": lambda machine, arg: machine.push([]),
     "LIST": lambda machine, arg: machine.push(machine.pop_mark()),
     "APPEND": lambda machine, arg: _append(machine, [machine.pop()]),
-    "APPENDS": lambda machine, arg: _append(machine, machine.pop_mark()),
+    **dict.fromkeys(("APPENDS", "ADDITEMS"), lambda machine, arg: _append(machine, machine.pop_mark())),
     "EMPTY_DICT": lambda machine, arg: machine.push(Dict([])),
     "DICT": lambda machine, arg: machine.push(Dict(_pairs(machine.pop_mark()))),
     "SETITEM": lambda machine, arg: _set_items(machine, [machine.pop(), machine.pop()][::-1]),
     "SETITEMS": lambda machine, arg: _set_items(machine, machine.pop_mark()),
     "EMPTY_SET": lambda machine, arg: machine.push(_set_of("set", [])),
-    "ADDITEMS": lambda machine, arg: _append(machine, machine.pop_mark()),
     "FROZENSET": lambda machine, arg: machine.push(_set_of("frozenset", machine.pop_mark())),
     "GLOBAL": _global,
     "STACK_GLOBAL": _stack_global,

@@ -1,0 +1,40 @@
+"""What `torch.save` writes, as byte ranges: a zip of a pickle and raw storages, or, before 2020, pickles in sequence.
+
+Source: torch/serialization.py (`_save`, `_legacy_save`), torch/_utils.py (the `_rebuild_*` functions) and PKWARE's
+APPNOTE.TXT for the zip. Torch is not needed and nothing in a file is ever called: `machine` writes down what the pickle
+asks for, and only calls of the few functions that `rebuild` lists are understood.
+"""
+
+from __future__ import annotations
+
+from bertprobe.checkpoint.source import Source
+from bertprobe.checkpoint.tensors import Index
+from bertprobe.errors import UnsupportedFile
+
+HEAD = 64 * 1024  # a 12-layer BERT's pickle has 15 to 30 kB
+ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
+TAR_STARTS = (b"sys_info\0", b"pickle\0", b"storages\0", b"tensors\0")  # PyTorch 0.1.9 and older
+PICKLE_STARTS = (b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5")
+
+DAMAGED = "the file is damaged or was cut short: fetch it again"
+RESAVE = "load and save it again with torch.save"
+
+
+def recognises(head: bytes) -> bool:
+    """Whether the first bytes of a file start a zip, a pickle of protocol 2 to 5, or PyTorch's first tar format."""
+    return head.startswith(ZIP_STARTS + TAR_STARTS + PICKLE_STARTS)
+
+
+def index(source: Source) -> Index:
+    """The headers of every tensor in the file, in its order; raises `CorruptFile` or `UnsupportedFile`."""
+    head = source.read(0, min(HEAD, source.size))
+    if head.startswith(TAR_STARTS) and head[257:262] == b"ustar":
+        raise UnsupportedFile(f"{source.name} is in the tar format of PyTorch 0.1", RESAVE)
+    # Imported here, as every run imports this module, also for files of another format.
+    if head.startswith(ZIP_STARTS):
+        from bertprobe.checkpoint.torch_pickle.archive import contents
+    else:
+        from bertprobe.checkpoint.torch_pickle.legacy import contents
+    from bertprobe.checkpoint.torch_pickle.state_dict import tensors
+
+    return tensors(source, *contents(source, head))

@@ -1,0 +1,129 @@
+"""Docs are tested like code: examples run, tables are complete, the map names every room."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Run
+
+import bertprobe
+from bertprobe.statistics import STATISTICS
+from bertprobe.verdicts import RULES, SMALLEST_SIDE, TRAINED_ABOVE, UNTRAINED_BELOW
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CONSOLE = re.compile(r"^```console\n(.*?)^```", re.M | re.S)
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
+
+
+@pytest.fixture(scope="module")
+def workplace(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the examples can be typed: the model lies in it under its name."""
+    here = tmp_path_factory.mktemp("workplace")
+    model = here / "all-MiniLM-L6-v2"
+    model.mkdir()
+    for entry in minilm.iterdir():
+        (model / entry.name).symlink_to(entry)
+    return here
+
+
+def typed(command: str, workplace: Path) -> str:
+    """What a terminal of 80 columns shows for a command, without the path of this machine."""
+    environment = {**os.environ, "COLUMNS": "80", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        command, shell=True, cwd=workplace, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    out = re.sub(r"(?m)^(model +)(\S+) →.*\n(?: +.*\n)*", r"\1\2 → /home/you/\2\n", done.stdout)
+    out = re.sub(r"(?m)^(- \*\*model\*\*: )(\S+) → .*$", r"\1\2 → /home/you/\2", out)
+    return "".join(f"{line.rstrip()}\n" for line in out.replace(str(workplace), "/home/you").splitlines())
+
+
+def run_block(block: str, workplace: Path) -> Iterator[str]:
+    for line in block.splitlines():
+        if line.startswith("$ "):
+            yield f"{line}\n"
+            yield typed(line[2:], workplace)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_examples_print_what_the_page_says(page: Path, workplace: Path, request: pytest.FixtureRequest) -> None:
+    text = page.read_text()
+    blocks = CONSOLE.findall(text)
+    if blocks:
+        fresh = CONSOLE.sub(lambda match: f"```console\n{''.join(run_block(match[1], workplace))}```", text)
+        if request.config.getoption("--update-goldens"):
+            page.write_text(fresh)
+        assert fresh == page.read_text()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/exports.md"])
+def test_python_examples_run(page: str, workplace: Path) -> None:
+    options = "-o parts.safetensors --part pooler --part intermediate --layers 3 --force"
+    assert "written to parts.safetensors" in typed(f"bertprobe export all-MiniLM-L6-v2 {options}", workplace)
+    for code in PYTHON.findall((ROOT / page).read_text()):
+        subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=workplace, check=True, capture_output=True)
+
+
+def test_readme_begins_with_the_two_commands() -> None:
+    first, second = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)[:2]
+    assert first.startswith("pip install . &&")
+    assert "bertprobe inspect" in first
+    assert second == "pip install '.[test]' && python -m pytest\n"
+
+
+def test_the_findings_page_has_a_section_a_rule() -> None:
+    text = (ROOT / "docs" / "findings.md").read_text()
+    sections = dict(re.findall(r"^## `([\w-]+)`\n\n\*\*(\w+)\.\*\*", text, re.M))
+    assert sections == {rule.name: rule.severity for rule in RULES}
+
+
+def test_the_statistics_page_has_every_statistic_and_threshold() -> None:
+    text = (ROOT / "docs" / "statistics.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \|", text, re.M)
+    assert rows == [row.name for row in STATISTICS]
+    for threshold in (UNTRAINED_BELOW, TRAINED_ABOVE, SMALLEST_SIDE):
+        assert str(threshold) in text
+
+
+def test_the_exports_page_names_every_key(tiny_bert: Path, run: Run) -> None:
+    text = (ROOT / "docs" / "exports.md").read_text()
+    data = json.loads(run(["inspect", tiny_bert, "--json", "--neurons", "1"]).out)
+    keys = [*data, *data["facts"], *data["parts"][0], *data["parts"][0]["tensors"][0], *data["parts"][0]["neurons"]]
+    assert not [key for key in keys if f"`{key}`" not in text and f'"{key}"' not in text]
+
+
+@pytest.mark.parametrize("command", ["inspect", "export"])
+def test_every_command_and_option_has_help(command: str) -> None:
+    from bertprobe.cli import app
+
+    (info,) = [info for info in app.registered_commands if info.callback and info.callback.__name__ == command]
+    assert info.callback is not None
+    assert info.callback.__doc__
+    guide = "".join(page.read_text() for page in PAGES)
+    done = subprocess.run(
+        [sys.executable, "-m", "bertprobe", command, "--help"], capture_output=True, text=True, check=True
+    )
+    for option in re.findall(r"--[a-z]+", done.stdout):
+        assert option in guide or option == "--help", f"{option} is nowhere in the docs"
+
+
+def test_readme_map_names_every_room() -> None:
+    text = (ROOT / "README.md").read_text()
+    package = Path(bertprobe.__file__).parent
+    rooms = {path.name for path in package.iterdir() if not path.name.startswith("__")}
+    rooms |= {
+        path.name for folder in ("checkpoint", "verdicts", "render") for path in (package / folder).glob("[a-z]*.py")
+    }
+    assert not [name for name in rooms if name not in text]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
