@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bertprobe.checkpoint import Checkpoint, TensorHeader
-from bertprobe.errors import NotAnEncoder, PartMissing, printable
+from bertprobe.errors import NotAnEncoder, PartMissing, printable, quoted
 from bertprobe.families import ALIASES, FAMILIES, LOOKALIKES, OPTIMIZER, OTHER_DEFAULTS, WRAPPING, Family
-
 
 MOST_PARTS = 10_000  # an encoder has a few hundred at most; beyond that a table helps nobody
 
@@ -165,7 +164,7 @@ def _layer_numbers(text: str, anatomy: Anatomy) -> set[int]:
     for item in text.split(","):
         match = re.fullmatch(r"\s*(-?\d{1,9})(?:\s*-\s*(-?\d{1,9}))?\s*", item)
         if match is None:
-            raise PartMissing(f"--layers {printable(text)!r} is not a list of layers", "write it as 0,3-5,-1")
+            raise PartMissing(f"--layers {quoted(text)} is not a list of layers", "write it as 0,3-5,-1")
         first, last = (int(end) + (len(there) if int(end) < 0 else 0) for end in (match[1], match[2] or match[1]))
         asked = [layer for layer in there if first <= layer <= last]
         if not asked or first not in there or last not in there:
@@ -211,7 +210,7 @@ def _stranger(
     checkpoint: Checkpoint, stored: Mapping[str, TensorHeader], config: Mapping[str, Any], undecided: Sequence[Family]
 ) -> NotAnEncoder:
     kind = _lookalike(stored)
-    said = f", its config says {printable(str(config['model_type']))!r}" if config.get("model_type") else ""
+    said = f", its config says {quoted(str(config['model_type']))}" if config.get("model_type") else ""
     first = printable(next(iter(stored), next(iter(checkpoint.headers))))
     looks = f"looks like {kind}" if kind else f"has tensors such as {first}"
     expected = "expected a BERT-like encoder, with tensors such as encoder.layer.0.intermediate.dense.weight"

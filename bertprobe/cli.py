@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -159,19 +161,34 @@ def _one_thread_per_product() -> None:
             os.environ.setdefault(name, "1")
 
 
+# What only stdout can fail with: each file that is read or written has errors of its own.
+_STDOUT_FAILS = {errno.EPIPE, errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs a command and ends the process: 0 fine, 1 an error, 2 wrong usage, 3 findings under --strict."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal or pipe without × and →
     try:
-        app(args=words)
+        try:
+            app(args=words)
+        finally:
+            sys.stdout.flush()  # when Python ends it would be too late to say what went wrong
     except BertprobeError as error:
         _tell(f"bertprobe: {error}")
-        _hint(words)
         sys.exit(1)
     except SystemExit as end:
         if end.code == 2:
             _hint(words)
         raise
+    except OSError as error:
+        if error.errno not in _STDOUT_FAILS:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries again when it ends
+        if error.errno != errno.EPIPE:  # a reader such as `head` that has seen enough is no error
+            _tell(f"bertprobe: the result cannot be written to stdout ({error.strerror}); make room or write elsewhere")
+        sys.exit(1)
 
 
 def _hint(words: Sequence[str]) -> None:
@@ -183,8 +200,8 @@ def _hint(words: Sequence[str]) -> None:
 
 def _starts_with_a_dash(word: str) -> bool:
     """Whether a word looks like a name or text rather than an option: -model, or anything that exists or has blanks."""
-    named = word.startswith("-") and not word.startswith("--") and len(word) > 2
-    return named or (word.startswith("-") and (" " in word or Path(word).exists()))
+    named = word.startswith("-") and len(word) > 2 and not (word.startswith("--") or word[1].isdigit())
+    return named or (word.startswith("-") and (" " in word or os.path.lexists(word)))
 
 
 def _tell(message: str) -> None:

@@ -61,6 +61,11 @@ def printable(text: str) -> str:
     )
 
 
+def quoted(text: str) -> str:
+    """Foreign text in quotes, safe to print."""
+    return f"'{printable(text)}'"
+
+
 def shortened(names: list[str], most: int = 6) -> str:
     """A list of names for a message: the first few, then how many more there are."""
     shown = ", ".join(names[:most])

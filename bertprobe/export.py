@@ -257,12 +257,16 @@ def _cast(item: _Item, array: Any) -> Any:
 def _check_place(output: Output) -> None:
     """Before anything is read: the folder is there and nothing would be overwritten unasked."""
     path = output.path
-    if not path.parent.is_dir():
-        raise OutputError(f"there is no folder {printable(str(path.parent))}", "make it first")
-    if path.is_dir():
-        raise OutputError(f"{printable(str(path))} is a folder", "name a file in it")
-    if path.exists() and not output.force:
-        raise OutputError(f"{printable(str(path))} is there already", "choose another name or add --force")
+    shown = printable(str(path))
+    try:
+        if not path.parent.is_dir():
+            raise OutputError(f"there is no folder {printable(str(path.parent))}", "make it first")
+        if path.is_dir():
+            raise OutputError(f"{shown} is a folder", "name a file in it")
+        if os.path.lexists(path) and not output.force:  # a link that leads nowhere is there, too
+            raise OutputError(f"{shown} is there already", "choose another name or add --force")
+    except (OSError, ValueError) as error:  # a name too long, or with a NUL
+        raise OutputError(f"{shown} cannot be a file ({error})", "choose another name") from error
 
 
 @contextmanager

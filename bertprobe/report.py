@@ -222,12 +222,13 @@ def _neurons(numbers: Numbers, most: int) -> dict[str, list[dict[str, Any]]]:
     if norms is None:
         return {}
     z = robust_z(norms)
-    order = sorted(range(len(norms)), key=lambda row: (norms[row], row))
-    far = sorted(range(len(norms)), key=lambda row: (-abs(z[row]), row))
+    rows = [row for row in range(len(norms)) if norms[row] == norms[row]]  # a row with NaN has no norm
+    order = sorted(rows, key=lambda row: (norms[row], row))
+    far = sorted(rows, key=lambda row: (-abs(z[row]), row))
     chosen = {"largest": order[::-1][:most], "smallest": order[:most], "outlying": far[:most]}
     return {
-        kind: [{"neuron": row, "norm": float(norms[row]), "robust_z": float(z[row])} for row in rows]
-        for kind, rows in chosen.items()
+        kind: [{"neuron": row, "norm": float(norms[row]), "robust_z": float(z[row])} for row in some]
+        for kind, some in chosen.items()
     }
 
 

@@ -29,7 +29,9 @@ _NEVER_WEIGHTS = re.compile(
     r"|_embeddings?$|trainer_state|vocab)",
     re.IGNORECASE,
 )
-_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<total>[0-9]{5})(?P<suffix>\.safetensors|\.bin|\.pt|\.pth)")
+_SHARD = re.compile(
+    r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<total>[0-9]{5})(?P<suffix>\.safetensors|\.bin|\.pt|\.pth)"
+)
 _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?(@[\w./-]+)?")
 _OTHER_FORMATS = {
     ".h5": "a Keras file",
@@ -70,7 +72,7 @@ def locate(ref: str) -> Located:
         return _locate_path(ref, path, None)
     if _HUB_ID.fullmatch(ref):
         return _locate_cached(ref)
-    raise NotFound(f"there is no {printable(ref)!r}", "name a folder, a weights file or a model in the local Hub cache")
+    raise NotFound(f"there is no '{printable(ref)}'", "name a folder, a weights file or a model in the local Hub cache")
 
 
 def _expanded(ref: str) -> Path:
@@ -94,6 +96,13 @@ def _is_file(path: Path) -> bool:
     """Whether a regular file is there; what cannot be looked at is none."""
     try:
         return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
     except (OSError, ValueError):
         return False
 
@@ -236,7 +245,7 @@ def _weight_map(path: Path) -> Mapping[str, str]:
     for name in found.values():
         if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
             raise CorruptFile(
-                f"{path} names the shard {printable(name)!r}, which is not a plain file name",
+                f"{path} names the shard '{printable(name)}', which is not a plain file name",
                 "an index may only name files beside it: do not trust this one",
             )
     return found
@@ -287,7 +296,7 @@ def _transformer_folder(folder: Path, names: set[str]) -> Path | None:
         except (ValueError, RecursionError, TypeError, KeyError, StopIteration):
             pass  # the settings of another tool: without them the well-known name still serves
     plain = path and "/" not in path and path not in (".", "..")
-    return folder / path if plain and (folder / path).is_dir() else None
+    return folder / path if plain and _is_folder(folder / path) else None
 
 
 def _pooling(folder: Path) -> Mapping[str, Any] | None:
@@ -308,7 +317,9 @@ def _text(path: Path) -> str:
         if not stat.S_ISREG(status.st_mode):
             raise UnsupportedFile(f"{path} is not a regular file", "name a folder or a weights file")
         if status.st_size > MAX_JSON:
-            raise UnsupportedFile(f"{path} has {status.st_size:,} bytes, too many for settings", "is it the right file?")
+            raise UnsupportedFile(
+                f"{path} has {status.st_size:,} bytes, too many for settings", "is it the right file?"
+            )
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise NotFound(f"{path} cannot be read ({error.strerror})", "check its permissions") from error
@@ -331,7 +342,7 @@ def _locate_cached(ref: str) -> Located:
     folder = _snapshot(name, revision or "main")
     if folder is None:
         raise NotFound(
-            f"there is no path {printable(ref)!r} and no such model in the local Hub cache",
+            f"there is no path '{printable(ref)}' and no such model in the local Hub cache",
             "check the spelling, or fetch it with: hf download " + printable(name),
         )
     located = _locate_path(ref, folder, folder.name)

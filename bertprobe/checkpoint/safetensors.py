@@ -92,7 +92,7 @@ def _unique(source: Source, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         last = {name: position for position, (name, _) in enumerate(pairs)}
         twice = next(name for position, (name, _) in enumerate(pairs) if last[name] != position)
         raise CorruptFile(
-            f"the header of {source.name} names {printable(twice[:MAX_NAME])!r} twice",
+            f"the header of {source.name} names '{printable(twice[:MAX_NAME])}' twice",
             "readers disagree on which one counts: have it written again",
         )
     return found
@@ -105,7 +105,7 @@ def _tensor(source: Source, name: str, entry: Any, data_start: int) -> TensorHea
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise UnsupportedFile(
-            f"{shown} has the unknown dtype {printable(str(dtype))[:40]!r}", f"known are {', '.join(DTYPES)}"
+            f"{shown} has the unknown dtype '{printable(str(dtype)[:40])}'", f"known are {', '.join(DTYPES)}"
         )
     if not _is_whole(shape):
         raise CorruptFile(f"{shown} has a shape that is not a list of whole numbers below 2^63", DAMAGED)

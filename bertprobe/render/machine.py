@@ -65,6 +65,7 @@ def plain(value: Any) -> str:
 
 
 def _cell(text: str) -> str:
+    text = printable(text)
     for char in "\\|<`*_[]":
         text = text.replace(char, f"\\{char}" if char != "<" else "&lt;")
     return text

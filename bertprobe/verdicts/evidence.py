@@ -14,6 +14,7 @@ from bertprobe.statistics import Numbers
 UNTRAINED_BELOW = 1.05
 TRAINED_ABOVE = 1.2
 SMALLEST_SIDE = 64
+SIDE_FOR_RATIO_ALONE = 128  # below it, one in five pieces of a trained matrix looks like noise
 OUTLIER_Z = 8.0
 
 SEVERITIES = ("error", "warning", "note")
@@ -55,7 +56,7 @@ class Rule:
 
 
 def verdict(evidence: Evidence, part: Part) -> str | None:
-    """`trained`, `untrained`, `probably untrained`, `undecided` or `too small`; None without numbers.
+    """`trained`, `untrained`, `probably untrained`, `undecided` or `too small to tell`; None without numbers.
 
     The word means only: there is structure that initialisation does not have. It says nothing about quality.
     """
@@ -63,12 +64,14 @@ def verdict(evidence: Evidence, part: Part) -> str | None:
     if numbers is None or numbers.shape is None or numbers.edge_ratio is None:
         return None
     if min(numbers.shape) < SMALLEST_SIDE:
-        return "too small"
+        return "too small to tell"
     if numbers.edge_ratio > TRAINED_ABOVE:
         return "trained"
     if numbers.edge_ratio >= UNTRAINED_BELOW:
         return "undecided"
-    return "untrained" if bias_is_zero(evidence, part) else "probably untrained"
+    if bias_is_zero(evidence, part):
+        return "untrained"
+    return "probably untrained" if min(numbers.shape) >= SIDE_FOR_RATIO_ALONE else "undecided"
 
 
 def bias_is_zero(evidence: Evidence, part: Part) -> bool:

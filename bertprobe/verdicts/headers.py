@@ -8,7 +8,7 @@ from typing import Any
 
 from bertprobe.anatomy import Anatomy, Part
 from bertprobe.checkpoint import Checkpoint, TensorHeader
-from bertprobe.errors import printable
+from bertprobe.errors import printable, quoted
 from bertprobe.verdicts.evidence import Evidence, Finding
 
 
@@ -95,7 +95,7 @@ def shape_mismatch(evidence: Evidence) -> Iterator[Finding]:
         value = getattr(promised, key)
         if isinstance(value, str):  # transformers aborts on a number in quotes
             yield _mismatch(
-                None, f"config.json gives the {key} as {printable(repr(value))}, which is no whole number", {key: value}
+                None, f"config.json gives the {key} as {quoted(value)}, which is no whole number", {key: value}
             )
     for part in anatomy.parts:
         weight = part.weight
@@ -206,7 +206,7 @@ def names_hidden(evidence: Evidence) -> Iterator[Finding]:
             "names-hidden",
             "warning",
             None,
-            f"the tensors lie inside {printable(wrapper)!r} of the pickle, where transformers does not look: "
+            f"the tensors lie inside {quoted(wrapper)} of the pickle, where transformers does not look: "
             "it would load random weights and report success",
             {"wrapper": wrapper},
             "write them out with: bertprobe export MODEL --part model -o model.safetensors",
@@ -217,7 +217,7 @@ def names_hidden(evidence: Evidence) -> Iterator[Finding]:
             "names-hidden",
             "warning",
             None,
-            f"every name begins with {printable(hiding)!r}: transformers would load random weights and report success",
+            f"every name begins with {quoted(hiding)}: transformers would load random weights and report success",
             {"prefix": evidence.anatomy.prefix, "hiding": hiding},
             f"pass {printable(mapping)} to from_pretrained, or write the file anew with bertprobe export --part model",
         )
