@@ -165,15 +165,28 @@ def _layer_numbers(text: str, anatomy: Anatomy) -> set[int]:
         match = re.fullmatch(r"\s*(-?\d{1,9})(?:\s*-\s*(-?\d{1,9}))?\s*", item)
         if match is None:
             raise PartMissing(f"--layers {quoted(text)} is not a list of layers", "write it as 0,3-5,-1")
-        first, last = (int(end) + (len(there) if int(end) < 0 else 0) for end in (match[1], match[2] or match[1]))
-        asked = [layer for layer in there if first <= layer <= last]
-        if not asked or first not in there or last not in there:
-            span = f"layers {there[0]} to {there[-1]}" if there else "no layers"
+        ends = (int(end) for end in (match[1], match[2] or match[1]))
+        first, last = (end if end >= 0 or not there else there[-1] + 1 + end for end in ends)
+        if first > last:
+            raise PartMissing(f"--layers {item.strip()} runs backwards", "write the lower layer first")
+        if first not in there or last not in there:
+            has = f"layers {spans(there)}" if there else "no layers"
             raise PartMissing(
-                f"--layers {item.strip()} asks for a layer that is not there", f"this checkpoint has {span}"
+                f"--layers {item.strip()} asks for a layer that is not there", f"this checkpoint has {has}"
             )
-        found.update(asked)
+        found.update(layer for layer in there if first <= layer <= last)
     return found
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """Sorted numbers with runs drawn together: `0, 3-5, 9`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
 # ------------------------------------------------------------------------------------------------ which row
@@ -415,10 +428,14 @@ def _first(config: Mapping[str, Any], keys: Iterable[str]) -> Any:
 
 
 def _promised(row: Family, config: Mapping[str, Any], checkpoint: Checkpoint) -> Promised:
+    notes = checkpoint.metadata  # of a file that `export` wrote
+    hidden, inner = (
+        int(notes[key]) if notes.get(key, "").isdigit() else None for key in ("hidden_size", "intermediate_size")
+    )
     return Promised(
         layers=_first(config, _LAYERS),
-        hidden_size=_first(config, _HIDDEN),
-        intermediate_size=_first(config, _INTERMEDIATE),
+        hidden_size=_first(config, _HIDDEN) if config else hidden,
+        intermediate_size=_first(config, _INTERMEDIATE) if config else inner,
         vocab_size=config.get("vocab_size"),
         activation=_activation(row, config, checkpoint),
     )

@@ -75,7 +75,9 @@ def options(
 @app.command()
 def inspect(
     model: Model,
-    part: Annotated[list[Seen] | None, typer.Option("--part", help="Only this part; may be repeated.")] = None,
+    part: Annotated[
+        list[Seen] | None, typer.Option("--part", help="Only this part, gates included; may be repeated.")
+    ] = None,
     layers: Layers = None,
     shapes: Annotated[bool, typer.Option("--shapes", help="Read headers only, no tensor data.")] = False,
     spectrum: Annotated[bool, typer.Option("--spectrum", help="Add ranks, spikes, α and condition number.")] = False,
@@ -96,6 +98,9 @@ def inspect(
     from bertprobe.report import bytes_to_measure, inspection, take_numbers
     from bertprobe.verdicts import Evidence, judge
 
+    _check_format(format, json, table)
+    if layers is not None and part == [Seen.pooler]:
+        raise typer.BadParameter("--layers chooses among intermediate modules: the pooler has none")
     if shapes and (spectrum or neurons):
         raise typer.BadParameter("--shapes reads no numbers: leave it out for --spectrum or --neurons")
     checkpoint = open_checkpoint(model)
@@ -140,8 +145,10 @@ def export(
     from bertprobe.checkpoint import open_checkpoint
     from bertprobe.export import Output, require_pooler
     from bertprobe.export import export as write
-    from bertprobe.report import exportation
+    from bertprobe.report import exportation, take_numbers
+    from bertprobe.verdicts import Evidence, about, judge
 
+    _check_format(format, json, None)
     wanted = part or [Exported.pooler]
     if layers is not None and "intermediate" not in wanted:
         raise typer.BadParameter("--layers chooses among intermediate modules: add --part intermediate")
@@ -151,7 +158,17 @@ def export(
         require_pooler(checkpoint, anatomy)
     parts = None if "model" in wanted else select(anatomy, wanted, layers)
     written = write(checkpoint, anatomy, parts, Output(output, dtype, names, force))
-    render.show(exportation(checkpoint, anatomy, written), "json" if json else format)
+    _one_thread_per_product()
+    evidence = Evidence(checkpoint, anatomy, take_numbers(parts or ()))
+    findings = about(judge(evidence), parts)
+    render.show(exportation(checkpoint, anatomy, written, findings), "json" if json else format, whole=False)
+
+
+def _check_format(format: Formats, json: bool, table: str | None) -> None:
+    if json and format not in ("table", "json"):
+        raise typer.BadParameter(f"--json and --format {format} cannot both be had")
+    if table is not None and (json or format == "json"):
+        raise typer.BadParameter("--table goes with --format table, csv or markdown: JSON holds everything")
 
 
 def _one_thread_per_product() -> None:

@@ -80,6 +80,7 @@ def export(checkpoint: Checkpoint, anatomy: Anatomy, parts: Sequence[Part] | Non
     """
     writer = _writer(output.path)
     _check_place(output)
+    _check_source(checkpoint, output.path)
     items = _items(anatomy, parts, output)
     for item in items:
         check_readable(item.header)
@@ -267,6 +268,12 @@ def _check_place(output: Output) -> None:
             raise OutputError(f"{shown} is there already", "choose another name or add --force")
     except (OSError, ValueError) as error:  # a name too long, or with a NUL
         raise OutputError(f"{shown} cannot be a file ({error})", "choose another name") from error
+
+
+def _check_source(checkpoint: Checkpoint, path: Path) -> None:
+    """A checkpoint is never replaced by a part of itself, `--force` or not."""
+    if any(path.exists() and path.samefile(file.path) for file in checkpoint.files):
+        raise OutputError(f"{printable(str(path))} is the checkpoint that is being read", "choose another name")
 
 
 @contextmanager

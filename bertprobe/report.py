@@ -36,7 +36,8 @@ class Column:
     def name(self) -> str:
         """The column's name in machine formats: the path, its tensor as `weight` or `bias`."""
         words = [{0: "weight", 1: "bias"}.get(step, step) if isinstance(step, int) else step for step in self.path]
-        return ".".join(str(word) for word in words if word not in ("tensors", "statistics"))
+        kept = [str(word) for word in words if word not in ("tensors", "statistics")]
+        return ".".join(kept).replace("label", "part")
 
     def value(self, row: Mapping[str, Any]) -> Any:
         """The raw value in a row, None where the path leads nowhere."""
@@ -126,8 +127,9 @@ def inspection(evidence: Evidence, parts: Sequence[Part], findings: Sequence[Fin
     return Report(data, (*views, _tensor_view(nodes), _finding_view(told)), tuple(findings))
 
 
-def exportation(checkpoint: Checkpoint, anatomy: Anatomy, written: Written) -> Report:
-    """The report of `export`: what was written where, with the metadata."""
+def exportation(checkpoint: Checkpoint, anatomy: Anatomy, written: Written, findings: Sequence[Finding]) -> Report:
+    """The report of `export`: what was written where, with the metadata, and what there is to know about it."""
+    told = [asdict(finding) for finding in findings]
     tensors = [asdict(tensor) for tensor in written.tensors]
     data = {
         "model": checkpoint.ref,
@@ -138,7 +140,7 @@ def exportation(checkpoint: Checkpoint, anatomy: Anatomy, written: Written) -> R
             "metadata": dict(written.metadata),
             "tensors": tensors,
         },
-        "findings": [],
+        "findings": told,
         "version": bertprobe.__version__,
     }
     columns = (
@@ -148,7 +150,10 @@ def exportation(checkpoint: Checkpoint, anatomy: Anatomy, written: Written) -> R
         Column("dtype", ("dtype",), "text"),
         Column("was", ("stored_dtype",), "text", 1),
     )
-    return Report(data, (View("tensors", f"written to {written.path}", columns, tuple(tensors)),))
+    views = [View("tensors", f"written to {written.path}", columns, tuple(tensors))]
+    if told:
+        views.append(_finding_view(told))
+    return Report(data, tuple(views), tuple(findings))
 
 
 def facts(checkpoint: Checkpoint, anatomy: Anatomy) -> dict[str, Any]:
@@ -157,6 +162,7 @@ def facts(checkpoint: Checkpoint, anatomy: Anatomy) -> dict[str, Any]:
     counted = {header.location: header for header in anatomy.tensors.values() if DTYPES.get(header.dtype) is not None}
     floats = [header for header in counted.values() if DTYPES[header.dtype].is_float]
     acts = {part.activation for part in anatomy.of("intermediate", "gate") if part.activation}
+    unread = [f"{name} cannot be read: {h.refusal}" for name, h in anatomy.tensors.items() if h.refusal is not None]
     return {
         "resolved": checkpoint.resolved,
         "revision": checkpoint.revision,
@@ -170,11 +176,11 @@ def facts(checkpoint: Checkpoint, anatomy: Anatomy) -> dict[str, Any]:
         "intermediate_size": inner,
         "activation": next(iter(sorted(acts)), None),
         "parameters": sum(header.count for header in floats),
-        "dtypes": dict(Counter(header.dtype for header in anatomy.tensors.values()).most_common()),
+        "dtypes": dict(Counter(h.dtype for h in anatomy.tensors.values() if h.dtype in DTYPES).most_common()),
         "files": [{"name": file.name, "bytes": file.size} for file in checkpoint.files],
         "bytes_read": checkpoint.bytes_read,
         "bytes_total": checkpoint.bytes_total,
-        "notes": list(checkpoint.notes),
+        "notes": [*checkpoint.notes, *unread[:5], *([f"and {len(unread) - 5} more"] if len(unread) > 5 else [])],
     }
 
 
@@ -300,15 +306,15 @@ def _spectrum_view(nodes: Sequence[Mapping[str, Any]]) -> Iterator[View]:
 
 def _neuron_view(nodes: Sequence[Mapping[str, Any]]) -> Iterator[View]:
     rows = tuple(
-        {"label": node["label"], "kind": kind, **row}
+        {"part": node["label"], "which": which, **row}
         for node in nodes
-        for kind, found in node.get("neurons", {}).items()
+        for which, found in node.get("neurons", {}).items()
         for row in found
     )
     if rows:
         columns = (
-            Column("part", ("label",), "place"),
-            Column("which", ("kind",), "text"),
+            Column("part", ("part",), "place"),
+            Column("which", ("which",), "text"),
             Column("neuron", ("neuron",), "integer"),
             Column("norm", ("norm",), "real"),
             Column("robust z", ("robust_z",), "real"),
@@ -320,9 +326,13 @@ def _tensor_view(nodes: Sequence[Mapping[str, Any]]) -> View:
     """Every tensor with every statistic: what CSV writes unless another table is named."""
     rows = tuple({"part": node["label"], "verdict": node["verdict"], **t} for node in nodes for t in node["tensors"])
     columns = [Column("part", ("part",), "text")]
-    columns += [Column(title, (title,), "text") for title in ("name", "stored_name", "dtype")]
-    columns.append(Column("shape", ("shape",), "shape"))
-    columns += [Column(row.title, ("statistics", row.name), _kind(row.kind)) for row in STATISTICS]
+    columns += [Column("name", ("name",), "text"), Column("stored as", ("stored_name",), "text", 99)]
+    columns += [Column("dtype", ("dtype",), "text"), Column("shape", ("shape",), "shape")]
+    ranks = {name: rank for rank, name in enumerate((*_FIRST, *_THEN))}
+    columns += [
+        Column(row.title, ("statistics", row.name), _kind(row.kind), ranks.get(row.name, len(ranks)) + 1)
+        for row in STATISTICS
+    ]
     return View("tensors", "tensors", tuple(columns), rows, machine_only=True)
 
 

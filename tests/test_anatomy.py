@@ -87,7 +87,7 @@ def test_a_wrapped_state_dict_is_found_and_export_cures_it(tiny_bert: Path, tmp_
     (tmp_path / "config.json").write_bytes((tiny_bert / "config.json").read_bytes())
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "pytorch_model.bin")
     finding = findings_of(tmp_path)["names-hidden"]
-    assert finding.evidence == {"wrapper": "state_dict"}
+    assert finding.evidence["wrapper"] == "state_dict"
     cured = tmp_path / "cured"
     cured.mkdir()
     assert run(["export", tmp_path, "--part", "model", "-o", cured / "model.safetensors"]).code == 0
@@ -209,3 +209,15 @@ def test_a_pooler_alone_is_enough(tiny_bert: Path, tmp_path: Path, run: Any) -> 
     (pooler,) = anatomy_of(file).parts
     stored = load_file(tiny_bert / "model.safetensors")
     assert np.array_equal(next(read_tensors([pooler.tensors["pooler.dense.weight"]]))[1], stored["pooler.dense.weight"])
+
+
+def test_the_last_layer_is_the_one_of_highest_number_also_where_one_is_missing(tmp_path: Path) -> None:
+    tensors = twelve_layers()
+    del tensors["encoder.layer.3.intermediate.dense.weight"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    anatomy = anatomy_of(tmp_path)
+    assert [part.layer for part in select(anatomy, ["intermediate"], "-1")] == [11]
+    with pytest.raises(PartMissing, match=r"layers 0-2, 4-11"):
+        select(anatomy, [], "3")
+    with pytest.raises(PartMissing, match="runs backwards"):
+        select(anatomy, [], "5-4")

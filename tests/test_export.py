@@ -196,6 +196,26 @@ def test_npz_refuses_what_numpy_cannot_name(dtype: Any, tmp_path: Path, run: Any
     assert torch.equal(kept.view(torch.uint8), tensor.view(torch.uint8))
 
 
+def test_a_checkpoint_is_never_replaced_by_a_part_of_itself(tiny_bert: Path, tmp_path: Path, run: Any) -> None:
+    model = tmp_path / "model.safetensors"
+    model.write_bytes((tiny_bert / "model.safetensors").read_bytes())
+    (tmp_path / "link.safetensors").symlink_to(model)
+    for name in ("model.safetensors", "link.safetensors"):
+        ran = run(["export", tmp_path / "model.safetensors", "-o", tmp_path / name, "--force"])
+        assert ran.code == 1
+        assert "being read" in ran.err
+    assert model.read_bytes() == (tiny_bert / "model.safetensors").read_bytes()
+
+
+def test_an_untrained_pooler_is_not_exported_without_a_word(minilm: Path, tmp_path: Path, run: Any) -> None:
+    ran = run(["export", minilm, "-o", tmp_path / "pooler.safetensors", "--json"])
+    assert {finding["rule"] for finding in json.loads(ran.out)["findings"]} == {"pooler-untrained", "pooler-unused"}
+    ran = run(
+        ["export", minilm, "-o", tmp_path / "ffn.safetensors", "--part", "intermediate", "--layers", "1", "--json"]
+    )
+    assert json.loads(ran.out)["findings"] == []
+
+
 def test_an_unknown_suffix_is_refused(tiny_bert: Path, tmp_path: Path, run: Any) -> None:
     ran = run(["export", tiny_bert, "-o", tmp_path / "pooler.bin"])
     assert ran.code == 1

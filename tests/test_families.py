@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from bertprobe.anatomy import Anatomy, Part, find_parts
 from bertprobe.checkpoint import open_checkpoint, read_tensors
 from bertprobe.families import FAMILIES
+from bertprobe.verdicts import Evidence, judge
 
 ALIASES = {"gelu_pytorch_tanh": "gelu_new"}
 
@@ -54,6 +55,7 @@ def test_parts_are_where_hooks_fire(family: str, tmp_path: Path) -> None:
     assert anatomy.duplicates == {}
     assert anatomy.family == family
     assert len({part.label for part in anatomy.parts}) == len(anatomy.parts)
+    assert {finding.rule for finding in judge(Evidence(checkpoint, anatomy))} <= {"pooler-absent"}
 
 
 @pytest.mark.parametrize("family", zoo.FAMILIES)

@@ -106,6 +106,19 @@ def lost_layer(tensors: Tensors, config: dict[str, Any]) -> None:
         del tensors[UP.format(1, kind)]
 
 
+def lost_pooler_bias(tensors: Tensors, config: dict[str, Any]) -> None:
+    del tensors[POOLER.format("bias")]
+
+
+def lost_attention(tensors: Tensors, config: dict[str, Any]) -> None:
+    for name in [name for name in tensors if ".layer.1.attention." in name]:
+        del tensors[name]
+
+
+def unequal_bias(tensors: Tensors, config: dict[str, Any]) -> None:
+    tensors[UP.format(1, "bias")] = np.ones(77, np.float32)
+
+
 def lost_bias(tensors: Tensors, config: dict[str, Any]) -> None:
     del tensors[UP.format(1, "bias")]
 
@@ -145,6 +158,9 @@ CASES: list[tuple[Change, str, str | None]] = [
     (too_few_layers_promised, "shape-mismatch", None),
     (lost_layer, "layers-missing", None),
     (lost_bias, "layers-missing", "intermediate.1"),
+    (lost_pooler_bias, "layers-missing", "pooler"),
+    (lost_attention, "layers-missing", "intermediate.1"),
+    (unequal_bias, "shape-mismatch", "intermediate.1"),
     (wrapped_names, "names-hidden", None),
     (narrowed, "dtype-narrowed", None),
     (relative, "relative-positions", None),

@@ -343,17 +343,32 @@ def _locate_cached(ref: str) -> Located:
     if folder is None:
         raise NotFound(
             f"there is no path '{printable(ref)}' and no such model in the local Hub cache",
-            "check the spelling, or fetch it with: hf download " + printable(name),
+            "check the spelling, or fetch it with: hf download "
+            + printable(name + f" --revision {revision}" * bool(revision)),
         )
     located = _locate_path(ref, folder, folder.name)
     return _with(located, notes=("from the local Hub cache", *located.notes))
+
+
+# Files of which a model has at least one: the client finds a snapshot by a file in it.
+_CACHED = (
+    "config.json",
+    "bert_config.json",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+    "modules.json",
+    "tokenizer.json",
+    "README.md",
+)
 
 
 def _snapshot(name: str, revision: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
-    for file in ("config.json", "bert_config.json", "model.safetensors", "pytorch_model.bin", "modules.json"):
+    for file in _CACHED:
         try:
             found = try_to_load_from_cache(name, file, revision=revision)
         except HFValidationError:

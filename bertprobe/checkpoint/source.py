@@ -84,7 +84,9 @@ class LocalFile:
         try:
             status = self.path.stat()
         except OSError as error:
-            raise NotFound(f"{self.path} cannot be read ({error.strerror})", "check the path and its permissions") from error
+            raise NotFound(
+                f"{self.path} cannot be read ({error.strerror})", "check the path and its permissions"
+            ) from error
         if not stat.S_ISREG(status.st_mode):
             raise UnsupportedFile(f"{self.path} is not a regular file", "name a folder or a weights file")
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -6,31 +6,31 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
-from bertprobe.errors import NotFound
+from bertprobe.errors import NotFound, quoted
 from bertprobe.report import Report, View
 
-Format = Callable[[Report, TextIO, str | None], None]
+Format = Callable[[Report, TextIO, str | None, bool], None]
 
 
-def _table(report: Report, out: TextIO, table: str | None) -> None:
+def _table(report: Report, out: TextIO, table: str | None, whole: bool) -> None:
     from bertprobe.render import terminal
 
-    terminal.write(report, out, chosen(report, table))
+    terminal.write(report, out, chosen(report, table), whole=whole and table is None)
 
 
-def _json(report: Report, out: TextIO, table: str | None) -> None:
+def _json(report: Report, out: TextIO, table: str | None, whole: bool) -> None:
     from bertprobe.render import machine
 
     machine.write_json(report, out)
 
 
-def _csv(report: Report, out: TextIO, table: str | None) -> None:
+def _csv(report: Report, out: TextIO, table: str | None, whole: bool) -> None:
     from bertprobe.render import machine
 
     machine.write_csv(report, out, chosen(report, table or "tensors"))
 
 
-def _markdown(report: Report, out: TextIO, table: str | None) -> None:
+def _markdown(report: Report, out: TextIO, table: str | None, whole: bool) -> None:
     from bertprobe.render import machine
 
     machine.write_markdown(report, out, chosen(report, table))
@@ -39,9 +39,14 @@ def _markdown(report: Report, out: TextIO, table: str | None) -> None:
 FORMATS: dict[str, Format] = {"table": _table, "json": _json, "csv": _csv, "markdown": _markdown}
 
 
-def show(report: Report, format: str = "table", table: str | None = None, out: TextIO | None = None) -> None:
-    """Writes a report to stdout, or `out`, in one of `FORMATS`; `table` names a single view, JSON takes none."""
-    FORMATS[format](report, out or sys.stdout, table)
+def show(
+    report: Report, format: str = "table", table: str | None = None, *, whole: bool = True, out: TextIO | None = None
+) -> None:
+    """Writes a report to stdout, or `out`, in one of `FORMATS`.
+
+    `table` names a single view, JSON takes none; a report that is not `whole` leaves out the facts where people read.
+    """
+    FORMATS[format](report, out or sys.stdout, table, whole)
 
 
 def chosen(report: Report, table: str | None) -> tuple[View, ...]:
@@ -50,5 +55,9 @@ def chosen(report: Report, table: str | None) -> tuple[View, ...]:
         return tuple(view for view in report.views if not view.machine_only)
     found = tuple(view for view in report.views if view.name == table)
     if not found:
-        raise NotFound(f"there is no table {table!r} here", f"there are {', '.join(v.name for v in report.views)}")
+        there = ", ".join(view.name for view in report.views)
+        raise NotFound(
+            f"there is no table {quoted(table)} here, only {there}",
+            "spectrum and neurons appear with --spectrum and --neurons N",
+        )
     return found

@@ -26,12 +26,11 @@ VERDICT_STYLES = {"trained": "green", "untrained": "bold red", "probably untrain
 SEVERITY_STYLES = {"error": "bold red", "warning": "bold yellow", "note": "cyan"}
 
 
-def write(report: Report, out: TextIO, views: Sequence[View]) -> None:
-    """Facts, tables, findings; a pipe gets every column at its natural width."""
+def write(report: Report, out: TextIO, views: Sequence[View], *, whole: bool = True) -> None:
+    """Facts (of a `whole` report), tables, findings; a pipe gets every column at its natural width."""
     width = _width(out)
     # soft_wrap: rich must not fold what we have measured, and a pipe has no width
     console = Console(file=out, width=width, highlight=False, soft_wrap=True)
-    whole = len(views) != 1
     if whole:
         _write_facts(console, report, width)
     hidden = 0
@@ -46,7 +45,7 @@ def write(report: Report, out: TextIO, views: Sequence[View]) -> None:
             console.print(Text(line, style="dim"))
     for view in views:
         if view.name == "findings":
-            if whole:
+            if len(views) > 1:
                 console.print()
             _write_findings(console, view, width)
 
@@ -168,7 +167,7 @@ def _write_findings(console: Console, view: View, width: int) -> None:
         console.print(head + Text(f"{first['rule']}", style="bold") + Text(where))
         texts = [printable(str(first["message"]))]
         if others:
-            texts.append(f"likewise: {', '.join(_spans(others))}")
+            texts.append(f"likewise {', '.join(_spans(others))}")
         texts.append(f"→ {printable(str(first['cure']))}")
         for text in texts:
             for line in _wrapped(console, text, min(width, 120) - 8):
@@ -194,6 +193,7 @@ def _alike(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]
     """Findings of one rule on several parts are told once, in the place of the first."""
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
-        key = (row["rule"], row["severity"], row["cure"], None if row["part"] else row["message"])
+        same = row["evidence"].get("verdict") if row["part"] else row["message"]
+        key = (row["rule"], row["severity"], row["cure"], same)
         groups.setdefault(key, []).append(row)
     yield from groups.values()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from bertprobe.anatomy import Part
 from bertprobe.verdicts import headers, numbers
 from bertprobe.verdicts.evidence import (
     OUTLIER_Z,
@@ -26,6 +27,7 @@ __all__ = [
     "Evidence",
     "Finding",
     "Rule",
+    "about",
     "judge",
     "verdict",
 ]
@@ -35,6 +37,12 @@ def judge(evidence: Evidence) -> tuple[Finding, ...]:
     """Every finding, the worst first, in the order of `RULES` within a severity."""
     found = [finding for rule in RULES for finding in rule.look(evidence)]
     return tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))
+
+
+def about(findings: Sequence[Finding], parts: Sequence[Part] | None) -> tuple[Finding, ...]:
+    """The findings on these parts; all of them, the absent included, where `parts` is None for the whole model."""
+    labels = None if parts is None else {part.label for part in parts}
+    return tuple(finding for finding in findings if labels is None or finding.part in labels)
 
 
 def duplicates(evidence: Evidence) -> Iterator[Finding]:

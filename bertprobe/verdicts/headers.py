@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bertprobe.anatomy import Anatomy, Part
+from bertprobe.anatomy import Anatomy, Part, spans
 from bertprobe.checkpoint import Checkpoint, TensorHeader
-from bertprobe.errors import printable, quoted
+from bertprobe.errors import printable, quoted, shortened
 from bertprobe.verdicts.evidence import Evidence, Finding
 
 
@@ -16,16 +16,21 @@ def pooler_absent(evidence: Evidence) -> Iterator[Finding]:
     if evidence.anatomy.of("pooler"):
         return
     reason, saved_by = why_no_pooler(evidence.checkpoint, evidence.anatomy)
+    never = evidence.anatomy.family in _NEVER_POOL or evidence.anatomy.row.pooler is None
     yield Finding(
         "pooler-absent",
         "note",
         "pooler",
         f"there is no pooler: {reason}",
         {"architectures": saved_by, "tensors": len(evidence.anatomy.tensors)},
-        "do not use pooler_output of this checkpoint: transformers would invent its weights anew at every load",
+        _WITHOUT_POOLER if never else _INVENTED_POOLER,
     )
 
 
+_INVENTED_POOLER = (
+    "do not use pooler_output of this checkpoint: transformers would invent its weights anew at every load"
+)
+_WITHOUT_POOLER = "nothing to mend: pool the hidden states, by mean or by the first token, as this family's users do"
 _NEVER_POOL = {
     "distilbert": "DistilBERT has none by design",
     "electra": "ELECTRA has none by design",
@@ -103,7 +108,14 @@ def shape_mismatch(evidence: Evidence) -> Iterator[Finding]:
             yield from _part_shape(part, weight, promised.hidden_size, promised.intermediate_size)
         if weight is not None and part.bias is not None and part.bias.count != _neurons(weight):
             shapes: dict[str, Any] = {"weight": list(weight.shape), "bias": list(part.bias.shape)}
-            yield _mismatch(part.label, "weight and bias are not of the same height", shapes)
+            yield Finding(
+                "shape-mismatch",
+                "error",
+                part.label,
+                f"its weight has {_neurons(weight):,} rows, its bias {part.bias.count:,} entries",
+                shapes,
+                "the file is damaged or was put together wrongly: fetch it again",
+            )
     words = anatomy.tensors.get("embeddings.word_embeddings.weight")
     if words is not None and type(promised.vocab_size) is int and words.shape[:1] != (promised.vocab_size,):
         evidence_ = {"vocab_size": promised.vocab_size, "embeddings": list(words.shape)}
@@ -165,16 +177,18 @@ def layers_missing(evidence: Evidence) -> Iterator[Finding]:
             "layers-missing",
             "error",
             None,
-            f"{len(missing)} of {count} layers have no intermediate: {_ranges(missing)}",
+            f"{len(missing)} of {count} layers have no intermediate: {spans(missing)}",
             {"missing": missing, "there": list(there), "config": promised},
             "fetch the missing shard; transformers would fill these layers with random numbers",
         )
     yield from _tensors_missing(anatomy)
+    if anatomy.row.canonical:
+        yield from _holes(anatomy)
 
 
 def _tensors_missing(anatomy: Anatomy) -> Iterator[Finding]:
     """Parts that lack the weight or bias which their like have."""
-    with_bias = {part.role for part in anatomy.parts if part.bias is not None}
+    with_bias = {part.role for part in anatomy.parts if part.bias is not None} | {"pooler"}
     for part in anatomy.parts:
         lacks = [kind for kind, tensor in (("weight", part.weight), ("bias", part.bias)) if tensor is None]
         if "weight" in lacks or ("bias" in lacks and part.role in with_bias):
@@ -188,38 +202,49 @@ def _tensors_missing(anatomy: Anatomy) -> Iterator[Finding]:
             )
 
 
-def _ranges(numbers: list[int]) -> str:
-    """`0, 3-5, 9` for a sorted list."""
-    spans: list[list[int]] = []
-    for number in numbers:
-        if spans and spans[-1][1] == number - 1:
-            spans[-1][1] = number
-        else:
-            spans.append([number, number])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
+def _holes(anatomy: Anatomy) -> Iterator[Finding]:
+    """Layers that lack a tensor, outside the intermediate module, which the other layers have."""
+    layers: dict[int, set[str]] = {number: set() for number in anatomy.layers}
+    for name in anatomy.tensors:
+        match = re.fullmatch(r"encoder\.layer\.(\d{1,9})\.(.+)", name)
+        if match and int(match[1]) in layers:
+            layers[int(match[1])].add(match[2])
+    everywhere = set().union(*layers.values())
+    for number, names in layers.items():
+        missing = sorted(name for name in everywhere - names if not name.startswith("intermediate."))
+        if missing:
+            yield Finding(
+                "layers-missing",
+                "error",
+                f"intermediate.{number}",
+                f"around it layer {number} lacks what other layers have: {printable(shortened(missing, 3))}",
+                {"missing": missing, "layer": number},
+                "fetch the checkpoint again; transformers would fill the gaps with invented numbers",
+            )
 
 
 def names_hidden(evidence: Evidence) -> Iterator[Finding]:
     hiding, wrapper = evidence.anatomy.hiding, evidence.checkpoint.wrapper
+    anew = f"bertprobe export {printable(evidence.checkpoint.ref)} --part model -o NEW/model.safetensors"
+    fate = "transformers would load random weights and report success"
     if wrapper:
         yield Finding(
             "names-hidden",
             "warning",
             None,
-            f"the tensors lie inside {quoted(wrapper)} of the pickle, where transformers does not look: "
-            "it would load random weights and report success",
-            {"wrapper": wrapper},
-            "write them out with: bertprobe export MODEL --part model -o model.safetensors",
+            f"the tensors lie inside {quoted(wrapper)} of the pickle, where nobody looks: {fate}",
+            {"wrapper": wrapper, "prefix": evidence.anatomy.prefix, "hiding": hiding},
+            f"write the file anew with {anew}, and put config.json beside it",
         )
-    if hiding:
+    elif hiding:
         mapping = f'key_mapping={{r"^{re.escape(hiding)}": ""}}'
         yield Finding(
             "names-hidden",
             "warning",
             None,
-            f"every name begins with {quoted(hiding)}: transformers would load random weights and report success",
+            f"every name begins with {quoted(hiding)}: {fate}",
             {"prefix": evidence.anatomy.prefix, "hiding": hiding},
-            f"pass {printable(mapping)} to from_pretrained, or write the file anew with bertprobe export --part model",
+            f"pass {printable(mapping)} to from_pretrained, or write the file anew with {anew}",
         )
 
 

@@ -27,14 +27,15 @@ def untrained(role: str) -> Callable[[Evidence], Iterator[Finding]]:
             word = verdict(evidence, part)
             numbers = evidence.of(part)
             if numbers is not None and word in ("untrained", "probably untrained"):
-                yield _untrained_finding(role, part, word, numbers, bias_is_zero(evidence, part))
+                zero = bias_is_zero(evidence, part) if part.bias is not None else None
+                yield _untrained_finding(role, part, word, numbers, zero)
 
     return look
 
 
-def _untrained_finding(role: str, part: Part, word: str, numbers: Numbers, bias_zero: bool) -> Finding:
+def _untrained_finding(role: str, part: Part, word: str, numbers: Numbers, bias_zero: bool | None) -> Finding:
     what = "the pooler" if role == "pooler" else "this layer"
-    also = " and its bias is all zero" if bias_zero else ", though its bias is not zero"
+    also = {True: " and its bias is all zero", False: ", though its bias is not zero", None: ""}[bias_zero]
     cure = (
         "do not use pooler_output: take mean pooling or the first hidden state, or train the pooler on your task"
         if role == "pooler"
