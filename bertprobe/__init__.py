@@ -21,6 +21,7 @@ _HOMES = {
     "bertprobe.checkpoint": ("Checkpoint", "TensorHeader", "open_checkpoint", "read_tensors"),
     "bertprobe.errors": ("BertprobeError",),
     "bertprobe.export": ("Output", "export"),
+    "bertprobe.modules": ("Intermediate", "Pooler"),
     "bertprobe.report": ("Report", "inspection", "take_numbers"),
     "bertprobe.statistics": ("Numbers", "Summary", "measure", "summarize"),
     "bertprobe.verdicts": ("Evidence", "Finding", "judge", "verdict"),
@@ -33,9 +34,11 @@ __all__ = [
     "Checkpoint",
     "Evidence",
     "Finding",
+    "Intermediate",
     "Numbers",
     "Output",
     "Part",
+    "Pooler",
     "Report",
     "Summary",
     "TensorHeader",
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
     from bertprobe.checkpoint import Checkpoint, TensorHeader, open_checkpoint, read_tensors
     from bertprobe.errors import BertprobeError
     from bertprobe.export import Output, export
+    from bertprobe.modules import Intermediate, Pooler
     from bertprobe.report import Report, inspection, take_numbers
     from bertprobe.statistics import Numbers, Summary, measure, summarize
     from bertprobe.verdicts import Evidence, Finding, judge, verdict

@@ -10,7 +10,7 @@ from typing import Any
 from bertprobe.checkpoint import safetensors, torch_pickle
 from bertprobe.checkpoint.locate import Located, locate
 from bertprobe.checkpoint.source import LocalFile, Source
-from bertprobe.checkpoint.tensors import DTYPES, Index, Piece, TensorHeader, check_readable, read_tensors
+from bertprobe.checkpoint.tensors import DTYPES, Index, Piece, TensorHeader, check_readable, map_tensors, read_tensors
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, shortened
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Source",
     "TensorHeader",
     "check_readable",
+    "map_tensors",
     "open_checkpoint",
     "read_tensors",
 ]

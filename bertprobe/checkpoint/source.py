@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import stat
 from pathlib import Path
@@ -32,11 +33,16 @@ class Source(Protocol):
         """Exactly the bytes `start` to `stop`, as a copy; `CorruptFile` if the file has fewer."""
         ...
 
+    def view(self, start: int, stop: int) -> memoryview:
+        """The same bytes without a copy, where the source can."""
+        ...
+
 
 class LocalFile:
     """A file on disk, opened anew for every read so that nothing has to be closed.
 
-    A copy, not a map: a mapped file counts as memory, and kills the process if somebody truncates it meanwhile.
+    What is read is a copy: a mapped file counts as memory, and kills the process if somebody truncates it meanwhile.
+    Only what runs over the same weights again and again asks for a `view`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,6 +50,7 @@ class LocalFile:
         self.name = path.name
         self._identity = self._look()
         self._seen: list[tuple[int, int]] = []
+        self._map: mmap.mmap | None = None
 
     @property
     def size(self) -> int:
@@ -73,6 +80,22 @@ class LocalFile:
             )
         self._note(start, stop)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def view(self, start: int, stop: int) -> memoryview:
+        """The bytes where they lie, mapped."""
+        if not 0 <= start <= stop <= self.size or self._look() != self._identity:
+            raise CorruptFile(
+                f"{self.path} changed while it was being read", "wait until it is written, then try again"
+            )
+        if self._map is None:
+            try:
+                with open(self.path, "rb") as file:
+                    # A private map may be written to, which numpy and torch expect of memory; the file stays as it is.
+                    self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            except (OSError, ValueError) as error:
+                raise NotFound(f"{self.path} cannot be read ({error})", "check its permissions") from error
+        self._note(start, stop)
+        return memoryview(self._map)[start:stop]
 
     def _note(self, start: int, stop: int) -> None:
         """Keeps the ranges read so far disjoint: what is read twice counts once."""

@@ -196,6 +196,22 @@ def read_tensors(headers: Iterable[TensorHeader]) -> Iterator[tuple[TensorHeader
             yield header, _assemble(header)
 
 
+def map_tensors(headers: Iterable[TensorHeader]) -> Iterator[tuple[TensorHeader, Array]]:
+    """Each header with a view of its bytes where they lie in one piece: nothing is read before it is used.
+
+    For what runs over the same weights again and again. Raises as `read_tensors` does.
+    """
+    for header in headers:
+        check_readable(header)
+        if len(header.pieces) != 1:
+            yield header, _assemble(header)
+            continue
+        (piece,) = header.pieces
+        if piece.guard is not None:
+            piece.guard.check(piece.source.read(piece.guard.start, piece.guard.stop))
+        yield header, _array(header, piece.source.view(piece.start, piece.stop))
+
+
 def check_readable(header: TensorHeader) -> None:
     """Raises `UnsupportedFile`, by name, for a tensor whose values cannot be had."""
     name = printable(header.name)

@@ -1,0 +1,362 @@
+"""The few operations in which numpy and torch differ; everything else in `layers` is said once for both.
+
+A row of `BACKENDS` is made for a device and a dtype. Arrays are packed: (T, H) for the T tokens of all texts, with the
+length of each text beside them; nothing is ever padded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import Any, Protocol
+
+from bertprobe.errors import UnsupportedFile
+
+Array = Any
+Activation = Callable[[Array], Array]
+
+
+class Backend(Protocol):
+    """An array library on a device, at a dtype."""
+
+    name: str
+    device: str
+    dtype: str
+
+    def array(self, values: Array) -> Array:
+        """A stored tensor as this library's, without a copy where dtype and device allow."""
+        ...
+
+    def numpy(self, values: Array) -> Array:
+        """Values as a numpy float32 array."""
+        ...
+
+    def gather(self, table: Array, ids: Array) -> Array:
+        """Rows (T, H) of a table (V, H), in the compute dtype; the table itself is not converted."""
+        ...
+
+    def dense(self, x: Array, weight: Array, bias: Array | None) -> Array:
+        """x Wᵀ + b: (T, in) → (T, out), W (out, in)."""
+        ...
+
+    def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:
+        """Layer norm over the last axis."""
+        ...
+
+    def attention(self, query: Array, key: Array, value: Array, heads: int, lengths: Sequence[int]) -> Array:
+        """softmax(q kᵀ / √d) v within each text; key and value (T, H), query (T, H) or (N, H) for one row a text."""
+        ...
+
+    def activation(self, name: str) -> Activation:
+        """The activation of that name, `UnsupportedFile` where this library has none."""
+        ...
+
+    def tanh(self, x: Array) -> Array:
+        """Hyperbolic tangent."""
+        ...
+
+
+def runs(lengths: Sequence[int]) -> Iterator[tuple[int, int, int, int]]:
+    """Texts of equal length side by side: (first text, number of texts, their length, first token) of each run."""
+    text = token = 0
+    for length, group in groupby(lengths):
+        count = len(list(group))
+        yield text, count, int(length), token
+        text += count
+        token += count * int(length)
+
+
+# ------------------------------------------------------------------------------------------------ numpy
+
+BLOCK = 2**16  # elements of an activation done at a time, so that its intermediate results stay in cache
+
+
+class NumpyBackend:
+    """numpy on the CPU, float32: what answers one text before torch would have been imported."""
+
+    name = "numpy"
+    device = "cpu"
+    dtype = "float32"
+
+    def array(self, values: Array) -> Array:
+        import numpy as np
+
+        return np.asarray(values, np.float32)
+
+    def numpy(self, values: Array) -> Array:
+        return values
+
+    def gather(self, table: Array, ids: Array) -> Array:
+        import numpy as np
+
+        return np.asarray(table[ids], np.float32)
+
+    def dense(self, x: Array, weight: Array, bias: Array | None) -> Array:
+        out = x @ weight.T
+        if bias is not None:
+            out += bias
+        return out
+
+    def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:
+        import numpy as np
+
+        centred = x - x.mean(-1, keepdims=True)
+        variance = np.einsum("ij,ij->i", centred, centred)[:, None] / x.shape[-1]
+        centred *= 1 / np.sqrt(variance + np.float32(eps))
+        centred *= weight
+        centred += bias
+        return centred
+
+    def attention(self, query: Array, key: Array, value: Array, heads: int, lengths: Sequence[int]) -> Array:
+        import numpy as np
+
+        out = np.empty_like(query)
+        one = len(query) == len(lengths) != len(key)
+        size = query.shape[-1] // heads
+        scale = np.float32(size**-0.5)
+        for text, count, length, token in runs(lengths):
+            rows = slice(text, text + count) if one else slice(token, token + count * length)
+            tokens = slice(token, token + count * length)
+            q = query[rows].reshape(count, -1, heads, size).transpose(0, 2, 1, 3) * scale
+            k = key[tokens].reshape(count, length, heads, size).transpose(0, 2, 3, 1)
+            v = value[tokens].reshape(count, length, heads, size).transpose(0, 2, 1, 3)
+            scores = q @ k
+            scores -= scores.max(-1, keepdims=True)
+            np.exp(scores, out=scores)
+            scores /= scores.sum(-1, keepdims=True)
+            out[rows] = (scores @ v).transpose(0, 2, 1, 3).reshape(-1, heads * size)
+        return out
+
+    def activation(self, name: str) -> Activation:
+        function = ACTIVATIONS.get(name, (None, None))[0]
+        if function is None:
+            raise UnsupportedFile(f"numpy has no activation {name!r} here", "choose --backend torch")
+        return blockwise(function)
+
+    def tanh(self, x: Array) -> Array:
+        import numpy as np
+
+        return np.tanh(x)
+
+
+def blockwise(function: Activation) -> Activation:
+    """An elementwise function done block by block."""
+
+    def apply(x: Array) -> Array:
+        import numpy as np
+
+        out = np.empty(x.shape, x.dtype)
+        flat, filled = np.ascontiguousarray(x).reshape(-1), out.reshape(-1)
+        for start in range(0, flat.size, BLOCK):
+            filled[start : start + BLOCK] = function(flat[start : start + BLOCK])
+        return out
+
+    return apply
+
+
+# erf(x) ≈ x P(x²) / Q(x²) for |x| ≤ 3.92, beyond which float32's erf is ±1: least maximal relative error, 2e-9 before
+# rounding; evaluated in float32 it stays within 4e-7 of erf (test_backends measures it).
+_ERF_LIMIT = 3.92
+_ERF_P = (
+    -1.2800719890439183e-08,
+    4.609419749688653e-06,
+    3.767652691210979e-04,
+    3.8386164981611104e-03,
+    5.4244057683457574e-02,
+    1.8513465378699448e-01,
+    1.1283791691601883,
+)
+_ERF_Q = (
+    6.240092528124118e-05,
+    1.3015320172786277e-03,
+    1.5430058861531263e-02,
+    1.13873637849454e-01,
+    4.974047214643793e-01,
+    1.0,
+)
+
+
+def erf(x: Array) -> Array:
+    """The error function of a float32 array, elementwise, to float32's accuracy."""
+    import numpy as np
+
+    x = np.clip(x, -_ERF_LIMIT, _ERF_LIMIT)
+    square = x * x
+    return x * _horner(_ERF_P, square) / _horner(_ERF_Q, square)
+
+
+def _horner(coefficients: Sequence[float], x: Array) -> Array:
+    import numpy as np
+
+    value = np.full_like(x, coefficients[0])
+    for coefficient in coefficients[1:]:
+        value *= x
+        value += x.dtype.type(coefficient)
+    return value
+
+
+def _np(name: str) -> Any:
+    import numpy as np
+
+    return getattr(np, name)
+
+
+def _sigmoid(x: Array) -> Array:
+    return 0.5 * (1 + _np("tanh")(0.5 * x))
+
+
+def _tanh_gelu(x: Array) -> Array:
+    return 0.5 * x * (1 + _np("tanh")(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+
+
+# ------------------------------------------------------------------------------------------------ torch
+
+
+class TorchBackend:
+    """torch on any of its devices, in float32, bfloat16 or float16."""
+
+    name = "torch"
+
+    def __init__(self, device: str = "cpu", dtype: str = "float32") -> None:
+        import torch
+
+        self.device, self.dtype = device, dtype
+        self._device, self._dtype = torch.device(device), getattr(torch, dtype)
+
+    def array(self, values: Array) -> Array:
+        return _as_torch(values).to(self._device, self._dtype)
+
+    def stored(self, values: Array) -> Array:
+        """A copy of a stored tensor in the dtype it is stored in."""
+        return _as_torch(values).clone()
+
+    def numpy(self, values: Array) -> Array:
+        return values.detach().float().cpu().numpy()
+
+    def gather(self, table: Array, ids: Array) -> Array:
+        import torch
+
+        rows = _as_torch(table)[torch.as_tensor(ids)]
+        return rows.to(self._device, self._dtype)
+
+    def dense(self, x: Array, weight: Array, bias: Array | None) -> Array:
+        from torch.nn.functional import linear
+
+        return linear(x, weight, bias)
+
+    def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:
+        from torch.nn.functional import layer_norm
+
+        return layer_norm(x, weight.shape, weight, bias, eps)
+
+    def attention(self, query: Array, key: Array, value: Array, heads: int, lengths: Sequence[int]) -> Array:
+        from torch.nn.functional import scaled_dot_product_attention
+
+        size = query.shape[-1] // heads
+        one = len(query) == len(lengths) != len(key)
+        out = query.new_empty(query.shape)
+        for text, count, length, token in runs(lengths):
+            rows = slice(text, text + count) if one else slice(token, token + count * length)
+            tokens = slice(token, token + count * length)
+            q, k, v = (
+                x.view(count, -1, heads, size).transpose(1, 2) for x in (query[rows], key[tokens], value[tokens])
+            )
+            mixed = scaled_dot_product_attention(q, k, v, scale=size**-0.5)
+            out[rows] = mixed.transpose(1, 2).reshape(-1, heads * size)
+        return out
+
+    def activation(self, name: str) -> Activation:
+        function = ACTIVATIONS.get(name, (None, None))[1]
+        if function is None:
+            raise UnsupportedFile(f"the activation {name!r} is not known", f"known are {', '.join(ACTIVATIONS)}")
+        return function
+
+    def tanh(self, x: Array) -> Array:
+        import torch
+
+        return torch.tanh(x)
+
+
+def _as_torch(values: Array) -> Array:
+    """A numpy array as a tensor over the same memory; ml_dtypes' types by way of their bits."""
+    import torch
+
+    if isinstance(values, torch.Tensor):
+        return values
+    if values.dtype.kind in "fiub":
+        return torch.from_numpy(values if values.flags.writeable else values.copy())
+    bits = values.view(f"u{values.dtype.itemsize}")
+    return torch.from_numpy(bits if bits.flags.writeable else bits.copy()).view(getattr(torch, values.dtype.name))
+
+
+def _torch(name: str) -> Any:
+    import torch
+
+    return getattr(torch, name)
+
+
+def _functional(name: str, **options: Any) -> Activation:
+    def apply(x: Array) -> Array:
+        import torch
+
+        return getattr(torch.nn.functional, name)(x, **options)
+
+    return apply
+
+
+def _cubed(x: Array) -> Array:
+    return _torch("tanh")(math.sqrt(2.0 / math.pi) * (x + 0.044715 * _torch("pow")(x, 3.0)))
+
+
+# The order of factors is transformers': it decides how values and gradients round.
+def _gelu_new(x: Array) -> Array:
+    return 0.5 * x * (1.0 + _cubed(x))
+
+
+def _gelu_python_tanh(x: Array) -> Array:
+    return x * 0.5 * (1.0 + _cubed(x))
+
+
+def _laplace(x: Array) -> Array:
+    return 0.5 * (1.0 + _torch("erf")((x - 0.707107).div(0.282095 * math.sqrt(2.0))))
+
+
+ACTIVATIONS: dict[str, tuple[Activation | None, Activation]] = {
+    "gelu": (lambda x: 0.5 * x * (1 + erf(x * math.sqrt(0.5))), _functional("gelu")),
+    "gelu_10": (
+        lambda x: _np("clip")(0.5 * x * (1 + erf(x * math.sqrt(0.5))), -10, 10),
+        lambda x: _torch("clip")(_functional("gelu")(x), -10, 10),
+    ),
+    "gelu_fast": (
+        _tanh_gelu,
+        lambda x: 0.5 * x * (1.0 + _torch("tanh")(x * 0.7978845608 * (1.0 + 0.044715 * x * x))),
+    ),
+    "gelu_new": (_tanh_gelu, _gelu_new),
+    "gelu_python": (
+        lambda x: 0.5 * x * (1 + erf(x * math.sqrt(0.5))),
+        lambda x: x * 0.5 * (1.0 + _torch("erf")(x / math.sqrt(2.0))),
+    ),
+    "gelu_pytorch_tanh": (_tanh_gelu, _functional("gelu", approximate="tanh")),
+    "gelu_python_tanh": (_tanh_gelu, _gelu_python_tanh),
+    "gelu_accurate": (_tanh_gelu, _gelu_new),
+    "hardswish": (lambda x: x * _np("clip")(x + 3, 0, 6) / 6, _functional("hardswish")),
+    "laplace": (lambda x: 0.5 * (1 + erf((x - 0.707107) / (0.282095 * math.sqrt(2.0)))), _laplace),
+    "leaky_relu": (lambda x: _np("where")(x > 0, x, 0.01 * x), _functional("leaky_relu")),
+    "linear": (lambda x: x, lambda x: x),
+    "mish": (lambda x: x * _np("tanh")(_np("logaddexp")(0, x)), _functional("mish")),
+    "quick_gelu": (lambda x: x * _sigmoid(1.702 * x), lambda x: x * _torch("sigmoid")(1.702 * x)),
+    "relu": (lambda x: _np("maximum")(x, 0), _functional("relu")),
+    "relu2": (lambda x: _np("square")(_np("maximum")(x, 0)), lambda x: _functional("relu")(x).square()),
+    "relu6": (lambda x: _np("clip")(x, 0, 6), _functional("relu6")),
+    "sigmoid": (_sigmoid, lambda x: _torch("sigmoid")(x)),
+    "silu": (lambda x: x * _sigmoid(x), _functional("silu")),
+    "sqrtsoftplus": (
+        lambda x: _np("sqrt")(_np("logaddexp")(0, x)),
+        lambda x: _functional("softplus")(x).sqrt(),
+    ),
+    "swish": (lambda x: x * _sigmoid(x), _functional("silu")),
+    "tanh": (lambda x: _np("tanh")(x), lambda x: _torch("tanh")(x)),
+}
+
+BACKENDS: dict[str, Callable[..., Backend]] = {"numpy": NumpyBackend, "torch": TorchBackend}
