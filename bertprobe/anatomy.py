@@ -123,7 +123,7 @@ def find_parts(checkpoint: Checkpoint) -> Anatomy:
     config = _text_config(checkpoint.config or {})
     stored = {name: header for name, header in checkpoint.headers.items() if not OPTIMIZER.search(name)}
     row = _recognise(checkpoint, stored, config)
-    naming = _Naming(row, str(config.get("model_type", "")), stored)
+    naming = _Naming(row, _model_type(config), stored)
     tensors, duplicates = naming.canonical_names(stored)
     promised = _promised(row, config, checkpoint)
     return Anatomy(
@@ -193,7 +193,7 @@ def spans(numbers: Sequence[int]) -> str:
 
 
 def _recognise(checkpoint: Checkpoint, stored: Mapping[str, TensorHeader], config: Mapping[str, Any]) -> Family:
-    model_type = config.get("model_type")
+    model_type = _model_type(config)
     undecided = []
     for row in FAMILIES:
         if not _has(row, stored):
@@ -223,11 +223,11 @@ def _stranger(
     checkpoint: Checkpoint, stored: Mapping[str, TensorHeader], config: Mapping[str, Any], undecided: Sequence[Family]
 ) -> NotAnEncoder:
     kind = _lookalike(stored)
-    said = f", its config says {quoted(str(config['model_type']))}" if config.get("model_type") else ""
+    said = f", its config says {quoted(_model_type(config))}" if _model_type(config) else ""
     first = printable(next(iter(stored), next(iter(checkpoint.headers))))
     looks = f"looks like {kind}" if kind else f"has tensors such as {first}"
     expected = "expected a BERT-like encoder, with tensors such as encoder.layer.0.intermediate.dense.weight"
-    if undecided and not config.get("model_type"):
+    if undecided and not _model_type(config):
         types = ", ".join(sorted({t for row in undecided for t in row.model_types}))
         return NotAnEncoder(
             f"{checkpoint.resolved} {looks}, but spells its layers as {types} do too, and no config.json tells",
@@ -238,8 +238,8 @@ def _stranger(
 
 def _family(row: Family, config: Mapping[str, Any], prefix: str) -> str:
     """The config's model_type, else what the prefix says, else the row."""
-    if config.get("model_type"):
-        return str(config["model_type"])
+    if _model_type(config):
+        return _model_type(config)
     for model_type, prefixes in row.model_types.items():
         if prefix.rstrip(".") in prefixes.split():
             return model_type
@@ -423,6 +423,12 @@ def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return config
 
 
+def _model_type(config: Mapping[str, Any]) -> str:
+    """The config's model_type, empty where it has none or no text."""
+    found = config.get("model_type")
+    return found if isinstance(found, str) else ""
+
+
 def _first(config: Mapping[str, Any], keys: Iterable[str]) -> Any:
     return next((config[key] for key in keys if config.get(key) is not None), None)
 
@@ -450,4 +456,4 @@ def _activation(row: Family, config: Mapping[str, Any], checkpoint: Checkpoint) 
         return "gelu" if value else "relu"
     if isinstance(value, str):
         return ALIASES.get(value, value)
-    return OTHER_DEFAULTS.get(str(config.get("model_type")), row.default)
+    return OTHER_DEFAULTS.get(_model_type(config), row.default)

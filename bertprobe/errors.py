@@ -62,8 +62,8 @@ def printable(text: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Foreign text in quotes, safe to print."""
-    return f"'{printable(text)}'"
+    """Foreign text in quotes, safe to print, and not longer than a line."""
+    return f"'{printable(text if len(text) <= 100 else text[:99] + '…')}'"
 
 
 def shortened(names: list[str], most: int = 6) -> str:
