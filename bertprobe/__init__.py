@@ -22,7 +22,8 @@ _HOMES = {
     "bertprobe.errors": ("BertprobeError",),
     "bertprobe.export": ("Output", "export"),
     "bertprobe.modules": ("Intermediate", "Pooler"),
-    "bertprobe.report": ("Report", "inspection", "take_numbers"),
+    "bertprobe.report": ("Report",),
+    "bertprobe.report.inspection": ("inspection", "take_numbers"),
     "bertprobe.statistics": ("Numbers", "Summary", "measure", "summarize"),
     "bertprobe.verdicts": ("Evidence", "Finding", "judge", "verdict"),
 }
@@ -61,7 +62,8 @@ if TYPE_CHECKING:
     from bertprobe.errors import BertprobeError
     from bertprobe.export import Output, export
     from bertprobe.modules import Intermediate, Pooler
-    from bertprobe.report import Report, inspection, take_numbers
+    from bertprobe.report import Report
+    from bertprobe.report.inspection import inspection, take_numbers
     from bertprobe.statistics import Numbers, Summary, measure, summarize
     from bertprobe.verdicts import Evidence, Finding, judge, verdict
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -54,6 +55,17 @@ class Backend(Protocol):
 
     def tanh(self, x: Array) -> Array:
         """Hyperbolic tangent."""
+        ...
+
+    def neuron_sums(self, values: Array, firing: float, small: float) -> tuple[Array, ...]:
+        """Of each column of (T, I): sum, squares, maximum, minimum, entries above `firing`, and below `small` in size.
+
+        As numpy float64 and int64 (I,).
+        """
+        ...
+
+    def inference(self) -> AbstractContextManager[Any]:
+        """Within it, nothing is kept for gradients."""
         ...
 
 
@@ -139,6 +151,21 @@ class NumpyBackend:
 
         return np.tanh(x)
 
+    def neuron_sums(self, values: Array, firing: float, small: float) -> tuple[Array, ...]:
+        import numpy as np
+
+        return (
+            values.sum(0, dtype=np.float64),
+            np.einsum("ij,ij->j", values, values, dtype=np.float64),
+            values.max(0).astype(np.float64),
+            values.min(0).astype(np.float64),
+            np.count_nonzero(values > firing, axis=0),
+            np.count_nonzero(np.abs(values) < small, axis=0),
+        )
+
+    def inference(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
 
 def blockwise(function: Activation) -> Activation:
     """An elementwise function done block by block."""
@@ -183,7 +210,9 @@ def erf(x: Array) -> Array:
 
     x = np.clip(x, -_ERF_LIMIT, _ERF_LIMIT)
     square = x * x
-    return x * _horner(_ERF_P, square) / _horner(_ERF_Q, square)
+    found = x * _horner(_ERF_P, square) / _horner(_ERF_Q, square)
+    # A rounding beyond ±1 would make gelu change its sign far from zero, and neurons seem to fire.
+    return np.clip(found, -1, 1, out=found)
 
 
 def _horner(coefficients: Sequence[float], x: Array) -> Array:
@@ -276,6 +305,40 @@ class TorchBackend:
         import torch
 
         return torch.tanh(x)
+
+    def neuron_sums(self, values: Array, firing: float, small: float) -> tuple[Array, ...]:
+        import torch
+
+        wide = torch.float32 if self.device == "mps" else torch.float64
+        found = (
+            values.sum(0, dtype=wide),
+            values.square().sum(0, dtype=wide),
+            values.amax(0).to(wide),
+            values.amin(0).to(wide),
+            (values > firing).sum(0),
+            (values.abs() < small).sum(0),
+        )
+        return tuple(value.cpu().numpy() for value in found)
+
+    def inference(self) -> AbstractContextManager[Any]:
+        import torch
+
+        return torch.inference_mode()
+
+    @classmethod
+    def on(cls, device: str, dtype: str, threads: int | None = None) -> TorchBackend:
+        """The backend on a device, `auto` the best there is; raises `UnsupportedFile` for one that is not there."""
+        import torch
+
+        there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        if device == "auto":
+            device = next(name for name in ("cuda", "mps", "cpu") if there[name])
+        if not there.get(device, False):
+            found = ", ".join(name for name in there if there[name])
+            raise UnsupportedFile(f"torch has no device {device!r} here", f"choose {found}")
+        if threads is not None:
+            torch.set_num_threads(threads)
+        return cls(device, dtype)
 
 
 def _as_torch(values: Array) -> Array:

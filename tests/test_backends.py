@@ -42,6 +42,8 @@ def test_erf_is_erf_to_float32() -> None:
     x = np.linspace(-6, 6, 100_001).astype(np.float32)
     true = np.array([math.erf(value) for value in x.astype(np.float64)])
     assert np.max(np.abs(erf(x) - true)) < 4e-7
+    assert np.abs(erf(x)).max() <= 1
+    assert (NumpyBackend().activation("gelu")(x[x < 0]) <= 0).all(), "no neuron fires on a negative input"
     small = (np.abs(x) > 0) & (np.abs(x) < 1)
     assert np.max(np.abs(erf(x[small]) / true[small] - 1)) < 4e-7
 

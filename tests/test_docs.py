@@ -19,6 +19,7 @@ from bertprobe.verdicts import RULES, SMALLEST_SIDE, TRAINED_ABOVE, UNTRAINED_BE
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.M | re.S)
+FOLDERS = ("checkpoint", "verdicts", "export", "report", "render", "cli")
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
 
 
@@ -98,7 +99,7 @@ def test_the_exports_page_names_every_key(tiny_bert: Path, run: Run) -> None:
     assert not [key for key in keys if f"`{key}`" not in text and f'"{key}"' not in text]
 
 
-@pytest.mark.parametrize("command", ["inspect", "export"])
+@pytest.mark.parametrize("command", ["inspect", "export", "pool", "activations"])
 def test_every_command_and_option_has_help(command: str) -> None:
     from bertprobe.cli import app
 
@@ -117,9 +118,7 @@ def test_readme_map_names_every_room() -> None:
     text = (ROOT / "README.md").read_text()
     package = Path(bertprobe.__file__).parent
     rooms = {path.name for path in package.iterdir() if not path.name.startswith("__")}
-    rooms |= {
-        path.name for folder in ("checkpoint", "verdicts", "render") for path in (package / folder).glob("[a-z]*.py")
-    }
+    rooms |= {path.name for folder in FOLDERS for path in (package / folder).glob("[a-z]*.py")}
     assert not [name for name in rooms if name not in text]
 
 

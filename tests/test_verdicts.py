@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from bertprobe.anatomy import find_parts
 from bertprobe.checkpoint import open_checkpoint
-from bertprobe.report import take_numbers
+from bertprobe.report.inspection import take_numbers
 from bertprobe.verdicts import RULES, SEVERITIES, Evidence, Finding, judge, verdict
 
 Tensors = dict[str, np.ndarray[Any, Any]]

@@ -17,7 +17,8 @@ from bertprobe.errors import CorruptFile, UnsupportedFile, printable
 MAX_HEADER = 100_000_000  # the library's own limit
 MAX_TENSORS = 250_000  # the largest models have some 100,000; beyond that, Python objects alone would fill memory
 MAX_COMMAS = 10 * MAX_TENSORS  # an entry of four dimensions has eight
-MAX_NAME = 100  # characters of a name that a message shows
+MAX_NAME = 1_000  # characters; the library has no limit, but every name is searched, and shown
+SHOWN = 100  # characters of a name that a message shows
 HEADER_GUESS = 32 * 1024  # a 12-layer BERT's header is 20 to 25 kB
 DAMAGED = "the file is damaged or was cut short: fetch it again"
 
@@ -92,14 +93,18 @@ def _unique(source: Source, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         last = {name: position for position, (name, _) in enumerate(pairs)}
         twice = next(name for position, (name, _) in enumerate(pairs) if last[name] != position)
         raise CorruptFile(
-            f"the header of {source.name} names '{printable(twice[:MAX_NAME])}' twice",
+            f"the header of {source.name} names '{printable(twice[:SHOWN])}' twice",
             "readers disagree on which one counts: have it written again",
         )
     return found
 
 
 def _tensor(source: Source, name: str, entry: Any, data_start: int) -> TensorHeader:
-    shown = f"tensor {printable(name[:MAX_NAME])} in {source.name}"
+    shown = f"tensor {printable(name[:SHOWN])} in {source.name}"
+    if len(name) > MAX_NAME:
+        raise UnsupportedFile(
+            f"{shown} has a name of {len(name):,} characters", "no model has: is this the right file?"
+        )
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise CorruptFile(f"{shown} has no dtype, shape and data_offsets", DAMAGED)
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -137,7 +142,7 @@ def _check_coverage(source: Source, headers: list[TensorHeader], data_start: int
                 if piece.start < end
                 else f"leaves a hole of {piece.start - end:,} bytes"
             )
-            raise CorruptFile(f"tensor {printable(header.name[:MAX_NAME])} in {source.name} {fault}", DAMAGED)
+            raise CorruptFile(f"tensor {printable(header.name[:SHOWN])} in {source.name} {fault}", DAMAGED)
         end = piece.stop
     if end > source.size:
         raise CorruptFile(f"{source.name} should have {end:,} bytes by its header, it has {source.size:,}", DAMAGED)

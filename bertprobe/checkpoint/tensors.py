@@ -18,7 +18,7 @@ Array = Any
 
 MAX_DIMENSIONS = 32  # of numpy 1; numpy 2 has 64
 MAX_EMPTY = 50_000  # rows of a tensor without elements: they take memory, though no file has to hold them
-MAX_BYTES = 2**63  # of an array, and of one without elements if the axes of length 0 had length 1: numpy's own limit
+MAX_ELEMENTS = 2**60  # of one without elements if its axes of length 0 had length 1: numpy's limit for float64
 NEAR = 64 * 1024  # ranges closer than this are fetched as one
 RUN_LIMIT = 16 * 2**20  # and no merged read grows past this, so that memory follows the largest tensor
 
@@ -222,8 +222,8 @@ def check_readable(header: TensorHeader) -> None:
             f"tensor {name} has dtype {header.dtype}, {DTYPES[header.dtype].bits} bits an element",
             "no array library here can hold that; --shapes lists it",
         )
-    largest = math.prod(n or 1 for n in header.shape) * DTYPES[header.dtype].bits // 8
-    if header.count == 0 and (header.shape[0] > MAX_EMPTY or largest >= MAX_BYTES):
+    largest = math.prod(n or 1 for n in header.shape)
+    if header.count == 0 and (header.shape[0] > MAX_EMPTY or largest >= MAX_ELEMENTS):
         raise UnsupportedFile(
             f"tensor {name} has no elements, but the shape {list(header.shape)}", "read it with --shapes"
         )

@@ -27,7 +27,8 @@ def _json(report: Report, out: TextIO, table: str | None, whole: bool) -> None:
 def _csv(report: Report, out: TextIO, table: str | None, whole: bool) -> None:
     from bertprobe.render import machine
 
-    machine.write_csv(report, out, chosen(report, table or "tensors"))
+    main = next(view.name for view in sorted(report.views, key=lambda v: (not v.machine_only, v.name == "findings")))
+    machine.write_csv(report, out, chosen(report, table or main))
 
 
 def _markdown(report: Report, out: TextIO, table: str | None, whole: bool) -> None:

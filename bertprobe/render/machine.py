@@ -60,7 +60,7 @@ def plain(value: Any) -> str:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
     if isinstance(value, list | tuple):
-        return "x".join(str(n) for n in value)
+        return ("x" if all(isinstance(n, int) for n in value) else " ").join(str(n) for n in value)
     return printable(value) if isinstance(value, str) else repr(value)
 
 

@@ -20,7 +20,10 @@ NARROW = 100  # below this, a table shows at most six columns of numbers
 NARROW_NUMBERS = 6
 PADDING = 2
 NATURAL = 10_000
-NUMERIC = ("integer", "real")
+LONGEST = 200  # characters of a text in a table
+NUMERIC = ("integer", "real", "share")
+SHADES = " ░▒▓█"
+BAR = 8  # cells to either side of zero
 
 VERDICT_STYLES = {"trained": "green", "untrained": "bold red", "probably untrained": "red", "undecided": "yellow"}
 SEVERITY_STYLES = {"error": "bold red", "warning": "bold yellow", "note": "cyan"}
@@ -34,20 +37,17 @@ def write(report: Report, out: TextIO, views: Sequence[View], *, whole: bool = T
     if whole:
         _write_facts(console, report, width)
     hidden = 0
-    for view in views:
-        if view.rows and view.name != "findings":
-            if whole:
-                console.print()
+    for number, view in enumerate(view for view in views if view.rows or view.name == "findings"):
+        if number or whole:
+            console.print()
+        if view.name == "findings":
+            _write_findings(console, view, width)
+        else:
             hidden += _write_view(console, view, width)
     if hidden:
         console.print()
         for line in _wrapped(console, "more columns in a wider terminal, all of them with --format json", width):
             console.print(Text(line, style="dim"))
-    for view in views:
-        if view.name == "findings":
-            if len(views) > 1:
-                console.print()
-            _write_findings(console, view, width)
 
 
 def _width(out: TextIO) -> int:
@@ -81,7 +81,7 @@ def _wrapped(console: Console, text: str, width: int) -> list[str]:
 
 def _write_view(console: Console, view: View, width: int) -> int:
     """Draws a view and says how many of its columns found no place."""
-    cells = {id(column): [text_of(column, column.value(row)) for row in view.rows] for column in view.columns}
+    cells = {id(column): _texts(column, view.rows) for column in view.columns}
     shown = _fitting(view.columns, cells, width)
     table = Table(box=None, show_header=True, header_style="bold", padding=(0, PADDING, 0, 0), pad_edge=False)
     for column in shown:
@@ -96,6 +96,18 @@ def _write_view(console: Console, view: View, width: int) -> int:
     else:
         console.print(table, soft_wrap=False, width=_natural(shown, cells))
     return sum(column not in shown for column in view.columns if any(cell != "–" for cell in cells[id(column)]))
+
+
+def _texts(column: Column, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A column's cells; those of a heat map share one scale, from zero to its largest value."""
+    values = [column.value(row) for row in rows]
+    if column.kind == "heat":
+        largest = max((cell for row in values for cell in row), default=0) or 1
+        values = [[cell / largest for cell in row] for row in values]
+    texts = [text_of(column, value) for value in values]
+    if column.kind != "text":
+        return texts
+    return [text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…" for text in texts]
 
 
 def _natural(columns: Sequence[Column], cells: Mapping[int, list[str]]) -> int:
@@ -132,7 +144,20 @@ def text_of(column: Column, value: Any) -> str:
         return f"{value:,}"
     if column.kind == "real":
         return _four_digits(float(value))
+    if column.kind == "share":
+        return f"{100 * value:.1f} %"
+    if column.kind == "bar":
+        return _bar(float(value))
+    if column.kind == "heat":
+        return "".join(SHADES[min(int(cell * len(SHADES)), len(SHADES) - 1)] * 2 for cell in value)
     return printable(str(value))
+
+
+def _bar(value: float) -> str:
+    """A value from −1 to 1 as a bar to the left or right of a line."""
+    size = min(round(abs(value) * BAR), BAR)
+    left, right = (size, 0) if value < 0 else (0, size)
+    return f"{'█' * left:>{BAR}}│{'█' * right:<{BAR}}"
 
 
 def _four_digits(value: float) -> str:

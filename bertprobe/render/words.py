@@ -16,7 +16,8 @@ def fact_lines(model: str, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("layers", _shape(facts)),
         ("parameters", f"{facts['parameters']:,}, stored as {_dtypes(facts['dtypes'])}"),
         ("files", f"{_files(facts['files'])}; read {_size(facts['bytes_read'])} of {_size(facts['bytes_total'])}"),
-        *(("note", note) for note in facts["notes"]),
+        *([("run", _run(facts))] if "backend" in facts else []),
+        *(("note", note) for note in (*facts["notes"], *facts.get("tokenizer_notes", ()))),
     ]
     return [(label, printable(text)) for label, text in lines]
 
@@ -24,6 +25,10 @@ def fact_lines(model: str, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _model(model: str, facts: Mapping[str, Any]) -> str:
     commit = f" at commit {facts['revision'][:12]}" if facts["revision"] else ""
     return f"{facts['resolved']}{commit}" if model == facts["resolved"] else f"{model} → {facts['resolved']}{commit}"
+
+
+def _run(facts: Mapping[str, Any]) -> str:
+    return f"{facts['backend']} on {facts['device']} in {facts['dtype']}, tokens by {facts['tokenizer']}"
 
 
 def _shape(facts: Mapping[str, Any]) -> str:

@@ -1,8 +1,4 @@
-"""Tensors to files, whole or not at all.
-
-A file is written under a temporary name beside its place, piece by piece so that memory follows the largest tensor, and
-takes its name only when it is complete.
-"""
+"""Tensors of a checkpoint to a file, piece by piece so that memory follows the largest tensor."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +15,7 @@ from bertprobe.anatomy import Anatomy, Part
 from bertprobe.checkpoint import DTYPES, Checkpoint, TensorHeader, check_readable, read_tensors
 from bertprobe.checkpoint.tensors import numpy_dtype
 from bertprobe.errors import OutputError, PartMissing, UnsupportedFile, printable
+from bertprobe.export.files import Output, check_place, check_source, whole_or_not_at_all
 from bertprobe.verdicts.headers import why_no_pooler
 
 CASTS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -48,16 +44,6 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
-    """How to write: the path, whose suffix is the format, `dtype` keep or a cast, `names` canonical or stored."""
-
-    path: Path
-    dtype: str = "keep"
-    names: str = "canonical"
-    force: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class _Item:
     """One tensor on its way: the name and dtype it gets, and the header it comes from."""
 
@@ -79,15 +65,15 @@ def export(checkpoint: Checkpoint, anatomy: Anatomy, parts: Sequence[Part] | Non
         OutputError: the file cannot be written there, or a cast would turn a number into infinity.
     """
     writer = _writer(output.path)
-    _check_place(output)
-    _check_source(checkpoint, output.path)
+    check_place(output)
+    check_source(checkpoint, output.path)
     items = _items(anatomy, parts, output)
     for item in items:
         check_readable(item.header)
     if output.path.suffix == ".npz":
         _check_npz(items)
     metadata = _metadata(checkpoint, anatomy, parts, items)
-    with _whole_or_not_at_all(output) as file:
+    with whole_or_not_at_all(output) as file:
         writer(file, items, metadata)
         file.flush()
         size = file.tell()
@@ -250,63 +236,3 @@ def _cast(item: _Item, array: Any) -> Any:
             "choose bfloat16, float32 or keep",
         )
     return narrow
-
-
-# ------------------------------------------------------------------------------------------------ the file itself
-
-
-def _check_place(output: Output) -> None:
-    """Before anything is read: the folder is there and nothing would be overwritten unasked."""
-    path = output.path
-    shown = printable(str(path))
-    try:
-        if not path.parent.is_dir():
-            raise OutputError(f"there is no folder {printable(str(path.parent))}", "make it first")
-        if path.is_dir():
-            raise OutputError(f"{shown} is a folder", "name a file in it")
-        if os.path.lexists(path) and not output.force:  # a link that leads nowhere is there, too
-            raise OutputError(f"{shown} is there already", "choose another name or add --force")
-    except (OSError, ValueError) as error:  # a name too long, or with a NUL
-        raise OutputError(f"{shown} cannot be a file ({error})", "choose another name") from error
-
-
-def _check_source(checkpoint: Checkpoint, path: Path) -> None:
-    """A checkpoint is never replaced by a part of itself, `--force` or not."""
-    if any(path.exists() and path.samefile(file.path) for file in checkpoint.files):
-        raise OutputError(f"{printable(str(path))} is the checkpoint that is being read", "choose another name")
-
-
-@contextmanager
-def _whole_or_not_at_all(output: Output) -> Iterator[IO[bytes]]:
-    """A temporary file beside the place that takes its name at the end, and is gone if anything goes wrong."""
-    path = output.path
-    temporary = path.with_name(f".{path.name[:80]}.{os.getpid()}.part")
-    try:
-        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-    except OSError as error:
-        raise OutputError(f"{path.parent} cannot be written to ({error.strerror})", "choose another folder") from error
-    try:
-        with os.fdopen(handle, "w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        _take_name(temporary, output)
-    except OSError as error:
-        raise OutputError(
-            f"{printable(str(path))} could not be written ({error.strerror or error}), nothing was left behind",
-            "make room or choose another place",
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _take_name(temporary: Path, output: Output) -> None:
-    if output.force:
-        temporary.replace(output.path)
-        return
-    try:
-        os.link(temporary, output.path)  # unlike a rename, fails if somebody made the file meanwhile
-    except FileExistsError as error:
-        raise OutputError(f"{output.path} is there already", "choose another name or add --force") from error
-    except OSError:  # a file system without links
-        temporary.replace(output.path)

@@ -1,0 +1,89 @@
+"""The command line: each command parses, calls and renders; `main` turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import bertprobe
+from bertprobe.cli import text, weights
+from bertprobe.errors import BertprobeError, printable
+
+app = typer.Typer(
+    name="bertprobe",
+    help="Shows what is in the intermediate and pooler modules of a BERT checkpoint, and exports them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    epilog="Exit codes: 0 fine, 1 an error told on stderr, 2 wrong usage, 3 findings under --strict.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bertprobe {bertprobe.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+# What only stdout can fail with: each file that is read or written has errors of its own.
+_STDOUT_FAILS = {errno.EPIPE, errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO}
+
+for command in (weights.inspect, weights.export, text.pool, text.activations):
+    app.command()(command)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs a command and ends the process: 0 fine, 1 an error, 2 wrong usage, 3 findings under --strict."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal or pipe without × and →
+    try:
+        try:
+            app(args=words)
+        finally:
+            sys.stdout.flush()  # when Python ends it would be too late to say what went wrong
+    except BertprobeError as error:
+        _tell(f"bertprobe: {error}")
+        sys.exit(1)
+    except SystemExit as end:
+        if end.code == 2:
+            _hint(words)
+        raise
+    except OSError as error:
+        if error.errno not in _STDOUT_FAILS:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries again when it ends
+        if error.errno != errno.EPIPE:  # a reader such as `head` that has seen enough is no error
+            _tell(f"bertprobe: the result cannot be written to stdout ({error.strerror}); make room or write elsewhere")
+        sys.exit(1)
+
+
+def _hint(words: Sequence[str]) -> None:
+    """Tells how to write a text or path that starts with a dash, if one may have been taken for an option."""
+    odd = [word for word in words if _starts_with_a_dash(word)]
+    if odd and "--" not in words:
+        _tell(f"hint: what starts with '-' is taken for an option; write: bertprobe {words[0]} -- {odd[0]}")
+
+
+def _starts_with_a_dash(word: str) -> bool:
+    """Whether a word looks like a name or text rather than an option: -model, or anything that exists or has blanks."""
+    named = word.startswith("-") and len(word) > 2 and not (word.startswith("--") or word[1].isdigit())
+    return named or (word.startswith("-") and (" " in word or os.path.lexists(word)))
+
+
+def _tell(message: str) -> None:
+    sys.stderr.write(printable(message) + "\n")

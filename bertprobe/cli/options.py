@@ -1,0 +1,47 @@
+"""Options that commands share, declared once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+import typer
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A folder, a weights file (.safetensors, .bin, .pt, .pth, .index.json) or a model in the local Hub cache.",
+        show_default=False,
+    ),
+]
+Layers = Annotated[
+    str | None, typer.Option("--layers", metavar="LIST", help="Layers such as 0,3-5,-1; -1 is the last.")
+]
+
+
+class Seen(StrEnum):
+    """The parts `inspect` can be held to; typer takes no list of literals."""
+
+    intermediate = "intermediate"
+    pooler = "pooler"
+
+
+class Exported(StrEnum):
+    """What `export` can write."""
+
+    intermediate = "intermediate"
+    pooler = "pooler"
+    model = "model"
+
+
+Formats = Literal["table", "json", "csv", "markdown"]
+Format = Annotated[Formats, typer.Option("--format", help="How to write the result.")]
+Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
+
+
+def check_format(format: Formats, json: bool, table: str | None) -> None:
+    if json and format not in ("table", "json"):
+        raise typer.BadParameter(f"--json and --format {format} cannot both be had")
+    if table is not None and (json or format == "json"):
+        raise typer.BadParameter("--table goes with --format table, csv or markdown: JSON holds everything")

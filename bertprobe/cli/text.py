@@ -1,0 +1,224 @@
+"""The commands about texts: `pool` and `activations`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from bertprobe.cli.options import Format, Json, Layers, check_format
+from bertprobe.errors import NotFound, OutputError, PartMissing, printable
+
+if TYPE_CHECKING:
+    from bertprobe.activations import Runner
+    from bertprobe.anatomy import Anatomy, Part
+    from bertprobe.checkpoint import Checkpoint
+    from bertprobe.report import Report
+    from bertprobe.verdicts import Finding
+
+Texts = Annotated[list[str] | None, typer.Argument(metavar="TEXT…", help="Texts to run.", show_default=False)]
+ModelOption = Annotated[
+    str | None, typer.Option("-m", "--model", metavar="MODEL", help="The checkpoint; $BERTPROBE_MODEL unless said.")
+]
+File = Annotated[str | None, typer.Option("--file", metavar="FILE", help="Texts, a line each; - is stdin.")]
+Pair = Annotated[bool, typer.Option("--pair", help="Take the texts two by two, as sentence pairs.")]
+Truncate = Annotated[bool, typer.Option("--truncate", help="Cut texts that are too long instead of refusing them.")]
+Backend = Annotated[Literal["auto", "numpy", "torch"], typer.Option("--backend", help="What computes.")]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option("--device", help="Where torch computes.")]
+ComputeDtype = Annotated[Literal["float32", "bfloat16", "float16"], typer.Option("--dtype", help="In which precision.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor threads; all unless said.")]
+Budget = Annotated[int, typer.Option("--budget", min=1, help="Tokens a batch: what bounds memory.")]
+FileOut = Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the result to a file.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite FILE if it is there.")]
+
+SHOWN = 4096  # texts whose numbers are shown; for more, -o writes them to a file
+
+
+def pool(
+    texts: Texts = None,
+    model: ModelOption = None,
+    file: File = None,
+    pair: Pair = False,
+    vector: Annotated[
+        Literal["pooled", "cls", "mean"], typer.Option("--vector", help="Which vector is wanted, for -o.")
+    ] = "pooled",
+    top: Annotated[int, typer.Option("--top", min=0, help="Strongest dimensions shown.")] = 3,
+    truncate: Truncate = False,
+    output: FileOut = None,
+    force: Force = False,
+    backend: Backend = "auto",
+    device: Device = "auto",
+    dtype: ComputeDtype = "float32",
+    threads: Threads = None,
+    budget: Budget = 16_384,
+    format: Format = "table",
+    json: Json = False,
+) -> None:
+    """Shows what the pooler puts out for texts, and how alike they are by three kinds of vector.
+
+    With -o, writes one vector a text: .safetensors, .npy, .npz, .jsonl, .csv or .parquet.
+    """
+    from bertprobe import render
+    from bertprobe.activations import Compute, open_runner, require_vector, text_vectors
+    from bertprobe.report.text import pooling
+
+    check_format(format, json, None)
+    checkpoint, anatomy = _open(model)
+    require_vector(checkpoint, anatomy, vector)
+    known, lines = _texts(texts, file, pair)
+    runner = open_runner(checkpoint, anatomy, Compute(backend, device, dtype, threads, budget), known)
+    findings = _about_the_pooler(checkpoint, anatomy)
+    if output is not None:
+        report = _write_vectors(runner, chain(known, lines), vector, output, force, truncate, pair, findings)
+        render.show(report, "json" if json else format, whole=False)
+        return
+    known = [*known, *islice(lines, SHOWN + 1 - len(known))]
+    if len(known) > SHOWN:
+        raise OutputError(f"there are more than {SHOWN:,} texts", "write their vectors to a file with -o")
+    found = [v for packed in runner.batches(known, truncate=truncate, pairs=pair) for v in text_vectors(runner, packed)]
+    report = pooling(runner, _shown(known, pair), found, findings, top)
+    render.show(report, "json" if json else format)
+
+
+def activations(
+    texts: Texts = None,
+    model: ModelOption = None,
+    file: File = None,
+    pair: Pair = False,
+    layers: Layers = None,
+    top: Annotated[int, typer.Option("--top", min=0, metavar="K", help="Neurons shown a layer and token.")] = 3,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Show each token's strongest neurons.")] = False,
+    pre: Annotated[bool, typer.Option("--pre", help="Show values before the activation.")] = False,
+    truncate: Truncate = False,
+    output: FileOut = None,
+    force: Force = False,
+    backend: Backend = "auto",
+    device: Device = "auto",
+    dtype: ComputeDtype = "float32",
+    threads: Threads = None,
+    budget: Budget = 16_384,
+    format: Format = "table",
+    json: Json = False,
+) -> None:
+    """Shows what each layer's intermediate module puts out for texts: statistics, top neurons, a map of the tokens.
+
+    With -o, writes the whole matrices, (tokens, neurons) a layer, with the tokens: .safetensors or .npz.
+    """
+    from bertprobe import render
+    from bertprobe.activations import Compute, Watch, open_runner, watch
+    from bertprobe.anatomy import select
+    from bertprobe.report.text import activation
+
+    check_format(format, json, None)
+    checkpoint, anatomy = _open(model)
+    chosen = _plain_layers(select(anatomy, ["intermediate"], layers))
+    known, lines = _texts(texts, file, pair)
+    compute = Compute(backend, device, dtype, threads, budget)
+    runner = open_runner(checkpoint, anatomy, compute, known, depth=max(chosen) + 1, pooler=False)
+    seen = Watch(runner.encoder.backend, chosen, keep=file is None or output is not None, pre=pre)
+    pieces: list[tuple[str, ...]] = []
+    order: list[int] = []
+    for packed in runner.batches(chain(known, lines), truncate=truncate, pairs=pair):
+        watch(runner, packed, seen)
+        if seen.keep:
+            pieces += packed.tokens
+            order += packed.order.tolist()
+    if output is not None:
+        from bertprobe.export.matrices import write_matrices
+
+        write_matrices(runner, seen, pieces, order, output, force)
+    report = activation(
+        runner, seen.in_order(pieces, order), [pieces[i] for i in _by_place(order)], (), top, each=tokens
+    )
+    render.show(report, "json" if json else format)
+
+
+def _by_place(order: Sequence[int]) -> list[int]:
+    return sorted(range(len(order)), key=order.__getitem__)
+
+
+def _open(model: str | None) -> tuple[Checkpoint, Anatomy]:
+    from bertprobe.anatomy import find_parts
+    from bertprobe.checkpoint import open_checkpoint
+
+    ref = model or os.environ.get("BERTPROBE_MODEL")
+    if not ref:
+        raise NotFound("no model is named", "give one with -m MODEL, or set BERTPROBE_MODEL")
+    checkpoint = open_checkpoint(ref)
+    return checkpoint, find_parts(checkpoint)
+
+
+def _texts(texts: list[str] | None, file: str | None, pair: bool) -> tuple[list[str], Iterator[str]]:
+    """The texts that were typed, and those still to come from a file or a pipe; stdin when nothing is named."""
+    known = list(texts or ())
+    if file is None and not known and not sys.stdin.isatty():
+        file = "-"
+    lines = iter(()) if file is None else _lines(file)
+    if not known:
+        known = list(islice(lines, 64))
+    if not known:
+        raise NotFound("there is no text", "write one, or name a file of texts with --file")
+    if pair and file is None and len(known) % 2:
+        raise typer.BadParameter(f"--pair takes texts two by two, there are {len(known)}")
+    return known, lines
+
+
+def _lines(file: str) -> Iterator[str]:
+    try:
+        # What is not UTF-8 must not stop a corpus: the odd bytes become U+FFFD.
+        with open(
+            sys.stdin.fileno() if file == "-" else file, encoding="utf-8", errors="replace", closefd=file != "-"
+        ) as lines:
+            for line in lines:
+                yield line.rstrip("\r\n")
+    except OSError as error:
+        raise NotFound(f"{printable(file)} cannot be read ({error.strerror})", "check the path") from error
+
+
+def _shown(known: Sequence[str], pair: bool) -> list[str]:
+    return [" / ".join(known[i : i + 2]) for i in range(0, len(known), 2)] if pair else list(known)
+
+
+def _plain_layers(parts: Sequence[Part]) -> list[int]:
+    found = [part.layer for part in parts if part.stack is None and part.index is None and part.layer is not None]
+    if not found:
+        raise PartMissing("there is no intermediate module", "look at what there is with: bertprobe inspect --shapes")
+    return sorted(set(found))
+
+
+def _about_the_pooler(checkpoint: Checkpoint, anatomy: Anatomy) -> tuple[Finding, ...]:
+    """Findings on the pooler, which decide whether its numbers mean anything."""
+    from bertprobe.anatomy import select
+    from bertprobe.report.inspection import take_numbers
+    from bertprobe.verdicts import Evidence, judge
+
+    numbers = take_numbers(select(anatomy, ["pooler"]))
+    return tuple(f for f in judge(Evidence(checkpoint, anatomy, numbers)) if f.part == "pooler")
+
+
+def _write_vectors(
+    runner: Runner,
+    texts: Iterator[str],
+    vector: str,
+    output: Path,
+    force: bool,
+    truncate: bool,
+    pair: bool,
+    findings: Sequence[Finding],
+) -> Report:
+    from bertprobe.activations import one_vector
+    from bertprobe.export import Output
+    from bertprobe.export.vectors import VectorFile
+    from bertprobe.report.text import vectors_written
+
+    width = runner.anatomy.widths[0] or 0
+    metadata = {"format": "pt", "source": runner.checkpoint.ref, "vector": vector}
+    with VectorFile(Output(output, force=force), vector, width, metadata) as vectors:
+        for packed in runner.batches(texts, truncate=truncate, pairs=pair):
+            vectors.add(packed.order, one_vector(runner, packed, vector))
+    return vectors_written(runner, vectors, findings)

@@ -1,0 +1,101 @@
+"""What there is to say: the JSON contract as nested data, and the tables that look into it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bertprobe.anatomy import Anatomy
+from bertprobe.checkpoint import DTYPES, Checkpoint
+from bertprobe.verdicts import Finding
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a view: its title, the path to its value in a row, how it is written and how soon it gives way.
+
+    `kind` is text, place, shape, integer, real, share, verdict, bar (−1 to 1) or heat (numbers as shades); priority 0
+    always stays, the highest number goes first.
+    """
+
+    title: str
+    path: tuple[str | int, ...]
+    kind: str
+    priority: int = 0
+
+    @property
+    def name(self) -> str:
+        """The column's name in machine formats: the path, its tensor as `weight` or `bias`."""
+        words = [{0: "weight", 1: "bias"}.get(step, step) if isinstance(step, int) else step for step in self.path]
+        kept = [str(word) for word in words if word not in ("tensors", "statistics")]
+        return ".".join(kept).replace("label", "part")
+
+    def value(self, row: Mapping[str, Any]) -> Any:
+        """The raw value in a row, None where the path leads nowhere."""
+        here: Any = row
+        for step in self.path:
+            try:
+                here = here[step]
+            except (KeyError, IndexError, TypeError):
+                return None
+        return here
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A table that looks into a report's data; `machine_only` ones repeat what others show, for CSV."""
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Mapping[str, Any], ...]
+    machine_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """`data` is the JSON contract; `views` are tables over it; `findings` stand in `data` too."""
+
+    data: Mapping[str, Any]
+    views: tuple[View, ...]
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def is_alarming(self) -> bool:
+        """Whether a finding is a warning or worse."""
+        return any(finding.severity in ("error", "warning") for finding in self.findings)
+
+
+def facts(checkpoint: Checkpoint, anatomy: Anatomy) -> dict[str, Any]:
+    """What is true of the checkpoint as a whole, shapes from the tensors before anything the config says."""
+    hidden, inner = anatomy.widths
+    counted = {header.location: header for header in anatomy.tensors.values() if DTYPES.get(header.dtype) is not None}
+    floats = [header for header in counted.values() if DTYPES[header.dtype].is_float]
+    acts = {part.activation for part in anatomy.of("intermediate", "gate") if part.activation}
+    unread = [f"{name} cannot be read: {h.refusal}" for name, h in anatomy.tensors.items() if h.refusal is not None]
+    return {
+        "resolved": checkpoint.resolved,
+        "revision": checkpoint.revision,
+        "storage": checkpoint.storage,
+        "family": anatomy.family,
+        "layout": anatomy.row.name,
+        "recognised_by": anatomy.row.path,
+        "prefix": anatomy.prefix,
+        "layers": len(anatomy.layers) or len(anatomy.of("intermediate")),
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "activation": next(iter(sorted(acts)), None),
+        "parameters": sum(header.count for header in floats),
+        "dtypes": dict(Counter(h.dtype for h in anatomy.tensors.values() if h.dtype in DTYPES).most_common()),
+        "files": [{"name": file.name, "bytes": file.size} for file in checkpoint.files],
+        "bytes_read": checkpoint.bytes_read,
+        "bytes_total": checkpoint.bytes_total,
+        "notes": [*checkpoint.notes, *unread[:5], *([f"and {len(unread) - 5} more"] if len(unread) > 5 else [])],
+    }
+
+
+def finding_view(findings: Sequence[Mapping[str, Any]]) -> View:
+    columns = tuple(Column(name, (name,), "text") for name in ("severity", "rule", "part", "message", "cure"))
+    return View("findings", "findings", columns, tuple(findings))

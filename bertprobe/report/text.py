@@ -1,0 +1,301 @@
+"""The reports of `pool` and `activations`: what the modules put out for a text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import bertprobe
+from bertprobe.activations import Firing, Runner, TextVectors, Watch, cosines, settings_of, strongest
+from bertprobe.report import Column, Report, View, facts, finding_view
+from bertprobe.statistics import summarize
+from bertprobe.verdicts import Finding
+
+if TYPE_CHECKING:
+    from bertprobe.export.vectors import VectorFile
+
+SATURATED = 0.99
+KINDS = ("pooled", "cls", "mean")
+
+
+def base(runner: Runner, findings: Sequence[Finding]) -> dict[str, Any]:
+    """What every report of a run carries: model, facts with those of the run, findings, version."""
+    return {
+        "model": runner.checkpoint.ref,
+        "facts": {**facts(runner.checkpoint, runner.anatomy), **settings_of(runner)},
+        "findings": [asdict(finding) for finding in findings],
+        "version": bertprobe.__version__,
+    }
+
+
+def pooling(
+    runner: Runner, texts: Sequence[str], vectors: Sequence[TextVectors], findings: Sequence[Finding], most: int
+) -> Report:
+    """The report of `pool`: each text's tokens and vectors with their statistics, and cosines between the texts."""
+    nodes = [_text(texts[v.place], v, most) for v in sorted(vectors, key=lambda v: v.place)]
+    common = base(runner, findings)
+    ordered = sorted(vectors, key=lambda v: v.place)
+    data = {
+        "model": common["model"],
+        "facts": common["facts"],
+        "texts": nodes,
+        "similarity": _similarity(ordered) if len(ordered) > 1 else {},
+        "findings": common["findings"],
+        "version": common["version"],
+    }
+    views = [finding_view(data["findings"])] if findings else []
+    views += [_vector_view(nodes), _strongest_view(nodes)]
+    if data["similarity"]:
+        views.append(_similarity_view(data["similarity"]))
+    return Report(data, tuple(views), tuple(findings))
+
+
+def _text(text: str, vectors: TextVectors, most: int) -> dict[str, Any]:
+    node: dict[str, Any] = {"text": text, "tokens": list(vectors.tokens), "cut": vectors.cut}
+    for kind in KINDS:
+        values = getattr(vectors, kind)
+        node[kind] = (
+            None if values is None else {"values": [float(x) for x in values], "statistics": _statistics(values)}
+        )
+    main = vectors.pooled if vectors.pooled is not None else vectors.cls
+    node["strongest"] = [{"dimension": row["neuron"], "value": row["value"]} for row in strongest(main, most)]
+    return node
+
+
+def _statistics(values: Any) -> dict[str, float | None]:
+    summary = summarize(values)
+    share = float((abs(values) > SATURATED).mean())
+    return {
+        "norm": summary.l2,
+        "mean": summary.mean,
+        "std": summary.std,
+        "min": summary.min,
+        "max": summary.max,
+        "saturated": share,
+    }
+
+
+def _similarity(vectors: Sequence[TextVectors]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for kind in KINDS:
+        rows = [getattr(v, kind) for v in vectors]
+        found[kind] = None if rows[0] is None else cosines(rows)
+    return found
+
+
+def _vector_view(nodes: Sequence[Mapping[str, Any]]) -> View:
+    kind = "pooled" if nodes and nodes[0]["pooled"] is not None else "cls"
+    titles = {"pooled": "pooled output of each text", "cls": "first token's hidden state (there is no pooler)"}
+    columns = [
+        Column("text", ("number",), "integer"),
+        Column("", ("text",), "text"),
+        Column("tokens", ("count",), "integer", 1),
+    ]
+    for priority, name in enumerate(("norm", "mean", "std", "min", "max", "saturated")):
+        kind_of = "share" if name == "saturated" else "real"
+        columns.append(Column(name, (kind, "statistics", name), kind_of, priority))
+    rows = tuple({**node, "number": i, "count": len(node["tokens"])} for i, node in enumerate(nodes, 1))
+    return View("vectors", titles[kind], tuple(columns), rows)
+
+
+def _strongest_view(nodes: Sequence[Mapping[str, Any]]) -> View:
+    rows = tuple({"number": i, **row} for i, node in enumerate(nodes, 1) for row in node["strongest"])
+    columns = (
+        Column("text", ("number",), "integer"),
+        Column("dimension", ("dimension",), "integer"),
+        Column("value", ("value",), "real"),
+        Column("−1      0      1", ("value",), "bar"),
+    )
+    return View("strongest", "strongest dimensions", columns, rows)
+
+
+def _similarity_view(similarity: Mapping[str, Any]) -> View:
+    """A row for each pair of texts, the three choices side by side."""
+    kinds = [kind for kind in KINDS if similarity[kind] is not None]
+    count = len(similarity["cls"])
+    rows = tuple(
+        {"a": a + 1, "b": b + 1, **{kind: similarity[kind][a][b] for kind in kinds}}
+        for a in range(count)
+        for b in range(a + 1, count)
+    )
+    titles = {"pooled": "pooled", "cls": "first token", "mean": "mean of tokens"}
+    columns = [Column("text", ("a",), "integer"), Column("text", ("b",), "integer")]
+    columns += [Column(titles[kind], (kind,), "real") for kind in kinds]
+    return View("similarity", "cosine similarity, which depends on the vector you choose", tuple(columns), rows)
+
+
+def vectors_written(runner: Runner, vectors: VectorFile, findings: Sequence[Finding]) -> Report:
+    """The report of `pool -o`: what was written."""
+    common = base(runner, findings)
+    path = str(vectors.output.path)
+    written = {"path": path, "bytes": vectors.bytes, "name": vectors.name, "shape": [vectors.count, vectors.width]}
+    data = {
+        "model": common["model"],
+        "facts": common["facts"],
+        "written": written,
+        "findings": common["findings"],
+        "version": common["version"],
+    }
+    columns = (
+        Column("vector", ("name",), "text"),
+        Column("shape", ("shape",), "shape"),
+        Column("bytes", ("bytes",), "integer"),
+    )
+    views = [finding_view(data["findings"])] if findings else []
+    views.append(View("written", f"written to {path}", columns, (written,)))
+    return Report(data, tuple(views), tuple(findings))
+
+
+# ------------------------------------------------------------------------------------------------ activations
+
+
+def activation(
+    runner: Runner, seen: Watch, tokens: Sequence[Sequence[str]], findings: Sequence[Finding], most: int, *, each: bool
+) -> Report:
+    """The report of `activations`: what every layer's intermediate put out, and with `each` what for every token.
+
+    `tokens` are those of the texts whose matrices were kept, in the order in which they were kept; empty where only
+    sums were.
+    """
+    common = base(runner, findings)
+    hidden, inner = runner.anatomy.widths
+    layers = [_layer(number, seen.sums[number], most, hidden, inner, runner, seen.pre) for number in sorted(seen.sums)]
+    rows = list(_token_rows(seen, tokens, most)) if each else []
+    heat = _heat(seen, tokens) if tokens else None
+    data = {
+        "model": common["model"],
+        "facts": common["facts"],
+        "layers": layers,
+        "tokens": rows,
+        "heat": heat,
+        "findings": common["findings"],
+        "version": common["version"],
+    }
+    views = [finding_view(data["findings"])] if findings else []
+    views += [_layer_view(layers, seen.pre), _top_view(layers)]
+    if heat is not None:
+        views.append(_heat_view(heat))
+    if rows:
+        views.append(_token_view(rows))
+    return Report(data, tuple(views), tuple(findings))
+
+
+def _layer(
+    number: int, sums: Firing, most: int, hidden: int | None, inner: int | None, runner: Runner, pre: bool
+) -> dict[str, Any]:
+    act = runner.encoder.activation_name
+    steps = [f"({sums.tokens}, {hidden})", "dense", f"({sums.tokens}, {inner})"]
+    return {
+        "label": f"intermediate.{number}",
+        "layer": number,
+        "shapes": " → ".join([*steps, *([] if pre else [act, f"({sums.tokens}, {inner})"])]),
+        "statistics": {
+            "count": sums.count,
+            "mean": sums.mean,
+            "std": sums.std,
+            "min": float(sums.lowest.min()),
+            "max": float(sums.highest.max()),
+            "above_zero": float(sums.above.sum() / sums.count),
+            "near_zero": float(sums.small.sum() / sums.count),
+            "energy_neurons": sums.neurons_for_energy,
+            "never_above_zero": sums.never,
+        },
+        "top": _top(sums, most),
+    }
+
+
+def _top(sums: Firing, most: int) -> list[dict[str, Any]]:
+    """The neurons of most energy over the text: mean, largest value, share of tokens above zero."""
+    import numpy as np
+
+    order = np.argsort(-sums.squares, kind="stable")[:most]
+    return [
+        {
+            "neuron": int(i),
+            "rms": float(np.sqrt(sums.squares[i] / sums.tokens)),
+            "mean": float(sums.total[i] / sums.tokens),
+            "max": float(sums.highest[i]),
+            "above_zero": float(sums.above[i] / sums.tokens),
+        }
+        for i in order
+    ]
+
+
+def _token_rows(seen: Watch, tokens: Sequence[Sequence[str]], most: int) -> Iterator[dict[str, Any]]:
+    names = [(number, token) for number, text in enumerate(tokens, 1) for token in text]
+    for layer in sorted(seen.kept):
+        place = 0
+        for matrix in seen.kept[layer]:
+            for row in matrix:
+                number, token = names[place]
+                yield {
+                    "label": f"intermediate.{layer}",
+                    "text": number,
+                    "token": token,
+                    "strongest": strongest(row, most),
+                }
+                place += 1
+
+
+def _heat(seen: Watch, tokens: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Root mean square of each token's activations in each layer, for a map of layers × tokens."""
+    import numpy as np
+
+    layers = sorted(seen.kept)
+    values = [np.concatenate([np.sqrt(np.square(m, dtype=np.float64).mean(1)) for m in seen.kept[i]]) for i in layers]
+    return {
+        "layers": layers,
+        "tokens": [token for text in tokens for token in text],
+        "rms": [[float(x) for x in row] for row in values],
+    }
+
+
+def _layer_view(layers: Sequence[Mapping[str, Any]], pre: bool) -> View:
+    columns = [Column("layer", ("label",), "place")]
+    names = (("mean", "mean", "real"), ("std", "std", "real"), ("max", "max", "real"), ("above_zero", "> 0", "share"),
+             ("near_zero", "|a| < 0.01", "share"), ("energy_neurons", "90 % energy", "integer"), ("min", "min", "real"),
+             ("never_above_zero", "never > 0", "integer"))  # fmt: skip
+    columns += [Column(title, ("statistics", name), kind, i) for i, (name, title, kind) in enumerate(names)]
+    shape = layers[0]["shapes"] if layers else ""
+    return View(
+        "layers", f"intermediate{' before the activation' if pre else ''}: {shape}", tuple(columns), tuple(layers)
+    )
+
+
+def _top_view(layers: Sequence[Mapping[str, Any]]) -> View:
+    rows = tuple({"label": layer["label"], **row} for layer in layers for row in layer["top"])
+    columns = (
+        Column("layer", ("label",), "place"),
+        Column("neuron", ("neuron",), "integer"),
+        Column("rms", ("rms",), "real"),
+        Column("mean", ("mean",), "real", 1),
+        Column("max", ("max",), "real"),
+        Column("> 0", ("above_zero",), "share", 2),
+    )
+    return View("top", "neurons of most energy over the text", columns, rows)
+
+
+def _heat_view(heat: Mapping[str, Any]) -> View:
+    """One row a token, one shade and number a layer: readable without colour."""
+    rows = tuple({"token": token, "cells": [row[i] for row in heat["rms"]]} for i, token in enumerate(heat["tokens"]))
+    columns = (Column("token", ("token",), "text"), Column("layers " + _span(heat["layers"]), ("cells",), "heat"))
+    return View("heat", "root mean square of each token's activations, layer by layer", columns, rows)
+
+
+def _span(layers: Sequence[int]) -> str:
+    return f"{layers[0]} … {layers[-1]}" if len(layers) > 1 else "".join(map(str, layers))
+
+
+def _token_view(rows: Sequence[Mapping[str, Any]]) -> View:
+    flat = tuple(
+        {**row, "neurons": ", ".join(f"{item['neuron']} ({item['value']:+.2f})" for item in row["strongest"])}
+        for row in rows
+    )
+    columns = (
+        Column("layer", ("label",), "place"),
+        Column("text", ("text",), "integer", 1),
+        Column("token", ("token",), "text"),
+        Column("strongest neurons", ("neurons",), "text"),
+    )
+    return View("tokens", "strongest neurons of each token", columns, flat)

@@ -1,0 +1,321 @@
+"""Whatever the files hold, there is a report or a `BertprobeError`: no other exception, no hang, no runaway memory."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save
+from test_safetensors import packed
+
+from bertprobe import (
+    BertprobeError,
+    Evidence,
+    Report,
+    find_parts,
+    inspection,
+    judge,
+    open_checkpoint,
+    render,
+    select,
+    take_numbers,
+)
+from bertprobe.checkpoint import DTYPES
+from bertprobe.export import Output, export
+
+FUZZ = settings(
+    max_examples=150,
+    deadline=20_000,  # milliseconds: a hang, not a slow machine
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+SETTINGS = settings(FUZZ, max_examples=60)
+GIVEN_MEMORY = 50  # times the size of the files
+SPARE_MEMORY = 10 * 2**20
+
+
+@contextmanager
+def bounded_memory(size: int) -> Iterator[None]:
+    """No more than the files can ask for is allocated at any moment."""
+    tracemalloc.start()
+    try:
+        yield
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak <= GIVEN_MEMORY * size + SPARE_MEMORY
+
+
+def inspected(folder: Path, format: str) -> None:
+    """All that `inspect` and `export` do, in one of the formats."""
+    try:
+        checkpoint = open_checkpoint(str(folder))
+        anatomy = find_parts(checkpoint)
+        parts = select(anatomy)
+        headers_only = Evidence(checkpoint, anatomy)
+        drawn(inspection(headers_only, parts, judge(headers_only)), format)
+        evidence = Evidence(checkpoint, anatomy, take_numbers(parts, spectrum=True))
+        drawn(inspection(evidence, parts, judge(evidence), neurons=2), format)
+        output = folder / "out" / ("out.npz" if format == "table" else "out.safetensors")
+        written = export(checkpoint, anatomy, None, Output(output, names="stored", force=True))
+        assert output.stat().st_size == written.bytes
+    except BertprobeError as error:
+        if not (error.found and error.cure):
+            raise
+
+
+def drawn(report: Report, format: str) -> None:
+    out = StringIO()
+    render.show(report, format, out=out)
+    text = out.getvalue()
+    assert {char for char in text if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")} <= {"\n"}
+    if format == "json":
+        json.loads(text, parse_constant=pytest.fail)
+
+
+def fuzzed(folder: Path, format: str, files: dict[str, bytes]) -> None:
+    for path in folder.iterdir():
+        if path.is_file():
+            path.unlink()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    with bounded_memory(sum(map(len, files.values()))):
+        inspected(folder, format)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> Path:
+    """Where files are laid anew for each example; imports come first, for their memory is not the file's."""
+    for format in render.FORMATS:
+        inspected(tiny_bert, format)
+    made = tmp_path_factory.mktemp("fuzz")
+    (made / "out").mkdir()
+    (made / "1_Pooling").mkdir()
+    return made
+
+
+# ------------------------------------------------------------------------------------------------ real files
+
+STATE = {
+    f"{name}.{kind}": torch.linspace(-1, 1, 4 if kind == "bias" else 16).reshape((4,) if kind == "bias" else (4, 4))
+    for name in ("encoder.layer.0.intermediate.dense", "encoder.layer.1.intermediate.dense", "pooler.dense")
+    for kind in ("weight", "bias")
+}
+CONFIG = {
+    "model_type": "bert",
+    "architectures": ["BertModel"],
+    "hidden_size": 4,
+    "intermediate_size": 4,
+    "num_hidden_layers": 2,
+    "hidden_act": "gelu",
+    "vocab_size": 9,
+    "torch_dtype": "float32",
+    "position_embedding_type": "absolute",
+    "pooler_hidden_act": "tanh",
+    "text_config": {},
+}
+INDEX = {"metadata": {"total_size": 480}, "weight_map": dict.fromkeys(STATE, "a.safetensors")}
+MODULES = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+POOLING = {"word_embedding_dimension": 4, "pooling_mode_mean_tokens": True, "pooling_mode": "mean"}
+
+
+def torch_saved(new: bool) -> bytes:
+    file = BytesIO()
+    torch.save({"model": STATE, "epoch": 3}, file, _use_new_zipfile_serialization=new)
+    return file.getvalue()
+
+
+SAFETENSORS, ZIP, PICKLE = save(STATE, {"format": "pt"}), torch_saved(True), torch_saved(False)
+HEADER: dict[str, Any] = json.loads(SAFETENSORS[8 : 8 + int.from_bytes(SAFETENSORS[:8], "little")])
+DATA = SAFETENSORS[8 + int.from_bytes(SAFETENSORS[:8], "little") :]
+
+
+@st.composite
+def mutated(draw: st.DrawFn, content: bytes) -> bytes:
+    """The content after a few bytes were changed, cut out, put in or doubled."""
+    for _ in range(draw(st.integers(1, 4))):
+        first, last = sorted(draw(st.tuples(st.integers(0, len(content)), st.integers(0, len(content)))))
+        how = draw(st.sampled_from(["flip", "byte", "cut", "insert", "double", "truncate"]))
+        if how == "flip" and first < len(content):
+            flipped = content[first] ^ 1 << draw(st.integers(0, 7))
+            content = content[:first] + bytes([flipped]) + content[first + 1 :]
+        elif how == "byte":
+            content = content[:first] + draw(st.binary(min_size=1, max_size=8)) + content[first + 1 :]
+        elif how == "cut":
+            content = content[:first] + content[min(last, first + draw(st.integers(1, 64))) :]
+        elif how == "insert":
+            content = content[:first] + draw(st.binary(max_size=32)) + content[first:]
+        elif how == "double":
+            content = content[:last] + content[first:last] + content[last:]
+        elif how == "truncate":
+            content = content[:last]
+    return content
+
+
+TEXT = st.text(max_size=20) | st.sampled_from(["\x1b[31m", "[red]", "a/b", "..", "bert", "F32", "gelu", "0", "4"])
+NUMBERS = st.integers(-(2**70), 2**70) | st.integers(-3, 70) | st.sampled_from([2**31, 2**63 - 1, 2**63, 10**6])
+SCALARS = st.none() | st.booleans() | NUMBERS | st.floats() | TEXT
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=8
+)
+
+
+@st.composite
+def altered(draw: st.DrawFn, value: Any) -> Any:
+    """The same JSON after a few of its values, at any depth, were replaced, dropped or renamed."""
+    value = json.loads(json.dumps(value))
+    for _ in range(draw(st.integers(1, 3))):
+        inner: Any = value
+        while isinstance(inner, dict | list) and inner:
+            keys: Sequence[Any] = list(inner) if isinstance(inner, dict) else range(len(inner))
+            key = draw(st.sampled_from(keys))
+            if isinstance(inner[key], dict | list) and inner[key] and draw(st.integers(0, 3)):
+                inner = inner[key]
+                continue
+            how = draw(st.sampled_from(["replace", "replace", "drop", "rename"]))
+            if how == "replace":
+                inner[key] = draw(VALUES)
+            elif how == "drop":
+                del inner[key]
+            elif isinstance(inner, dict):
+                inner[draw(TEXT)] = inner.pop(key)
+            break
+    return value
+
+
+def as_json(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+# ------------------------------------------------------------------------------------------------ laws
+
+FORMAT = st.sampled_from(list(render.FORMATS))
+STARTS = st.sampled_from(
+    [
+        b"",
+        b"PK\3\4",
+        b"PK\5\6",
+        b"\x80\2",
+        b"\x80\4\x95",
+        b"\x80\2\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.",
+        (40).to_bytes(8, "little") + b"{",
+        b"{",
+    ]
+)
+PLACES = pytest.mark.parametrize(
+    "place", ["model.safetensors", "pytorch_model.bin", "config.json", "model.safetensors.index.json", "modules.json"]
+)
+
+
+@PLACES
+@SETTINGS
+@given(format=FORMAT, start=STARTS, rest=st.binary(max_size=300))
+def test_any_bytes_at_all(place: str, folder: Path, format: str, start: bytes, rest: bytes) -> None:
+    beside = (
+        {"model.safetensors": SAFETENSORS}
+        if place in ("config.json", "modules.json")
+        else {"a.safetensors": SAFETENSORS}
+    )
+    fuzzed(folder, format, {**beside, place: start + rest})
+
+
+@pytest.mark.parametrize("content", [SAFETENSORS, ZIP, PICKLE], ids=["safetensors", "zip", "pickle"])
+@FUZZ
+@given(format=FORMAT, data=st.data())
+def test_weights_with_damage(content: bytes, folder: Path, format: str, data: st.DataObject) -> None:
+    name = "model.safetensors" if content is SAFETENSORS else "pytorch_model.bin"
+    fuzzed(folder, format, {name: data.draw(mutated(content)), "config.json": as_json(CONFIG)})
+
+
+@FUZZ
+@given(format=FORMAT, header=altered(HEADER))
+def test_a_header_with_odd_values(folder: Path, format: str, header: Any) -> None:
+    fuzzed(folder, format, {"model.safetensors": packed(as_json(header)) + DATA})
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", CONFIG),
+        ("model.safetensors.index.json", INDEX),
+        ("modules.json", MODULES),
+        ("1_Pooling/config.json", POOLING),
+        ("adapter_config.json", {"base_model_name_or_path": "a/b"}),
+    ],
+)
+@SETTINGS
+@given(format=FORMAT, data=st.data())
+def test_settings_with_odd_values(name: str, content: Any, folder: Path, format: str, data: st.DataObject) -> None:
+    stem = {"model.safetensors.index.json": "a", "adapter_config.json": "adapter_model"}.get(name, "model")
+    fuzzed(folder, format, {f"{stem}.safetensors": SAFETENSORS, name: as_json(data.draw(altered(content)))})
+    (folder / name).unlink()
+
+
+LAYER = st.integers(0, 3) | st.sampled_from([12, 10**6, 10**9 - 1])
+MODULE = st.sampled_from(
+    [
+        "encoder.layer.{}.intermediate.dense",
+        "encoder.layer.{}.intermediate.LayerNorm",
+        "encoder.layer.{}.layout_intermediate.dense",
+        "encoder.layer.{}.intermediate_query.dense",
+        "encoder.layer.{}.ffn.0.intermediate.dense",
+        "encoder.layers.{}.mlp.fc11",
+        "encoder.layers.{}.mlp.fc12",
+        "encoder.layers.{}.mlp.fc1",
+        "encoder.layer.{}.mlp.up_gate_proj",
+        "layers.{}.mlp.Wi",
+        "layers.{}.mlp.up_proj",
+        "layers.{}.mlp.gate_proj",
+        "encoder.albert_layer_groups.0.albert_layers.{}.ffn",
+        "encoder.block.{}.layer.1.DenseReluDense.wi_0",
+        "encoder.layers.{}.intermediate.conv1d",
+        "transformer.layer.{}.ffn.lin1",
+        "pooler.dense",
+        "pooler",
+        "embeddings.word_embeddings",
+    ]
+)
+TYPE = st.none() | VALUES | st.sampled_from(["bert", "modernbert", "gte", "t5", "xlm", "eurobert", "lxmert"])
+PREFIX = st.sampled_from(["", "", "", "bert.", "module.", "0.auto_model.", "\x1b[31m[red].", "a.b."])
+KIND = st.sampled_from(["weight", "weight", "bias"])
+SHAPE = st.lists(st.sampled_from([0, 1, 2, 3, 5, 8, 70]), max_size=3) | st.sampled_from(
+    [[0, 2**62], [0, 2**59], [2**62, 0], [2**20, 0], [0, 2**62, 2**62], [2**40, 0, 3]]
+)
+
+
+@st.composite
+def sound(draw: st.DrawFn) -> bytes:
+    """A safetensors file without a fault, of odd names, dtypes, shapes and values."""
+    header, end = {}, 0
+    for _ in range(draw(st.integers(1, 6))):
+        name = draw(PREFIX) + draw(MODULE).format(draw(LAYER)) + "." + draw(KIND)
+        dtype, shape = draw(st.sampled_from([*DTYPES, *["F32"] * 20])), draw(SHAPE)
+        bits = DTYPES[dtype].bits
+        count = 1
+        for n in shape:
+            count *= n
+        if name not in header and count * bits % 8 == 0 and count <= 100_000:
+            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": (end, end := end + count * bits // 8)}
+    values = draw(st.binary(min_size=1, max_size=64))
+    content = packed(as_json(header)) + (values * (end // len(values) + 1))[:end]
+    safetensors.deserialize(content)
+    return content
+
+
+@FUZZ
+@given(format=FORMAT, content=sound(), config=st.none() | altered(CONFIG), model_type=TYPE)
+def test_sound_files_of_odd_content(folder: Path, format: str, content: bytes, config: Any, model_type: Any) -> None:
+    files = {"model.safetensors": content}
+    if isinstance(config, dict):
+        files["config.json"] = as_json(config | ({} if model_type is None else {"model_type": model_type}))
+    fuzzed(folder, format, files)

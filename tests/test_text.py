@@ -1,0 +1,331 @@
+"""`pool` and `activations`: their numbers are the model's, in every format, however the texts come."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from bertprobe.backends import BACKENDS
+
+TEXTS = ["A cat sat on the mat.", "Dogs bark at night, and nobody knows why they do so.", "Why?"]
+
+
+@pytest.fixture(scope="module")
+def model(minilm: Path) -> Any:
+    from transformers import BertModel
+
+    return BertModel.from_pretrained(minilm).eval()
+
+
+@pytest.fixture(scope="module")
+def theirs(minilm: Path, model: Any) -> Any:
+    """What transformers makes of texts one by one: tokens, hidden states, pooled output, intermediate outputs."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(minilm)
+
+    def run(text: str, pair: str | None = None) -> dict[str, Any]:
+        inputs = tokenizer(text, pair, return_tensors="pt", truncation=True, max_length=512)
+        seen: list[np.ndarray[Any, Any]] = []
+        hooks = [
+            layer.intermediate.register_forward_hook(lambda m, i, out: seen.append(out[0].numpy()))
+            for layer in model.encoder.layer
+        ]
+        try:
+            with torch.no_grad():
+                out = model(**inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return {
+            "tokens": tokenizer.convert_ids_to_tokens(inputs["input_ids"][0]),
+            "hidden": out.last_hidden_state[0].numpy(),
+            "pooled": out.pooler_output[0].numpy(),
+            "layers": seen,
+        }
+
+    return run
+
+
+def data_of(run: Any, *argv: Any) -> dict[str, Any]:
+    ran = run([*argv, "--json"])
+    assert ran.code == 0, ran.err
+    found: dict[str, Any] = json.loads(ran.out)
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ pool
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_pooled_first_and_mean_are_transformers(backend: str, minilm: Path, run: Any, theirs: Any) -> None:
+    """1e-5 absolute: float32, other orders of summation."""
+    data = data_of(run, "pool", *TEXTS, "-m", minilm, "--backend", backend)
+    assert list(data) == ["model", "facts", "texts", "similarity", "findings", "version"]
+    assert (data["facts"]["backend"], data["facts"]["device"], data["facts"]["dtype"]) == (backend, "cpu", "float32")
+    for text, node in zip(TEXTS, data["texts"], strict=True):
+        expected = theirs(text)
+        assert node["text"] == text
+        assert node["tokens"] == expected["tokens"]
+        for kind, values in (
+            ("pooled", expected["pooled"]),
+            ("cls", expected["hidden"][0]),
+            ("mean", expected["hidden"].mean(0)),
+        ):
+            assert np.abs(np.array(node[kind]["values"]) - values).max() < 1e-5
+            found = node[kind]["statistics"]
+            assert found["norm"] == pytest.approx(np.linalg.norm(values), rel=1e-4)
+            assert found["saturated"] == pytest.approx((np.abs(values) > 0.99).mean())
+        order = np.argsort(-np.abs(expected["pooled"]))[:3]
+        assert [row["dimension"] for row in node["strongest"]] == list(order)
+
+
+def test_similarities_are_cosines(minilm: Path, run: Any) -> None:
+    data = data_of(run, "pool", *TEXTS, "-m", minilm)
+    for kind in ("pooled", "cls", "mean"):
+        rows = np.array([node[kind]["values"] for node in data["texts"]])
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        assert np.allclose(data["similarity"][kind], rows @ rows.T, atol=1e-6)
+    assert data_of(run, "pool", TEXTS[0], "-m", minilm)["similarity"] == {}
+
+
+def test_pairs_are_read_together(minilm: Path, run: Any, theirs: Any) -> None:
+    data = data_of(run, "pool", "A man eats.", "Somebody is eating.", "-m", minilm, "--pair")
+    (node,) = data["texts"]
+    assert (
+        np.abs(np.array(node["pooled"]["values"]) - theirs("A man eats.", "Somebody is eating.")["pooled"]).max() < 1e-5
+    )
+    assert run(["pool", "one", "two", "three", "-m", minilm, "--pair"]).code == 2
+
+
+def test_the_verdict_on_the_pooler_stands_above_the_numbers(minilm: Path, run: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out = run(["pool", "text", "-m", minilm]).out
+    assert out.index("pooler-untrained") < out.index("pooled output")
+    assert {f["rule"] for f in data_of(run, "pool", "text", "-m", minilm)["findings"]} == {
+        "pooler-untrained",
+        "pooler-unused",
+    }
+
+
+def test_an_absent_pooler_is_an_error_with_a_way_out(tmp_path: Path, minilm: Path, run: Any) -> None:
+    from safetensors.numpy import save_file
+
+    tensors = {k: v for k, v in load_file(minilm / "model.safetensors").items() if "pooler" not in k}
+    save_file(tensors, tmp_path / "model.safetensors")
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_bytes((minilm / name).read_bytes())
+    refused = run(["pool", "text", "-m", tmp_path])
+    assert refused.code == 1
+    assert "--vector cls or --vector mean" in refused.err
+    data = data_of(run, "pool", "text", "-m", tmp_path, "--vector", "mean")
+    assert data["texts"][0]["pooled"] is None
+    assert len(data["texts"][0]["mean"]["values"]) == 384
+
+
+READERS: dict[str, Any] = {
+    ".safetensors": lambda path, kind: load_file(path)[kind],
+    ".npy": lambda path, kind: np.load(path),
+    ".npz": lambda path, kind: np.load(path)[kind],
+    ".jsonl": lambda path, kind: np.array([json.loads(line)[kind] for line in path.read_text().splitlines()]),
+    ".csv": lambda path, kind: np.array([row[1:] for row in csv.reader(io.StringIO(path.read_text()))][1:], float),
+}
+
+
+@pytest.mark.parametrize("suffix", READERS)
+@pytest.mark.parametrize("kind", ["pooled", "mean"])
+def test_vectors_read_back_in_the_order_of_the_texts(
+    suffix: str, kind: str, minilm: Path, tmp_path: Path, run: Any
+) -> None:
+    lines = tmp_path / "texts.txt"
+    lines.write_text("\n".join(TEXTS * 3) + "\n")
+    file = tmp_path / f"vectors{suffix}"
+    options = ["--file", lines, "-m", minilm, "-o", file, "--vector", kind, "--budget", "20"]
+    told = data_of(run, "pool", *options)
+    assert told["written"]["shape"] == [9, 384]
+    assert told["written"]["bytes"] == file.stat().st_size
+    shown = data_of(run, "pool", *TEXTS, "-m", minilm)
+    expected = np.array([node[kind]["values"] for node in shown["texts"]] * 3)
+    assert np.abs(READERS[suffix](file, kind) - expected).max() < 2e-6
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["texts.txt", file.name]
+    assert run(["pool", *options]).code == 1, "not overwritten unasked"
+
+
+def test_parquet_needs_its_extra_or_works(minilm: Path, tmp_path: Path, run: Any) -> None:
+    ran = run(["pool", "text", "-m", minilm, "-o", tmp_path / "v.parquet"])
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        assert ran.code == 1
+        assert "bertprobe[parquet]" in ran.err
+        assert list(tmp_path.iterdir()) == []
+        return
+    assert ran.code == 0
+    assert pyarrow.parquet.read_table(tmp_path / "v.parquet").num_rows == 1
+
+
+def test_stdin_is_taken_and_odd_bytes_do_not_stop_it(minilm: Path) -> None:
+    command = [sys.executable, "-m", "bertprobe", "pool", "-m", str(minilm), "--json"]
+    done = subprocess.run(command, input=b"caf\xe9 noir\nsecond\n", capture_output=True, check=True)
+    texts = [node["text"] for node in json.loads(done.stdout)["texts"]]
+    assert texts == ["caf\ufffd noir", "second"]
+
+
+NASTY = [
+    "",
+    "x",
+    "🙂👩‍👩‍👧",
+    "e\u0301\u0327",
+    "مرحبا بالعالم",
+    "a\0b",
+    "[CLS] [MASK] end",
+    "\x1b[31mred",
+    "[red]x[/red]",
+]
+
+
+@pytest.mark.parametrize("text", NASTY, ids=ascii)
+@pytest.mark.parametrize("command", ["pool", "activations"])
+def test_nasty_texts_are_texts(command: str, text: str, minilm: Path, run: Any) -> None:
+    ran = run([command, "-m", minilm, "--", text])
+    assert ran.code == 0, ran.err
+    assert "\x1b" not in ran.out
+    data_of(run, command, "-m", minilm, text)
+
+
+def test_what_is_too_long_is_an_error_unless_it_may_be_cut(minilm: Path, run: Any, theirs: Any) -> None:
+    text = "word " * 600
+    refused = run(["pool", text, "-m", minilm])
+    assert refused.code == 1
+    assert "--truncate" in refused.err
+    (node,) = data_of(run, "pool", text, "-m", minilm, "--truncate")["texts"]
+    assert len(node["tokens"]) == 512
+    assert node["cut"] == 602 - 512
+    assert np.abs(np.array(node["pooled"]["values"]) - theirs(text)["pooled"]).max() < 1e-5
+
+
+def test_the_model_may_stand_in_the_environment(minilm: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BERTPROBE_MODEL", raising=False)
+    refused = run(["pool", "text"])
+    assert refused.code == 1
+    assert "BERTPROBE_MODEL" in refused.err
+    monkeypatch.setenv("BERTPROBE_MODEL", str(minilm))
+    assert run(["pool", "text"]).code == 0
+
+
+@pytest.mark.parametrize(
+    "argv", [["--backend", "numpy", "--dtype", "bfloat16"], ["--device", "cuda"], ["--file", "no-such-file"]]
+)
+def test_what_cannot_be_is_one_line(argv: list[str], minilm: Path, run: Any) -> None:
+    if "cuda" in argv and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    ran = run(["pool", "text", "-m", minilm, *argv])
+    assert ran.code == 1
+    assert len(ran.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_close(dtype: str, minilm: Path, run: Any) -> None:
+    """bfloat16 has 8 bits of fraction: its cosine with float32 is above 0.999 on these texts; float16's more so."""
+    whole = data_of(run, "pool", *TEXTS, "-m", minilm)
+    half = data_of(run, "pool", *TEXTS, "-m", minilm, "--dtype", dtype)
+    assert half["facts"]["backend"] == "torch"
+    for a, b in zip(whole["texts"], half["texts"], strict=True):
+        x, y = np.array(a["mean"]["values"]), np.array(b["mean"]["values"])
+        assert x @ y / np.linalg.norm(x) / np.linalg.norm(y) > 0.999
+
+
+# ------------------------------------------------------------------------------------------------ activations
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Path:
+    file = tmp_path / "texts.txt"
+    file.write_text("\n".join(TEXTS) + "\n")
+    return file
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_matrices_are_the_outputs_of_the_hooks(
+    backend: str, minilm: Path, tmp_path: Path, run: Any, theirs: Any
+) -> None:
+    for suffix, read in ((".safetensors", load_file), (".npz", np.load)):
+        file = tmp_path / f"a{suffix}"
+        run(["activations", *TEXTS, "-m", minilm, "-o", file, "--backend", backend])
+        found = read(file)
+        assert list(found["lengths"]) == [len(theirs(text)["tokens"]) for text in TEXTS]
+        for layer in range(6):
+            expected = np.concatenate([theirs(text)["layers"][layer] for text in TEXTS])
+            assert np.abs(found[f"intermediate.{layer}"] - expected).max() < 1e-5 * max(1, np.abs(expected).max())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_statistics_are_those_of_the_matrices(backend: str, minilm: Path, run: Any, theirs: Any) -> None:
+    data = data_of(run, "activations", *TEXTS, "-m", minilm, "--backend", backend)
+    assert list(data) == ["model", "facts", "layers", "tokens", "heat", "findings", "version"]
+    for layer in data["layers"]:
+        values = np.concatenate([theirs(text)["layers"][layer["layer"]] for text in TEXTS]).astype(np.float64)
+        found = layer["statistics"]
+        energy = np.sort((values**2).sum(0))[::-1].cumsum()
+        expected = {
+            "count": values.size, "mean": values.mean(), "std": values.std(), "min": values.min(), "max": values.max(),
+            "above_zero": (values > 0).mean(), "near_zero": (np.abs(values) < 0.01).mean(),
+        }  # fmt: skip
+        for name, value in expected.items():
+            assert found[name] == pytest.approx(value, rel=1e-4, abs=2e-5), name
+        assert abs(found["energy_neurons"] - (np.searchsorted(energy, 0.9 * energy[-1]) + 1)) <= 1
+        assert [row["neuron"] for row in layer["top"]] == list(np.argsort(-(values**2).sum(0))[:3])
+    heat = np.array(data["heat"]["rms"])
+    assert heat.shape == (6, len(data["heat"]["tokens"]))
+
+
+def test_batches_add_up_to_the_whole(minilm: Path, lines: Path, run: Any) -> None:
+    whole = data_of(run, "activations", "--file", lines, "-m", minilm)
+    parts = data_of(run, "activations", "--file", lines, "-m", minilm, "--budget", "1")
+    for a, b in zip(whole["layers"], parts["layers"], strict=True):
+        assert a["statistics"] == pytest.approx(b["statistics"], rel=1e-5, abs=1e-6)
+
+
+def test_only_the_layers_asked_for_are_read_and_run(minilm: Path, run: Any) -> None:
+    data = data_of(run, "activations", "text", "-m", minilm, "--layers", "1")
+    assert [layer["layer"] for layer in data["layers"]] == [1]
+    whole = data_of(run, "activations", "text", "-m", minilm)
+    assert data["facts"]["bytes_read"] < whole["facts"]["bytes_read"]
+    assert data["layers"][0]["statistics"] == pytest.approx(whole["layers"][1]["statistics"], rel=1e-5)
+
+
+def test_pre_shows_what_goes_into_the_activation(minilm: Path, tmp_path: Path, run: Any, theirs: Any) -> None:
+    run(["activations", TEXTS[0], "-m", minilm, "--pre", "-o", tmp_path / "pre.safetensors"])
+    before = torch.from_numpy(load_file(tmp_path / "pre.safetensors")["intermediate.2"])
+    assert np.abs(torch.nn.functional.gelu(before).numpy() - theirs(TEXTS[0])["layers"][2]).max() < 1e-5
+
+
+def test_tokens_name_their_strongest_neurons(minilm: Path, run: Any, theirs: Any) -> None:
+    data = data_of(run, "activations", TEXTS[0], "-m", minilm, "--tokens", "--top", "2")
+    expected = theirs(TEXTS[0])
+    rows = [row for row in data["tokens"] if row["label"] == "intermediate.3"]
+    assert [row["token"] for row in rows] == expected["tokens"]
+    for row, values in zip(rows, expected["layers"][3], strict=True):
+        assert [item["neuron"] for item in row["strongest"]] == list(np.argsort(-np.abs(values))[:2])
+
+
+@pytest.mark.parametrize("argv", [["pool", *TEXTS], ["activations", TEXTS[0], "--tokens"]])
+@pytest.mark.parametrize("columns", [80, 140])
+def test_nothing_is_wider_than_the_terminal(
+    argv: list[str], columns: int, minilm: Path, run: Any, monkeypatch: Any
+) -> None:
+    from rich.cells import cell_len
+
+    monkeypatch.setenv("COLUMNS", str(columns))
+    out = run([*argv, "-m", minilm]).out
+    assert max(cell_len(line) for line in out.splitlines()) <= columns
