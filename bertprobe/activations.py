@@ -6,14 +6,14 @@ Letters: N texts and T tokens of a batch, H hidden size, I intermediate size, L 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bertprobe.anatomy import Anatomy
 from bertprobe.backends import ACTIVATIONS, Array, Backend, NumpyBackend, TorchBackend
 from bertprobe.checkpoint import Checkpoint
-from bertprobe.encoder import Encoder, encode, first_tokens, load_encoder, pool
+from bertprobe.encoder import Encoder, encode, first_tokens, load_encoder, pool, why_not_native
 from bertprobe.errors import PartMissing, UnsupportedFile, printable
 from bertprobe.tokens import Text, Tokenizer, batches, check_vocabulary, open_tokenizer
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from bertprobe.reference import Reference
     from bertprobe.tokens import Packed
 
     Floats = npt.NDArray[np.float32]
@@ -45,13 +46,127 @@ class Compute:
     budget: int = BUDGET
 
 
+Tap = Callable[[str, Array, Array], None]
+"""Called with a part's label and its values before and after the activation, (rows, I) each, as they arise."""
+
+
+class Engine(Protocol):
+    """What runs packed texts: the native encoder, or transformers."""
+
+    backend: Backend
+    name: str
+    longest: int
+    vocabulary: int | None
+    has_pooler: bool
+    rows_are_tokens: bool
+
+    def states(self, packed: Packed, tap: Tap | None = None) -> list[tuple[Floats, Floats | None]]:
+        """Of each text its last hidden states (S, H) and its pooled output (H,), None without a pooler."""
+        ...
+
+    def vectors(self, packed: Packed, which: str) -> Floats:
+        """Of each text one vector, pooled, cls or mean: (N, H)."""
+        ...
+
+
+class Native:
+    """The encoder of this house."""
+
+    rows_are_tokens = True
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder, self.backend, self.name = encoder, encoder.backend, encoder.backend.name
+        self.longest = encoder.positions
+        self.vocabulary: int | None = encoder.vocabulary
+        self.has_pooler = encoder.has_pooler
+
+    def states(self, packed: Packed, tap: Tap | None = None) -> list[tuple[Floats, Floats | None]]:
+        with self.backend.inference():
+            hidden = encode(self.encoder, packed, None if tap is None else _by_label(tap))
+            firsts = first_tokens(packed)
+            pooled = self.backend.numpy(pool(self.encoder, hidden[firsts])) if self.has_pooler else None
+            states = self.backend.numpy(hidden)
+        return [
+            (states[start : start + length], None if pooled is None else pooled[i])
+            for i, (start, length) in enumerate(zip(firsts, packed.lengths, strict=True))
+        ]
+
+    def vectors(self, packed: Packed, which: str) -> Floats:
+        """No more is computed than the vector needs: but for the mean, the last layer runs for first tokens only."""
+        import numpy as np
+
+        with self.backend.inference():
+            if which == "mean":
+                states = self.backend.numpy(encode(self.encoder, packed))
+                sums = np.add.reduceat(states, first_tokens(packed), dtype=np.float32)
+                return np.asarray(sums / packed.lengths[:, None], np.float32)
+            first = encode(self.encoder, packed, first_only=True)
+            found = pool(self.encoder, first) if which == "pooled" else first
+            return np.asarray(self.backend.numpy(found), np.float32)
+
+
+def _by_label(tap: Tap) -> Callable[[int, Array, Array], None]:
+    return lambda layer, before, after: tap(f"intermediate.{layer}", before, after)
+
+
+class Foreign:
+    """A model of transformers, one text at a time."""
+
+    name = "transformers"
+
+    def __init__(self, reference: Reference, backend: Backend) -> None:
+        config = reference.checkpoint.config or {}
+        self.reference, self.backend = reference, backend
+        words = reference.anatomy.tensors.get("embeddings.word_embeddings.weight")
+        self.vocabulary = words.shape[0] if words is not None else None
+        self.longest = _longest(config, reference.anatomy.family)
+        self.has_pooler = any(part.stack is None for part in reference.anatomy.of("pooler"))
+        self.rows_are_tokens = reference.rows_are_tokens
+
+    def states(self, packed: Packed, tap: Tap | None = None) -> list[tuple[Floats, Floats | None]]:
+        found = []
+        start = 0
+        for length in packed.lengths:
+            rows = slice(start, start + int(length))
+            start += int(length)
+            hidden = self.reference.run(packed.ids[rows].tolist(), packed.segments[rows].tolist(), _of_records(tap))
+            pooled = None if hidden.pooled is None else self.backend.numpy(hidden.pooled)
+            found.append((self.backend.numpy(hidden.last_hidden_state), pooled))
+        return found
+
+    def vectors(self, packed: Packed, which: str) -> Floats:
+        import numpy as np
+
+        rows = [vectors_of(states, pooled)[which] for states, pooled in self.states(packed)]
+        return np.stack([row for row in rows if row is not None])
+
+
+def _of_records(tap: Tap | None) -> Callable[[Any], None] | None:
+    """A module that several layers share gives each of its calls a name."""
+    if tap is None:
+        return None
+    return lambda r: tap(r.part if r.call == 0 else f"{r.part} (call {r.call})", r.before, r.after)
+
+
+# Their position tables begin with padding_idx + 1 rows that no token uses.
+_AS_ROBERTA = ("mpnet", "longformer", "xmod", "xlm-roberta-xl", "roberta-prelayernorm", "ibert", "luke", "lilt",
+               "layoutlmv3", "esm", "deberta-v2")  # fmt: skip
+
+
+def _longest(config: Mapping[str, Any], family: str) -> int:
+    found = next((config[key] for key in ("max_position_embeddings", "n_positions") if type(config.get(key)) is int), 0)
+    if found <= 0:
+        return 1_000_000  # relative positions have no end
+    return found - int(config.get("pad_token_id") or 0) - 1 if family in _AS_ROBERTA else found
+
+
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """A checkpoint ready for text: its encoder and its tokenizer."""
+    """A checkpoint ready for text: what runs it and its tokenizer."""
 
     checkpoint: Checkpoint
     anatomy: Anatomy
-    encoder: Encoder
+    engine: Engine
     tokenizer: Tokenizer
     compute: Compute
 
@@ -61,7 +176,7 @@ class Runner:
             self.tokenizer,
             texts,
             budget=self.compute.budget,
-            longest=self.encoder.positions,
+            longest=self.engine.longest,
             truncate=truncate,
             pairs=pairs,
         )
@@ -77,11 +192,32 @@ def open_runner(
     pooler: bool = True,
 ) -> Runner:
     """The encoder and tokenizer of a checkpoint; `auto` chooses the backend by the `texts` known beforehand."""
-    tokenizer = open_tokenizer(checkpoint)
-    backend = choose_backend(compute, anatomy, _work(anatomy, texts))
-    encoder = load_encoder(checkpoint, anatomy, backend, depth=depth, pooler=pooler)
-    check_vocabulary(tokenizer, encoder.vocabulary)
-    return Runner(checkpoint, anatomy, encoder, tokenizer, compute)
+    engine: Engine
+    if why_not_native(checkpoint, anatomy) is None:
+        backend = choose_backend(compute, anatomy, _work(anatomy, texts))
+        engine = Native(load_encoder(checkpoint, anatomy, backend, depth=depth, pooler=pooler))
+    else:
+        engine = _foreign(checkpoint, anatomy, compute)
+    tokenizer = open_tokenizer(checkpoint, lambda: _their_tokenizer(checkpoint))
+    if engine.vocabulary is not None:
+        check_vocabulary(tokenizer, engine.vocabulary)
+    return Runner(checkpoint, anatomy, engine, tokenizer, compute)
+
+
+def _foreign(checkpoint: Checkpoint, anatomy: Anatomy, compute: Compute) -> Engine:
+    from bertprobe.reference import load_reference
+
+    if compute.backend == "numpy":
+        reason = why_not_native(checkpoint, anatomy)
+        raise UnsupportedFile(f"numpy cannot run {printable(checkpoint.ref)}: {reason}", "leave out --backend numpy")
+    backend = TorchBackend.on(compute.device, compute.dtype, compute.threads)
+    return Foreign(load_reference(checkpoint, anatomy, device=backend.device, dtype=backend.dtype), backend)
+
+
+def _their_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    from bertprobe.reference import tokenizer
+
+    return tokenizer(checkpoint)
 
 
 def choose_backend(compute: Compute, anatomy: Anatomy, work: float) -> Backend:
@@ -146,38 +282,13 @@ class TextVectors:
 
 def text_vectors(runner: Runner, packed: Packed) -> Iterator[TextVectors]:
     """All three vectors of every text of a batch, in the batch's order."""
-
-    backend = runner.encoder.backend
-    with backend.inference():
-        hidden = encode(runner.encoder, packed)
-        firsts = first_tokens(packed)
-        pooled = backend.numpy(pool(runner.encoder, hidden[firsts])) if runner.encoder.has_pooler else None
-        states = backend.numpy(hidden)
-    means = _means(states, packed)
-    for i, start in enumerate(firsts):
-        vector = None if pooled is None else pooled[i]
-        yield TextVectors(int(packed.order[i]), packed.tokens[i], int(packed.cut[i]), vector, states[start], means[i])
+    for i, (states, pooled) in enumerate(runner.engine.states(packed)):
+        yield TextVectors(int(packed.order[i]), packed.tokens[i], int(packed.cut[i]), **vectors_of(states, pooled))
 
 
-def _means(states: Floats, packed: Packed) -> Floats:
-    """The mean of each text's rows of (T, H), (N, H)."""
-    import numpy as np
-
-    sums = np.add.reduceat(states, first_tokens(packed), dtype=np.float32)
-    return np.asarray(sums / packed.lengths[:, None], np.float32)
-
-
-def one_vector(runner: Runner, packed: Packed, which: str) -> Floats:
-    """One kind of vector for every text of a batch, (N, H) in the batch's order; no more is computed than it needs."""
-    import numpy as np
-
-    backend = runner.encoder.backend
-    with backend.inference():
-        if which == "mean":
-            states = backend.numpy(encode(runner.encoder, packed))
-            return _means(states, packed)
-        first = encode(runner.encoder, packed, first_only=True)
-        return np.asarray(backend.numpy(pool(runner.encoder, first) if which == "pooled" else first), np.float32)
+def vectors_of(states: Floats, pooled: Floats | None) -> dict[str, Any]:
+    """The three candidates of one text, from its hidden states (S, H) and pooled output (H,)."""
+    return {"pooled": pooled, "cls": states[0], "mean": states.mean(0)}
 
 
 def require_vector(checkpoint: Checkpoint, anatomy: Anatomy, which: str) -> None:
@@ -272,43 +383,41 @@ def firing(backend: Backend, values: Array) -> Firing:
 
 @dataclass(slots=True)
 class Watch:
-    """What `activations` keeps of a run: sums for each layer, and for few texts the matrices themselves.
+    """What `activations` keeps of a run, by label: sums, and for few texts the matrices themselves.
 
-    `keep` holds the values after the activation (T, I) of every batch, `before` those before it, layer by layer.
+    `kept` holds the values (rows, I) of every batch or text as they came: after the activation, or before it if `pre`.
     """
 
     backend: Backend
-    layers: Sequence[int]
+    labels: Collection[str]
     keep: bool = False
     pre: bool = False
-    sums: dict[int, Firing] = field(default_factory=dict)
-    kept: dict[int, list[Floats]] = field(default_factory=dict)
+    sums: dict[str, Firing] = field(default_factory=dict)
+    kept: dict[str, list[Floats]] = field(default_factory=dict)
 
-    def __call__(self, layer: int, before: Array, after: Array) -> None:
+    def __call__(self, label: str, before: Array, after: Array) -> None:
         """The tap itself."""
-        if layer not in self.layers:
+        if label.partition(" ")[0] not in self.labels:
             return
         values = before if self.pre else after
         seen = firing(self.backend, values)
-        self.sums[layer] = self.sums[layer] + seen if layer in self.sums else seen
+        self.sums[label] = self.sums[label] + seen if label in self.sums else seen
         if self.keep:
-            self.kept.setdefault(layer, []).append(self.backend.numpy(values))
+            self.kept.setdefault(label, []).append(self.backend.numpy(values))
 
-    def in_order(self, pieces: Sequence[Sequence[str]], order: Sequence[int]) -> Watch:
-        """The same with one matrix a layer, its texts in the order of the input rather than of the batches."""
+    def in_order(self, lengths: Sequence[int], order: Sequence[int]) -> Watch:
+        """The same with a matrix for each text, in the order of the input rather than of the batches.
+
+        `lengths` are the rows of each text as they came; where a text came by itself its matrix tells.
+        """
         import numpy as np
 
-        starts = np.cumsum([0, *(len(text) for text in pieces)])
-        rows = [np.arange(starts[i], starts[i + 1]) for i in sorted(range(len(order)), key=order.__getitem__)]
-        index = np.concatenate(rows) if rows else None
-        kept = {layer: [np.concatenate(found)[index]] for layer, found in self.kept.items()}
-        return Watch(self.backend, self.layers, self.keep, self.pre, self.sums, kept)
-
-
-def watch(runner: Runner, packed: Packed, taps: Callable[[int, Array, Array], None]) -> None:
-    """Runs a batch for its taps alone."""
-    with runner.encoder.backend.inference():
-        encode(runner.encoder, packed, taps)
+        places = sorted(range(len(order)), key=order.__getitem__)
+        kept = {}
+        for label, found in self.kept.items():
+            texts = found if len(found) == len(order) else np.split(np.concatenate(found), np.cumsum(lengths)[:-1])
+            kept[label] = [texts[i] for i in places]
+        return Watch(self.backend, self.labels, self.keep, self.pre, self.sums, kept)
 
 
 def strongest(values: Floats, most: int) -> list[dict[str, Any]]:
@@ -326,11 +435,10 @@ def texts_of(items: Sequence[Text]) -> list[str]:
 
 def settings_of(runner: Runner) -> Mapping[str, Any]:
     """The facts of a run: backend, device, dtype, tokenizer and what was decided on the way."""
-    backend = runner.encoder.backend
     return {
-        "backend": backend.name,
-        "device": backend.device,
-        "dtype": backend.dtype,
+        "backend": runner.engine.name,
+        "device": runner.engine.backend.device,
+        "dtype": runner.engine.backend.dtype,
         "tokenizer": runner.tokenizer.name,
         "tokenizer_notes": list(runner.tokenizer.notes),
     }

@@ -179,6 +179,11 @@ class Reference:
     pool: Callable[[Tensor], Tensor] | None = None
 
     @property
+    def rows_are_tokens(self) -> bool:
+        """Whether each row of what comes out stands for a token."""
+        return self.anatomy.family not in _POSITIONS
+
+    @property
     def parts(self) -> tuple[str, ...]:
         """The labels of the parts that give records."""
         return tuple(dense.part for block in self.blocks for dense in (block.gate, block.up) if dense is not None)

@@ -329,3 +329,62 @@ def test_nothing_is_wider_than_the_terminal(
     monkeypatch.setenv("COLUMNS", str(columns))
     out = run([*argv, "-m", minilm]).out
     assert max(cell_len(line) for line in out.splitlines()) <= columns
+
+
+# ------------------------------------------------------------------------------------------------ other families
+
+OTHERS = ["albert", "distilbert", "modernbert", "deberta", "mpnet", "squeezebert", "canine"]
+
+
+@pytest.fixture
+def dressed(minilm: Path, tmp_path: Path) -> Any:
+    """A tiny model of a family, with MiniLM's vocabulary beside it."""
+    import zoo
+
+    def make(family: str) -> Path:
+        zoo.save(family, tmp_path, **({} if family == "canine" else {"vocab_size": 30522}))
+        if family != "canine":
+            for name in ("tokenizer.json", "tokenizer_config.json"):
+                (tmp_path / name).write_bytes((minilm / name).read_bytes())
+        return tmp_path
+
+    return make
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_other_families_run_through_transformers(family: str, dressed: Any, run: Any) -> None:
+    import transformers
+
+    folder = dressed(family)
+    data = data_of(run, "pool", "A cat sat.", "-m", folder, "--vector", "mean")
+    assert data["facts"]["backend"] == "transformers"
+    if family != "canine":
+        tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+        model = transformers.AutoModel.from_pretrained(folder).eval()
+        with torch.no_grad():
+            hidden = model(input_ids=torch.tensor([tokenizer("A cat sat.")["input_ids"]])).last_hidden_state[0].numpy()
+        assert np.abs(np.array(data["texts"][0]["cls"]["values"]) - hidden[0]).max() < 1e-5
+        assert np.abs(np.array(data["texts"][0]["mean"]["values"]) - hidden.mean(0)).max() < 1e-5
+    shown = data_of(run, "activations", "A cat sat.", "-m", folder, "--tokens", "--top", "1")
+    labels = [layer["label"] for layer in shown["layers"]]
+    assert len(labels) == len(set(labels))
+    if family == "albert":
+        assert labels == ["intermediate.0", "intermediate.0 (call 1)"]
+    if family == "modernbert":
+        assert labels[:2] == ["gate.0", "intermediate.0"]
+    if family == "canine":
+        assert shown["heat"] is None
+        assert shown["tokens"][0]["token"] == "position 0"
+
+
+def test_a_family_that_needs_more_than_text_is_refused_by_name(dressed: Any, run: Any) -> None:
+    ran = run(["pool", "text", "-m", dressed("bros"), "--vector", "cls"])
+    assert ran.code == 1
+    assert "bros" in ran.err
+    assert "page" in ran.err
+
+
+def test_numpy_is_not_asked_for_what_it_cannot(dressed: Any, run: Any) -> None:
+    ran = run(["pool", "text", "-m", dressed("distilbert"), "--vector", "cls", "--backend", "numpy"])
+    assert ran.code == 1
+    assert "distilbert" in ran.err

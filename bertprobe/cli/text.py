@@ -16,7 +16,7 @@ from bertprobe.errors import NotFound, OutputError, PartMissing, printable
 
 if TYPE_CHECKING:
     from bertprobe.activations import Runner
-    from bertprobe.anatomy import Anatomy, Part
+    from bertprobe.anatomy import Anatomy
     from bertprobe.checkpoint import Checkpoint
     from bertprobe.report import Report
     from bertprobe.verdicts import Finding
@@ -110,36 +110,34 @@ def activations(
     With -o, writes the whole matrices, (tokens, neurons) a layer, with the tokens: .safetensors or .npz.
     """
     from bertprobe import render
-    from bertprobe.activations import Compute, Watch, open_runner, watch
+    from bertprobe.activations import Compute, Watch, open_runner
     from bertprobe.anatomy import select
+    from bertprobe.export.matrices import write_matrices
     from bertprobe.report.text import activation
 
     check_format(format, json, None)
     checkpoint, anatomy = _open(model)
-    chosen = _plain_layers(select(anatomy, ["intermediate"], layers))
+    parts = select(anatomy, ["intermediate"], layers)
+    if not parts:
+        raise PartMissing("there is no intermediate module", "look at what there is with: bertprobe inspect --shapes")
+    depth = max((part.layer or 0) + 1 for part in parts)
     known, lines = _texts(texts, file, pair)
     compute = Compute(backend, device, dtype, threads, budget)
-    runner = open_runner(checkpoint, anatomy, compute, known, depth=max(chosen) + 1, pooler=False)
-    seen = Watch(runner.encoder.backend, chosen, keep=file is None or output is not None, pre=pre)
+    runner = open_runner(checkpoint, anatomy, compute, known, depth=depth, pooler=False)
+    keep = file is None or output is not None
+    seen = Watch(runner.engine.backend, {part.label for part in parts}, keep, pre)
     pieces: list[tuple[str, ...]] = []
     order: list[int] = []
     for packed in runner.batches(chain(known, lines), truncate=truncate, pairs=pair):
-        watch(runner, packed, seen)
-        if seen.keep:
+        runner.engine.states(packed, seen)
+        if keep:
             pieces += packed.tokens
             order += packed.order.tolist()
+    seen = seen.in_order([len(text) for text in pieces], order)
+    pieces = [pieces[i] for i in sorted(range(len(order)), key=order.__getitem__)]
     if output is not None:
-        from bertprobe.export.matrices import write_matrices
-
-        write_matrices(runner, seen, pieces, order, output, force)
-    report = activation(
-        runner, seen.in_order(pieces, order), [pieces[i] for i in _by_place(order)], (), top, each=tokens
-    )
-    render.show(report, "json" if json else format)
-
-
-def _by_place(order: Sequence[int]) -> list[int]:
-    return sorted(range(len(order)), key=order.__getitem__)
+        write_matrices(runner, seen, pieces, output, force)
+    render.show(activation(runner, seen, pieces, (), top, each=tokens), "json" if json else format)
 
 
 def _open(model: str | None) -> tuple[Checkpoint, Anatomy]:
@@ -184,13 +182,6 @@ def _shown(known: Sequence[str], pair: bool) -> list[str]:
     return [" / ".join(known[i : i + 2]) for i in range(0, len(known), 2)] if pair else list(known)
 
 
-def _plain_layers(parts: Sequence[Part]) -> list[int]:
-    found = [part.layer for part in parts if part.stack is None and part.index is None and part.layer is not None]
-    if not found:
-        raise PartMissing("there is no intermediate module", "look at what there is with: bertprobe inspect --shapes")
-    return sorted(set(found))
-
-
 def _about_the_pooler(checkpoint: Checkpoint, anatomy: Anatomy) -> tuple[Finding, ...]:
     """Findings on the pooler, which decide whether its numbers mean anything."""
     from bertprobe.anatomy import select
@@ -211,7 +202,6 @@ def _write_vectors(
     pair: bool,
     findings: Sequence[Finding],
 ) -> Report:
-    from bertprobe.activations import one_vector
     from bertprobe.export import Output
     from bertprobe.export.vectors import VectorFile
     from bertprobe.report.text import vectors_written
@@ -220,5 +210,5 @@ def _write_vectors(
     metadata = {"format": "pt", "source": runner.checkpoint.ref, "vector": vector}
     with VectorFile(Output(output, force=force), vector, width, metadata) as vectors:
         for packed in runner.batches(texts, truncate=truncate, pairs=pair):
-            vectors.add(packed.order, one_vector(runner, packed, vector))
+            vectors.add(packed.order, runner.engine.vectors(packed, vector))
     return vectors_written(runner, vectors, findings)

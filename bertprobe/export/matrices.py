@@ -15,24 +15,23 @@ if TYPE_CHECKING:
     from bertprobe.activations import Runner, Watch
 
 
-def write_matrices(
-    runner: Runner, seen: Watch, pieces: Sequence[Sequence[str]], order: Sequence[int], path: Path, force: bool
-) -> None:
-    """Writes what was kept, texts in the order of the input: `intermediate.N` (T, I) and `lengths` (N,).
+def write_matrices(runner: Runner, seen: Watch, pieces: Sequence[Sequence[str]], path: Path, force: bool) -> None:
+    """Writes what was kept, texts in the order of the input: a matrix (rows, I) a part, and `lengths` (N,).
 
-    The tokens stand in the metadata, under `tokens`, as a JSON list for each text.
+    The tokens stand in the metadata, under `tokens`, as a JSON list for each text. Where a part has other rows than
+    tokens, its own lengths stand beside it, as `LABEL.lengths`.
     """
     if path.suffix not in (".safetensors", ".npz"):
         raise OutputError(f"{printable(str(path))} does not say a format", "let its name end in .safetensors or .npz")
     output = Output(path, force=force)
     check_place(output)
-    arrays = _arrays(seen.in_order(pieces, order), pieces, order)
+    arrays = _arrays(seen, pieces)
     metadata = {
         "format": "pt",
         "bertprobe_version": bertprobe.__version__,
         "source": runner.checkpoint.ref,
         "values": "before the activation" if seen.pre else "after the activation",
-        "tokens": json.dumps([pieces[i] for i in sorted(range(len(order)), key=order.__getitem__)]),
+        "tokens": json.dumps(list(pieces)),
     }
     with whole_or_not_at_all(output) as file:
         if path.suffix == ".npz":
@@ -45,11 +44,14 @@ def write_matrices(
             file.write(save(arrays, metadata))
 
 
-def _arrays(seen: Watch, pieces: Sequence[Sequence[str]], order: Sequence[int]) -> dict[str, Any]:
+def _arrays(seen: Watch, pieces: Sequence[Sequence[str]]) -> dict[str, Any]:
     import numpy as np
 
-    places = sorted(range(len(order)), key=order.__getitem__)
-    found: dict[str, Any] = {"lengths": np.array([len(pieces[i]) for i in places])}
-    for layer, (matrix,) in seen.kept.items():
-        found[f"intermediate.{layer}"] = np.ascontiguousarray(matrix)
+    lengths = [len(text) for text in pieces]
+    found: dict[str, Any] = {"lengths": np.array(lengths)}
+    for label, texts in seen.kept.items():
+        found[label] = np.ascontiguousarray(np.concatenate(texts))
+        rows = [len(text) for text in texts]
+        if rows != lengths:
+            found[f"{label}.lengths"] = np.array(rows)
     return found

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import bertprobe
 from bertprobe.activations import Firing, Runner, TextVectors, Watch, cosines, settings_of, strongest
+from bertprobe.anatomy import Part
 from bertprobe.report import Column, Report, View, facts, finding_view
 from bertprobe.statistics import summarize
 from bertprobe.verdicts import Finding
@@ -155,14 +156,12 @@ def activation(
 ) -> Report:
     """The report of `activations`: what every layer's intermediate put out, and with `each` what for every token.
 
-    `tokens` are those of the texts whose matrices were kept, in the order in which they were kept; empty where only
-    sums were.
+    `tokens` are those of the texts whose matrices were kept, in the order of the input; empty where only sums were.
     """
     common = base(runner, findings)
-    hidden, inner = runner.anatomy.widths
-    layers = [_layer(number, seen.sums[number], most, hidden, inner, runner, seen.pre) for number in sorted(seen.sums)]
-    rows = list(_token_rows(seen, tokens, most)) if each else []
-    heat = _heat(seen, tokens) if tokens else None
+    layers = [_layer(runner, label, sums, most, seen.pre) for label, sums in seen.sums.items()]
+    rows = list(_token_rows(runner, seen, tokens, most)) if each else []
+    heat = _heat(seen, tokens) if tokens and runner.engine.rows_are_tokens else None
     data = {
         "model": common["model"],
         "facts": common["facts"],
@@ -181,15 +180,12 @@ def activation(
     return Report(data, tuple(views), tuple(findings))
 
 
-def _layer(
-    number: int, sums: Firing, most: int, hidden: int | None, inner: int | None, runner: Runner, pre: bool
-) -> dict[str, Any]:
-    act = runner.encoder.activation_name
-    steps = [f"({sums.tokens}, {hidden})", "dense", f"({sums.tokens}, {inner})"]
+def _layer(runner: Runner, label: str, sums: Firing, most: int, pre: bool) -> dict[str, Any]:
+    part = next(p for p in runner.anatomy.parts if p.label == label.partition(" ")[0])
     return {
-        "label": f"intermediate.{number}",
-        "layer": number,
-        "shapes": " → ".join([*steps, *([] if pre else [act, f"({sums.tokens}, {inner})"])]),
+        "label": label,
+        "layer": part.layer,
+        "shapes": _shapes(runner, part, sums, pre),
         "statistics": {
             "count": sums.count,
             "mean": sums.mean,
@@ -203,6 +199,16 @@ def _layer(
         },
         "top": _top(sums, most),
     }
+
+
+def _shapes(runner: Runner, part: Part, sums: Firing, pre: bool) -> str:
+    """The shape at every step: `(9, 384) → dense → (9, 1536) → gelu → (9, 1536)`."""
+    inner = f"({sums.tokens}, {len(sums.total)})"
+    width = part.weight.shape[1] if part.weight is not None and len(part.weight.shape) == 2 else "H"
+    steps = [f"({sums.tokens}, {width})", "dense", inner]
+    gated = runner.anatomy.of("gate")
+    act = part.activation or (f"× {gated[0].activation}(gate)" if gated else "activation")
+    return " → ".join(steps if pre else [*steps, act, inner])
 
 
 def _top(sums: Firing, most: int) -> list[dict[str, Any]]:
@@ -222,32 +228,24 @@ def _top(sums: Firing, most: int) -> list[dict[str, Any]]:
     ]
 
 
-def _token_rows(seen: Watch, tokens: Sequence[Sequence[str]], most: int) -> Iterator[dict[str, Any]]:
-    names = [(number, token) for number, text in enumerate(tokens, 1) for token in text]
-    for layer in sorted(seen.kept):
-        place = 0
-        for matrix in seen.kept[layer]:
-            for row in matrix:
-                number, token = names[place]
-                yield {
-                    "label": f"intermediate.{layer}",
-                    "text": number,
-                    "token": token,
-                    "strongest": strongest(row, most),
-                }
-                place += 1
+def _token_rows(runner: Runner, seen: Watch, tokens: Sequence[Sequence[str]], most: int) -> Iterator[dict[str, Any]]:
+    """A row for each token of each part; for rows that are not tokens, their position."""
+    for label, texts in seen.kept.items():
+        for number, (matrix, names) in enumerate(zip(texts, tokens, strict=True), 1):
+            for place, row in enumerate(matrix):
+                token = names[place] if runner.engine.rows_are_tokens else f"position {place}"
+                yield {"label": label, "text": number, "token": token, "strongest": strongest(row, most)}
 
 
 def _heat(seen: Watch, tokens: Sequence[Sequence[str]]) -> dict[str, Any]:
     """Root mean square of each token's activations in each layer, for a map of layers × tokens."""
     import numpy as np
 
-    layers = sorted(seen.kept)
-    values = [np.concatenate([np.sqrt(np.square(m, dtype=np.float64).mean(1)) for m in seen.kept[i]]) for i in layers]
+    kept = {label: np.concatenate(texts) for label, texts in seen.kept.items()}
     return {
-        "layers": layers,
+        "layers": list(kept),
         "tokens": [token for text in tokens for token in text],
-        "rms": [[float(x) for x in row] for row in values],
+        "rms": [[float(x) for x in np.sqrt(np.square(m, dtype=np.float64).mean(1))] for m in kept.values()],
     }
 
 
@@ -279,12 +277,13 @@ def _top_view(layers: Sequence[Mapping[str, Any]]) -> View:
 def _heat_view(heat: Mapping[str, Any]) -> View:
     """One row a token, one shade and number a layer: readable without colour."""
     rows = tuple({"token": token, "cells": [row[i] for row in heat["rms"]]} for i, token in enumerate(heat["tokens"]))
-    columns = (Column("token", ("token",), "text"), Column("layers " + _span(heat["layers"]), ("cells",), "heat"))
+    columns = (Column("token", ("token",), "text"), Column(_span(heat["layers"]), ("cells",), "heat"))
     return View("heat", "root mean square of each token's activations, layer by layer", columns, rows)
 
 
-def _span(layers: Sequence[int]) -> str:
-    return f"{layers[0]} … {layers[-1]}" if len(layers) > 1 else "".join(map(str, layers))
+def _span(labels: Sequence[str]) -> str:
+    names = [label.replace("intermediate.", "") for label in labels]
+    return f"layers {names[0]} … {names[-1]}" if len(names) > 1 else f"layer {names[0]}"
 
 
 def _token_view(rows: Sequence[Mapping[str, Any]]) -> View:

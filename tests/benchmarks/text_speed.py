@@ -4,8 +4,8 @@
 
 `cold` compares whole processes on a sentence and on a paragraph: a script with AutoModel and AutoTokenizer against
 bertprobe. `corpus` compares, in one process, the pooled output of paragraphs by a plain transformers loop, by
-sentence-transformers and by the packed encoder, with a bare matrix product of the same shapes beside it, and the running
-statistics of all activations. Contestants take turns; medians of ratios are printed.
+sentence-transformers and by the packed encoder, and the cost of running statistics of all activations; it prints the rate
+of floating-point operations beside that of a bare matrix product. Contestants take turns; medians of ratios are printed.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def sentence_transformers(model: Path) -> Callable[[list[str]], Any]:
 
 
 def packed(model: Path, backend: str, dtype: str, what: str = "pooled") -> Callable[[list[str]], Any]:
-    from bertprobe.activations import Compute, Watch, one_vector, open_runner, watch
+    from bertprobe.activations import Compute, Watch, open_runner
     from bertprobe.anatomy import find_parts
     from bertprobe.checkpoint import open_checkpoint
 
@@ -133,14 +133,12 @@ def packed(model: Path, backend: str, dtype: str, what: str = "pooled") -> Calla
     runner = open_runner(checkpoint, find_parts(checkpoint), Compute(backend=backend, dtype=dtype))
 
     def run(texts: list[str]) -> Any:
-        seen = Watch(runner.encoder.backend, range(runner.encoder.depth))
+        seen = Watch(runner.engine.backend, {part.label for part in runner.anatomy.parts})
         for batch in runner.batches(texts, truncate=True):
             if what == "pooled":
-                one_vector(runner, batch, "pooled")
-            elif what == "forward":
-                watch(runner, batch, lambda layer, before, after: None)
+                runner.engine.vectors(batch, "pooled")
             else:
-                watch(runner, batch, seen)
+                runner.engine.states(batch, seen if what == "statistics" else None)
 
     return run
 
@@ -174,6 +172,39 @@ def corpus(models: dict[str, Path], rounds: int, texts: list[str], bfloat16: boo
                 for other in ("transformers loop, batches of 32", "sentence-transformers")
             ]
             print(f"| {name} | {statistics.median(took):.2f} | {ratios[0]:.2f} | {ratios[1]:.2f} |", flush=True)
+        print(rates(model, texts), flush=True)
+
+
+def rates(model: Path, texts: list[str]) -> str:
+    """The encoder's rate over its own time, dense and attention products counted, beside a bare product of its shapes."""
+    import numpy as np
+    import torch
+
+    from bertprobe.activations import Compute, open_runner
+    from bertprobe.anatomy import find_parts
+    from bertprobe.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(str(model))
+    runner = open_runner(checkpoint, find_parts(checkpoint), Compute(backend="torch"))
+    batches = list(runner.batches(texts, truncate=True))
+    hidden, inner = runner.anatomy.widths
+    layers = len(runner.anatomy.layers)
+    tokens = sum(int(batch.lengths.sum()) for batch in batches)
+    squares = sum(int(np.square(batch.lengths).sum()) for batch in batches)
+    work = layers * (2 * tokens * (4 * hidden * hidden + 2 * hidden * inner) + 4 * squares * hidden)
+    encoder, bare = [], []
+    x, w = torch.randn(4096, hidden), torch.randn(inner, hidden)
+    for _ in range(3):
+        start = time.perf_counter()
+        for batch in batches:
+            runner.engine.states(batch)
+        encoder.append(work / (time.perf_counter() - start) / 1e9)
+        start = time.perf_counter()
+        for _ in range(8):
+            torch.nn.functional.linear(x, w)
+        bare.append(8 * 2 * 4096 * hidden * inner / (time.perf_counter() - start) / 1e9)
+    a, b = statistics.median(encoder), statistics.median(bare)
+    return f"\n{tokens:,} tokens; encoder {a:.0f} GFLOP/s, bare product 4096 × {hidden} × {inner} {b:.0f}: {a / b:.0%}"
 
 
 def main() -> None:
