@@ -260,6 +260,10 @@ class TorchBackend:
         """A copy of a stored tensor in the dtype it is stored in."""
         return _as_torch(values).clone()
 
+    def exact(self, values: Array) -> Array:
+        """Values as numpy float64, for comparing."""
+        return values.detach().double().cpu().numpy()
+
     def numpy(self, values: Array) -> Array:
         return values.detach().float().cpu().numpy()
 

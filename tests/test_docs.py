@@ -99,7 +99,7 @@ def test_the_exports_page_names_every_key(tiny_bert: Path, run: Run) -> None:
     assert not [key for key in keys if f"`{key}`" not in text and f'"{key}"' not in text]
 
 
-@pytest.mark.parametrize("command", ["inspect", "export", "pool", "activations"])
+@pytest.mark.parametrize("command", ["inspect", "export", "pool", "activations", "verify"])
 def test_every_command_and_option_has_help(command: str) -> None:
     from bertprobe.cli import app
 

@@ -16,6 +16,7 @@ FLOORS = {
     "cli": 7,
     "render": 6,
     "report": 5,
+    "verify": 5,
     "export": 5,
     "activations": 4,
     "encoder": 3,

@@ -42,7 +42,7 @@ def options(
 # What only stdout can fail with: each file that is read or written has errors of its own.
 _STDOUT_FAILS = {errno.EPIPE, errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO}
 
-for command in (weights.inspect, weights.export, text.pool, text.activations):
+for command in (weights.inspect, weights.export, text.pool, text.activations, text.verify):
     app.command()(command)
 
 

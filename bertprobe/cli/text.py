@@ -1,4 +1,4 @@
-"""The commands about texts: `pool` and `activations`."""
+"""The commands about texts: `pool`, `activations` and `verify`."""
 
 from __future__ import annotations
 
@@ -138,6 +138,30 @@ def activations(
     if output is not None:
         write_matrices(runner, seen, pieces, output, force)
     render.show(activation(runner, seen, pieces, (), top, each=tokens), "json" if json else format)
+
+
+def verify(
+    texts: Texts = None,
+    model: ModelOption = None,
+    format: Format = "table",
+    json: Json = False,
+) -> None:
+    """Proves that these are the model's numbers: the same tokens through transformers, compared part by part.
+
+    Exit code 3 when a difference exceeds max(1e-5 · max(1, max|x|), 4 × transformers' own float32 error).
+    """
+    from bertprobe import render
+    from bertprobe.report.text import verification
+    from bertprobe.verify import TEXTS
+    from bertprobe.verify import verify as compare
+
+    check_format(format, json, None)
+    checkpoint, anatomy = _open(model)
+    chosen = list(texts or TEXTS)
+    report = verification(checkpoint, anatomy, compare(checkpoint, anatomy, chosen), chosen)
+    render.show(report, "json" if json else format)
+    if not report.data["holds"]:
+        raise typer.Exit(3)
 
 
 def _open(model: str | None) -> tuple[Checkpoint, Anatomy]:

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import bertprobe
 from bertprobe.activations import Firing, Runner, TextVectors, Watch, cosines, settings_of, strongest
-from bertprobe.anatomy import Part
+from bertprobe.anatomy import Anatomy, Part
+from bertprobe.checkpoint import Checkpoint
 from bertprobe.report import Column, Report, View, facts, finding_view
 from bertprobe.statistics import summarize
 from bertprobe.verdicts import Finding
 
 if TYPE_CHECKING:
     from bertprobe.export.vectors import VectorFile
+    from bertprobe.verify import Agreement
 
 SATURATED = 0.99
 KINDS = ("pooled", "cls", "mean")
@@ -298,3 +300,50 @@ def _token_view(rows: Sequence[Mapping[str, Any]]) -> View:
         Column("strongest neurons", ("neurons",), "text"),
     )
     return View("tokens", "strongest neurons of each token", columns, flat)
+
+
+# ------------------------------------------------------------------------------------------------ verify
+
+
+def verification(
+    checkpoint: Checkpoint, anatomy: Anatomy, agreements: Sequence[Agreement], texts: Sequence[str]
+) -> Report:
+    """The report of `verify`: for every part how far ours are from transformers', and the limit."""
+    rows = [
+        {
+            "part": found.part,
+            "numpy": found.ours.get("numpy"),
+            "torch": found.ours.get("torch"),
+            "alone": found.alone,
+            "batch": found.batch,
+            "transformers_error": found.theirs,
+            "largest_value": found.size,
+            "limit": found.limit,
+            "within": "yes" if found.holds else "NO",
+        }
+        for found in agreements
+    ]
+    data = {
+        "model": checkpoint.ref,
+        "facts": facts(checkpoint, anatomy),
+        "texts": list(texts),
+        "parts": rows,
+        "holds": all(found.holds for found in agreements),
+        "findings": [],
+        "version": bertprobe.__version__,
+    }
+    columns = (
+        Column("part", ("part",), "place"),
+        Column("numpy", ("numpy",), "real", 1),
+        Column("torch", ("torch",), "real", 1),
+        Column("alone", ("alone",), "real", 3),
+        Column("batch", ("batch",), "real", 2),
+        Column("theirs", ("transformers_error",), "real", 1),
+        Column("limit", ("limit",), "real", 1),
+        Column("max |x|", ("largest_value",), "real", 4),
+        Column("within", ("within",), "text"),
+    )
+    title = "largest difference to transformers' float32, and theirs to float64"
+    if not any(found.ours for found in agreements):
+        title = "this family runs through transformers itself: its own float32 error against float64"
+    return Report(data, (View("parts", title, columns, tuple(rows)),))

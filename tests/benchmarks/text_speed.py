@@ -4,8 +4,8 @@
 
 `cold` compares whole processes on a sentence and on a paragraph: a script with AutoModel and AutoTokenizer against
 bertprobe. `corpus` compares, in one process, the pooled output of paragraphs by a plain transformers loop, by
-sentence-transformers and by the packed encoder, and the cost of running statistics of all activations; it prints the rate
-of floating-point operations beside that of a bare matrix product. Contestants take turns; medians of ratios are printed.
+sentence-transformers and by the packed encoder, and the cost of running statistics of all activations; the rate of
+floating-point operations stands beside that of a bare matrix product. Contestants take turns; ratios are medians.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def corpus(models: dict[str, Path], rounds: int, texts: list[str], bfloat16: boo
 
 
 def rates(model: Path, texts: list[str]) -> str:
-    """The encoder's rate over its own time, dense and attention products counted, beside a bare product of its shapes."""
+    """The encoder's rate over its own time, dense and attention products, beside a bare product of its shapes."""
     import numpy as np
     import torch
 

@@ -1,0 +1,74 @@
+"""`verify` compares with transformers for real: it finds equality where there is, and a fault where one is made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zoo
+from conftest import Run
+
+from bertprobe import backends
+
+
+def data_of(ran: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(ran.out)
+    return found
+
+
+def test_minilm_is_verified(minilm: Path, run: Run) -> None:
+    ran = run(["verify", "-m", minilm, "--json"])
+    assert ran.code == 0, ran.err
+    data = data_of(ran)
+    assert data["holds"] is True
+    parts = {row["part"]: row for row in data["parts"]}
+    assert list(parts) == [*(f"intermediate.{i}" for i in range(6)), "last hidden state", "pooler"]
+    for row in data["parts"]:
+        assert row["numpy"] <= row["limit"]
+        assert row["torch"] <= row["limit"]
+        assert row["limit"] == max(1e-5 * max(1, row["largest_value"]), 4 * row["transformers_error"])
+        assert row["transformers_error"] > 0
+    assert all(parts[f"intermediate.{i}"]["torch"] == 0 for i in range(6)), "bit for bit on equal shapes"
+    assert all(parts[f"intermediate.{i}"]["alone"] == 0 for i in range(6)), "and so is the module by itself"
+    assert all(row["batch"] <= 2e-6 * max(1, row["largest_value"]) for row in data["parts"])
+
+
+def test_a_wrong_activation_is_found_out(minilm: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gelu's tanh approximation differs by up to 4.7e-4, which is what a reimplementation gets wrong first."""
+    right = backends.ACTIVATIONS["gelu"]
+    monkeypatch.setitem(backends.ACTIVATIONS, "gelu", (backends.ACTIVATIONS["gelu_new"][0], right[1]))
+    ran = run(["verify", "some text", "-m", minilm, "--json"])
+    assert ran.code == 3
+    data = data_of(ran)
+    assert data["holds"] is False
+    assert {row["within"] for row in data["parts"][:6]} == {"NO"}
+    assert all(row["torch"] <= row["limit"] for row in data["parts"])
+
+
+def test_a_number_that_is_none_is_no_agreement(minilm: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = backends.ACTIVATIONS["gelu"]
+    monkeypatch.setitem(backends.ACTIVATIONS, "gelu", (lambda x: x * np.nan, right[1]))
+    assert run(["verify", "some text", "-m", minilm]).code == 3
+
+
+@pytest.mark.parametrize("family", ["roberta", "electra", "albert", "distilbert", "modernbert", "deberta"])
+def test_other_families_are_verified_too(family: str, minilm: Path, tmp_path: Path, run: Run) -> None:
+    zoo.save(family, tmp_path, vocab_size=30522)
+    (tmp_path / "tokenizer.json").write_bytes((minilm / "tokenizer.json").read_bytes())
+    ran = run(["verify", "a cat sat", "why", "-m", tmp_path, "--json"])
+    assert ran.code == 0, ran.err
+    rows = data_of(ran)["parts"]
+    native = family in ("roberta", "electra")
+    assert all((row["torch"] is not None) == native for row in rows)
+    assert all(row["alone"] in (0, None) for row in rows)
+    assert any(row["alone"] == 0 for row in rows) or family in ("albert", "modernbert")
+
+
+def test_it_fits_the_terminal(minilm: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out = run(["verify", "some text", "-m", minilm]).out
+    assert max(len(line) for line in out.splitlines()) <= 80
+    assert "yes" in out
