@@ -152,6 +152,6 @@ def _check_index(located: Located, headers: Mapping[str, TensorHeader]) -> None:
     missing = [name for name in located.weight_map if name not in headers]
     if missing:
         raise CorruptFile(
-            f"{len(missing)} tensors of the index are in none of its shards: {printable(shortened(missing, 3))}",
+            f"{len(missing)} tensors of the index are not in the shards it names: {printable(shortened(missing, 3))}",
             "index and shards are not of one model: fetch both again",
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bertprobe.checkpoint.source import LocalFile
-from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, shortened
+from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, quoted, shortened
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 LOOKED_FOR = (
@@ -245,7 +245,7 @@ def _weight_map(path: Path) -> Mapping[str, str]:
     for name in found.values():
         if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
             raise CorruptFile(
-                f"{path} names the shard '{printable(name)}', which is not a plain file name",
+                f"{path} names the shard {quoted(name)}, which is not a plain file name",
                 "an index may only name files beside it: do not trust this one",
             )
     return found

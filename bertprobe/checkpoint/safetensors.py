@@ -12,7 +12,7 @@ from typing import Any
 
 from bertprobe.checkpoint.source import Source
 from bertprobe.checkpoint.tensors import DTYPES, MAX_DIMENSIONS, Index, Piece, TensorHeader
-from bertprobe.errors import CorruptFile, UnsupportedFile, printable
+from bertprobe.errors import CorruptFile, UnsupportedFile, printable, quoted
 
 MAX_HEADER = 100_000_000  # the library's own limit
 MAX_TENSORS = 250_000  # the largest models have some 100,000; beyond that, Python objects alone would fill memory
@@ -93,7 +93,7 @@ def _unique(source: Source, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         last = {name: position for position, (name, _) in enumerate(pairs)}
         twice = next(name for position, (name, _) in enumerate(pairs) if last[name] != position)
         raise CorruptFile(
-            f"the header of {source.name} names '{printable(twice[:SHOWN])}' twice",
+            f"the header of {source.name} names {quoted(twice)} twice",
             "readers disagree on which one counts: have it written again",
         )
     return found
