@@ -20,7 +20,7 @@ _HOMES = {
     "bertprobe.anatomy": ("Anatomy", "Part", "find_parts", "select"),
     "bertprobe.checkpoint": ("Checkpoint", "TensorHeader", "open_checkpoint", "read_tensors"),
     "bertprobe.errors": ("BertprobeError",),
-    "bertprobe.export": ("Output", "export"),
+    "bertprobe.export": ("Output",),
     "bertprobe.modules": ("Intermediate", "Pooler"),
     "bertprobe.report": ("Report",),
     "bertprobe.report.inspection": ("inspection", "take_numbers"),
@@ -43,7 +43,6 @@ __all__ = [
     "Report",
     "Summary",
     "TensorHeader",
-    "export",
     "find_parts",
     "inspection",
     "judge",
@@ -60,7 +59,7 @@ if TYPE_CHECKING:
     from bertprobe.anatomy import Anatomy, Part, find_parts, select
     from bertprobe.checkpoint import Checkpoint, TensorHeader, open_checkpoint, read_tensors
     from bertprobe.errors import BertprobeError
-    from bertprobe.export import Output, export
+    from bertprobe.export import Output
     from bertprobe.modules import Intermediate, Pooler
     from bertprobe.report import Report
     from bertprobe.report.inspection import inspection, take_numbers
@@ -72,7 +71,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'bertprobe' has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value  # a function of a submodule's name (export) must win over the submodule
+    globals()[name] = value
     return value
 
 

@@ -133,10 +133,16 @@ def test_an_absent_pooler_is_an_error_with_a_way_out(tmp_path: Path, minilm: Pat
     assert len(data["texts"][0]["mean"]["values"]) == 384
 
 
+def npz(path: Path) -> dict[str, Any]:
+    """Every array of an npz file, which is closed again."""
+    with np.load(path) as archive:
+        return dict(archive)
+
+
 READERS: dict[str, Any] = {
     ".safetensors": lambda path, kind: load_file(path)[kind],
     ".npy": lambda path, kind: np.load(path),
-    ".npz": lambda path, kind: np.load(path)[kind],
+    ".npz": lambda path, kind: npz(path)[kind],
     ".jsonl": lambda path, kind: np.array([json.loads(line)[kind] for line in path.read_text().splitlines()]),
     ".csv": lambda path, kind: np.array([row[1:] for row in csv.reader(io.StringIO(path.read_text()))][1:], float),
 }
@@ -259,7 +265,7 @@ def lines(tmp_path: Path) -> Path:
 def test_matrices_are_the_outputs_of_the_hooks(
     backend: str, minilm: Path, tmp_path: Path, run: Any, theirs: Any
 ) -> None:
-    for suffix, read in ((".safetensors", load_file), (".npz", np.load)):
+    for suffix, read in ((".safetensors", load_file), (".npz", npz)):
         file = tmp_path / f"a{suffix}"
         run(["activations", *TEXTS, "-m", minilm, "-o", file, "--backend", backend])
         found = read(file)
