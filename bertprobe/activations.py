@@ -15,7 +15,7 @@ from bertprobe.backends import ACTIVATIONS, Array, Backend, NumpyBackend, TorchB
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.encoder import Encoder, encode, first_tokens, load_encoder, pool, why_not_native
 from bertprobe.errors import PartMissing, UnsupportedFile, printable
-from bertprobe.tokens import Text, Tokenizer, batches, check_vocabulary, open_tokenizer
+from bertprobe.tokens import Tokenizer, batches, check_vocabulary, open_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -238,10 +238,6 @@ def choose_backend(compute: Compute, anatomy: Anatomy, work: float) -> Backend:
     if compute.backend == "numpy" or (compute.backend == "auto" and numpy_can and small):
         _set_threads_of_numpy(compute.threads)
         return NumpyBackend()
-    return _torch_backend(compute)
-
-
-def _torch_backend(compute: Compute) -> Backend:
     return TorchBackend.on(compute.device, compute.dtype, compute.threads)
 
 
@@ -426,11 +422,6 @@ def strongest(values: Floats, most: int) -> list[dict[str, Any]]:
 
     order = np.argsort(-np.abs(values), kind="stable")[:most]
     return [{"neuron": int(i), "value": float(values[i])} for i in order]
-
-
-def texts_of(items: Sequence[Text]) -> list[str]:
-    """Texts and pairs as single strings, for what is shown."""
-    return [item if isinstance(item, str) else " / ".join(item) for item in items]
 
 
 def settings_of(runner: Runner) -> Mapping[str, Any]:

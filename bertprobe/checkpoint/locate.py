@@ -17,7 +17,6 @@ from typing import Any
 from bertprobe.checkpoint.source import LocalFile
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, quoted, shortened
 
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 LOOKED_FOR = (
     "model.safetensors, pytorch_model.bin, their .index.json, or one other .safetensors, .bin, .pt or .pth file"
 )

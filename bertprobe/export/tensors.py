@@ -19,7 +19,6 @@ from bertprobe.export.files import Output, check_place, check_source, whole_or_n
 from bertprobe.verdicts.headers import why_no_pooler
 
 CASTS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-SHA_BLOCK = 4 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
