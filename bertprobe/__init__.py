@@ -6,6 +6,13 @@
     numbers = bertprobe.take_numbers(parts)
     findings = bertprobe.judge(bertprobe.Evidence(checkpoint, anatomy, numbers))
 
+and what comes of a text:
+
+    runner = bertprobe.open_runner(checkpoint, anatomy, bertprobe.Compute())
+    for batch in runner.batches(["some text", "another"]):
+        for vectors in bertprobe.text_vectors(runner, batch):
+            print(vectors.place, vectors.pooled)
+
 Each name is imported when it is first used, so that `import bertprobe` costs nothing.
 """
 
@@ -17,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "bertprobe.activations": ("Compute", "Firing", "Runner", "TextVectors", "Watch", "open_runner", "text_vectors"),
     "bertprobe.anatomy": ("Anatomy", "Part", "find_parts", "select"),
     "bertprobe.checkpoint": ("Checkpoint", "TensorHeader", "open_checkpoint", "read_tensors"),
     "bertprobe.errors": ("BertprobeError",),
@@ -33,29 +41,37 @@ __all__ = [
     "Anatomy",
     "BertprobeError",
     "Checkpoint",
+    "Compute",
     "Evidence",
     "Finding",
+    "Firing",
     "Intermediate",
     "Numbers",
     "Output",
     "Part",
     "Pooler",
     "Report",
+    "Runner",
     "Summary",
     "TensorHeader",
+    "TextVectors",
+    "Watch",
     "find_parts",
     "inspection",
     "judge",
     "measure",
     "open_checkpoint",
+    "open_runner",
     "read_tensors",
     "select",
     "summarize",
     "take_numbers",
+    "text_vectors",
     "verdict",
 ]
 
 if TYPE_CHECKING:
+    from bertprobe.activations import Compute, Firing, Runner, TextVectors, Watch, open_runner, text_vectors
     from bertprobe.anatomy import Anatomy, Part, find_parts, select
     from bertprobe.checkpoint import Checkpoint, TensorHeader, open_checkpoint, read_tensors
     from bertprobe.errors import BertprobeError

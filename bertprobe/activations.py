@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bertprobe.anatomy import Anatomy
-from bertprobe.backends import ACTIVATIONS, Array, Backend, NumpyBackend, TorchBackend
+from bertprobe.backends import ACTIVATIONS, Array, Backend, NumpyBackend, OneDNNBackend, TorchBackend
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.encoder import Encoder, encode, first_tokens, load_encoder, pool, why_not_native
 from bertprobe.errors import PartMissing, UnsupportedFile, printable
@@ -26,10 +26,9 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float32]
 
-# numpy reaches about the speed of torch here; importing torch costs over a second, in which numpy does some 1.5e11
-# floating-point operations on two cores (tests/benchmarks/text_speed.py).
-WORTH_IMPORTING_TORCH = 1.5e11
-BUDGET = 16_384  # tokens of a batch
+# Floating-point operations from which torch's speed makes up for the second or more that its import takes: on two cores
+# numpy and torch needed as long, whole processes, for some 300 paragraphs by MiniLM (docs/speed.md).
+WORTH_IMPORTING_TORCH = 5e11
 FIRING = 0.0
 SMALL = 0.01
 ENERGY = 0.9
@@ -37,13 +36,16 @@ ENERGY = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """How to run: `backend` auto, numpy or torch; `device` auto, cpu, cuda or mps; `dtype`; threads; tokens a batch."""
+    """How to run: `backend` auto or a row of BACKENDS, `device` auto, cpu, cuda or mps, `dtype`, threads, batches.
+
+    `threads` None are all there are; `budget` is tokens a batch, None what suits the device.
+    """
 
     backend: str = "auto"
     device: str = "auto"
     dtype: str = "float32"
     threads: int | None = None
-    budget: int = BUDGET
+    budget: int | None = None
 
 
 Tap = Callable[[str, Array, Array], None]
@@ -175,7 +177,7 @@ class Runner:
         return batches(
             self.tokenizer,
             texts,
-            budget=self.compute.budget,
+            budget=self.compute.budget or self.engine.backend.batch_tokens,
             longest=self.engine.longest,
             truncate=truncate,
             pairs=pairs,
@@ -223,7 +225,8 @@ def _their_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
 def choose_backend(compute: Compute, anatomy: Anatomy, work: float) -> Backend:
     """The backend asked for; `auto` is numpy for float32 on the CPU while torch's import would cost more than it saves.
 
-    Raises `UnsupportedFile` for what cannot go together, such as numpy on a GPU.
+    From there on `auto` is oneDNN on the CPU where torch has it; torch itself is for small work where it is loaded
+    anyway, and for GPUs. Raises `UnsupportedFile` for what cannot go together, such as numpy on a GPU.
     """
     import sys
 
@@ -234,11 +237,17 @@ def choose_backend(compute: Compute, anatomy: Anatomy, work: float) -> Backend:
             f"numpy computes in float32 on the CPU, not in {compute.dtype} on {compute.device}",
             "choose --backend torch",
         )
-    small = "torch" not in sys.modules and work < WORTH_IMPORTING_TORCH
-    if compute.backend == "numpy" or (compute.backend == "auto" and numpy_can and small):
+    small = work < WORTH_IMPORTING_TORCH
+    if compute.backend == "numpy" or (compute.backend == "auto" and numpy_can and small and "torch" not in sys.modules):
         _set_threads_of_numpy(compute.threads)
         return NumpyBackend()
-    return TorchBackend.on(compute.device, compute.dtype, compute.threads)
+    if compute.backend == "onednn":
+        return OneDNNBackend.on(compute.device, compute.dtype, compute.threads)
+    found = TorchBackend.on(compute.device, compute.dtype, compute.threads)
+    large = compute.backend == "auto" and not small and compute.dtype != "float16"
+    if large and found.device == "cpu" and OneDNNBackend.is_there():
+        return OneDNNBackend.on("cpu", compute.dtype, compute.threads)
+    return found
 
 
 def _set_threads_of_numpy(threads: int | None) -> None:

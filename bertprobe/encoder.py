@@ -6,9 +6,9 @@ are touched.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bertprobe import layers
 from bertprobe.anatomy import Anatomy
@@ -149,12 +149,16 @@ def _heads(checkpoint: Checkpoint, anatomy: Anatomy) -> int:
 
 def _weights(backend: Backend, headers: Mapping[str, TensorHeader]) -> dict[str, Array]:
     """Views of the tensors on the backend; embedding tables stay as they are stored, and are gathered from."""
-    by_header = {id(header): name for name, header in headers.items()}
-    found: dict[str, Any] = {}
-    for header, values in map_tensors(headers.values()):
-        name = by_header[id(header)]
-        found[name] = values if name in _TABLES else backend.array(values)
+    tables = [name for name in headers if name in _TABLES]
+    rest = [name for name in headers if name not in _TABLES]
+    found = dict(zip(tables, _mapped(headers, tables, counted=False), strict=True))
+    for name, values in zip(rest, _mapped(headers, rest), strict=True):
+        found[name] = backend.matrix(values) if values.ndim == 2 else backend.array(values)
     return found
+
+
+def _mapped(headers: Mapping[str, TensorHeader], names: Sequence[str], *, counted: bool = True) -> Iterator[Array]:
+    return (values for _, values in map_tensors((headers[name] for name in names), counted=counted))
 
 
 def encode(encoder: Encoder, packed: Packed, tap: Tap | None = None, *, first_only: bool = False) -> Array:

@@ -30,7 +30,7 @@ Text = str | tuple[str, str]  # a text, or two to be read together
 
 # A window is what is sorted by length before it is cut into batches; a chunk is what is tokenized at once. Both bound
 # memory: the library holds some 100 bytes for every character it works on.
-WINDOW_BATCHES = 32
+WINDOW_TOKENS = 2**19
 WINDOW_TEXTS = 4096
 CHUNK_TEXTS = 256
 CHUNK_CHARACTERS = 2**18
@@ -620,7 +620,7 @@ def batches(
 def _windows(
     tokenizer: Tokenizer, items: Iterable[Text], budget: int, longest: int, truncate: bool
 ) -> Iterator[list[tuple[int, Encoded]]]:
-    """Texts with their places in the input, some tens of batches at a time."""
+    """Texts with their places in the input, some thousands at a time."""
     window: list[tuple[int, Encoded]] = []
     tokens = place = 0
     for chunk in _chunks(items):
@@ -629,7 +629,7 @@ def _windows(
             window.append((place, text))
             tokens += len(text)
             place += 1
-        if tokens >= WINDOW_BATCHES * budget or len(window) >= WINDOW_TEXTS:
+        if tokens >= max(WINDOW_TOKENS, budget) or len(window) >= WINDOW_TEXTS:
             yield window
             window, tokens = [], 0
     if window:

@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bertprobe import layers
 from bertprobe.activations import Compute, Native, Runner, open_runner
-from bertprobe.anatomy import Anatomy
-from bertprobe.backends import ACTIVATIONS, BACKENDS, Array, TorchBackend
+from bertprobe.anatomy import Anatomy, Part
+from bertprobe.backends import ACTIVATIONS, BACKENDS, Array, OneDNNBackend, TorchBackend
 from bertprobe.checkpoint import Checkpoint, read_tensors
 from bertprobe.encoder import Encoder, why_not_native
 
@@ -36,9 +35,9 @@ OF_THEIR_ERROR = 4.0
 class Agreement:
     """How far one part's numbers are from transformers', as largest absolute differences over all texts.
 
-    `ours` by backend; `alone` the module recomputed from its weights on transformers' own input of its activation;
-    `batch` how far ours move with the batch a text is in; `theirs` transformers' float32 against its float64;
-    `size` the largest value itself.
+    `ours` by backend; `alone` the module recomputed from its stored weights on what goes into transformers' own, None
+    where it is not made of plain dense layers; `batch` how far ours move with the batch a text is in; `theirs`
+    transformers' float32 against its float64; `size` the largest value itself.
     """
 
     part: str
@@ -55,8 +54,9 @@ class Agreement:
 
     @property
     def holds(self) -> bool:
-        """Whether every backend is within the limit; NaN is not."""
-        return all(difference <= self.limit for difference in self.ours.values())
+        """Whether every backend, and the module alone, is within the limit; NaN is not."""
+        alone = [] if self.alone is None else [self.alone]
+        return all(difference <= self.limit for difference in (*self.ours.values(), *alone))
 
 
 Values = dict[str, list[Any]]  # by part: one array (rows, width) a text
@@ -78,11 +78,12 @@ def verify(checkpoint: Checkpoint, anatomy: Anatomy, texts: Sequence[str]) -> tu
     exact = _of_reference(load_reference(checkpoint, anatomy, dtype="float64"), packed)
     ours = {name: _of_runner(engine, packed) for name, engine in _engines(runner)}
     together = _together(runner, texts)
+    known = {*reference.parts, "pooler"}
     return tuple(
         Agreement(
             part=part,
             ours={name: _farthest(values[part], theirs[part]) for name, values in ours.items()},
-            alone=_alone(anatomy, part, inputs, theirs),
+            alone=_alone(reference, part, inputs, theirs) if part.partition(" ")[0] in known else None,
             batch=_farthest(together[part], ours["torch"][part]) if "torch" in ours else 0.0,
             theirs=_farthest(theirs[part], exact[part]),
             size=max(float(abs(values).max()) for values in exact[part]),
@@ -97,9 +98,9 @@ def _engines(runner: Runner) -> Iterator[tuple[str, Runner]]:
 
     if why_not_native(runner.checkpoint, runner.anatomy) is not None:
         return
-    rows = ACTIVATIONS.get(str(runner.anatomy.promised.activation), (None, None))
-    for (name, make), activation in zip(BACKENDS.items(), rows, strict=True):
-        if activation is not None:
+    in_numpy, in_torch = ACTIVATIONS.get(str(runner.anatomy.promised.activation), (None, None))
+    for name, make in BACKENDS.items():
+        if (in_numpy if name == "numpy" else in_torch) is not None and (name != "onednn" or OneDNNBackend.is_there()):
             encoder: Encoder = load_encoder(runner.checkpoint, runner.anatomy, make())
             yield name, replace(runner, engine=Native(encoder))
 
@@ -172,23 +173,55 @@ def _listening(reference: Reference) -> Iterator[dict[str, list[Any]]]:
             handle.remove()
 
 
-def _alone(anatomy: Anatomy, part: str, inputs: Mapping[str, list[Any]], theirs: Values) -> float | None:
-    """One module recomputed from its stored weights on transformers' own input; None where it is not of BERT's kind."""
-    found = next((p for p in anatomy.of("intermediate") if p.label == part), None)
-    given = inputs.get(part, [])
-    plain = found is not None and found.activation and found.weight is not None and len(found.weight.shape) == 2
-    if not plain or found is None or len(given) != len(theirs[part]) or not all(hasattr(x, "shape") for x in given):
+def _alone(reference: Reference, part: str, inputs: Mapping[str, list[Any]], theirs: Values) -> float | None:
+    """One module recomputed from its stored weights on transformers' own input; None where it is not dense layers."""
+    label, _, call = part.partition(" ")
+    parts = {found.label: found for found in reference.anatomy.parts}
+    if label == "pooler":
+        given = [TorchBackend().array(hidden[:1].astype("float32")) for hidden in theirs["last hidden state"]]
+        redo = _redoing(parts.get("pooler"))
+    else:
+        block = next(b for b in reference.blocks if label in (b.up.part, b.gate and b.gate.part))
+        calls = sum(name.partition(" ")[0] == label for name in theirs)
+        given = inputs.get(block.up.part, [])[int(call[len("(call ") : -1] or 0) :: calls]
+        redo = _redoing(parts[block.up.part], None if block.gate is None else parts[block.gate.part], label)
+    if redo is None or not all(hasattr(x, "shape") for x in given):
         return None
     backend = TorchBackend()
-    weights = {_short(header.name): backend.array(values) for header, values in read_tensors(found.tensors.values())}
-    activation = backend.activation(str(found.activation))
     with backend.inference():
-        redone = [layers.intermediate(backend, weights, "", x, activation)[1] for x in given]
-    return _farthest([backend.exact(x).reshape(-1, x.shape[-1]) for x in redone], theirs[part])
+        redone = [backend.exact(redo(x)) for x in given]
+    redone = [values.reshape(-1, values.shape[-1]) for values in redone]
+    expected = [values.reshape(-1, values.shape[-1]) for values in theirs[part]]
+    if [x.shape for x in redone] != [x.shape for x in expected]:  # padding or a prompt of the model's own
+        return None
+    return _farthest(redone, expected)
 
 
-def _short(stored: str) -> str:
-    return f"intermediate.dense.{stored.rpartition('.')[2]}"
+def _redoing(main: Part | None, gate: Part | None = None, label: str = "") -> Callable[[Array], Array] | None:
+    """act(x Wᵀ + b) of one part; of a gated pair, as `label` says, act(gate) or act(gate) · up."""
+    activation = main.activation if main is not None and gate is None else gate and gate.activation
+    dense = [part for part in (main, gate) if part is not None]
+    if not activation or ACTIVATIONS.get(activation) is None:
+        return None
+    if not all(part.weight is not None and len(part.weight.shape) == 2 for part in dense):
+        return None
+    backend = TorchBackend()
+    act = backend.activation(activation)
+    weights = [_weight_and_bias(backend, part) for part in dense]
+
+    def redo(x: Array) -> Array:
+        up, *rest = (backend.dense(x, *pair) for pair in weights)
+        if not rest:
+            return act(up)
+        return act(rest[0]) if gate is not None and label == gate.label else act(rest[0]) * up
+
+    return redo
+
+
+def _weight_and_bias(backend: TorchBackend, part: Part) -> tuple[Array, Array | None]:
+    headers = [header for header in (part.weight, part.bias) if header is not None]
+    read = {id(header): backend.array(values) for header, values in read_tensors(headers)}
+    return read[id(part.weight)], read.get(id(part.bias))
 
 
 def _farthest(ours: Sequence[Any], theirs: Sequence[Any]) -> float:

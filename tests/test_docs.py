@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,81 @@ def test_python_examples_run(page: str, workplace: Path) -> None:
     assert "written to parts.safetensors" in typed(f"bertprobe export all-MiniLM-L6-v2 {options}", workplace)
     for code in PYTHON.findall((ROOT / page).read_text()):
         subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=workplace, check=True, capture_output=True)
+
+
+# ------------------------------------------------------------------------------------------------ the API page
+
+API = """# The Python API
+
+Each name is had from `bertprobe` itself and imported when it is first used. This page is made from the docstrings
+(`pytest tests/test_docs.py --update-goldens`). Letters: T tokens of all texts end to end, N or B texts, S tokens of a
+text, H hidden size, I intermediate size.
+"""
+
+
+def prose(text: str | None) -> str:
+    """A docstring as Markdown: its sections as lists, its examples as code."""
+    lines = inspect.cleandoc(text or "").splitlines()
+    found: list[str] = []
+    listing = False
+    for line in lines:
+        if re.fullmatch(r"(Args|Raises|Returns):", line):
+            listing = True
+            found += [f"**{line[:-1]}**", ""]
+        elif listing and (item := re.match(r" {4}(\w+): (.*)", line)):
+            found.append(f"- `{item[1]}`: {item[2]}")
+        elif listing and line.startswith("     "):
+            found.append(f"  {line.strip()}")
+        else:
+            listing = listing and not line.strip()
+            found.append(line)
+    return "\n".join(found)
+
+
+def called(name: str, value: object) -> str:
+    """A signature with its annotations as they are written."""
+    parts = []
+    keyword = False
+    for parameter in inspect.signature(value).parameters.values():  # type: ignore[arg-type]
+        if parameter.kind is parameter.KEYWORD_ONLY and not keyword:
+            parts.append("*")
+            keyword = True
+        default = ""
+        if parameter.name == "self":
+            continue
+        if parameter.default is not parameter.empty:
+            shown = repr(parameter.default)
+            default = f" = {'…' if shown.startswith('<') else shown}"
+        parts.append(f"{parameter.name}: {parameter.annotation}{default}")
+    return f"{name}({', '.join(parts)})"
+
+
+def members(value: type) -> Iterator[str]:
+    for name, member in vars(value).items():
+        function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+        if name.startswith("_") or not inspect.isfunction(function) or not function.__doc__:
+            continue
+        head = name if isinstance(member, property) else called(name, getattr(value, name))
+        yield f"#### `.{head}`\n\n{prose(function.__doc__)}\n"
+
+
+def api_page() -> str:
+    found = [API]
+    for home, names in bertprobe._HOMES.items():
+        found.append(f"## {home.removeprefix('bertprobe.')}\n\n{prose(import_module(home).__doc__)}\n")
+        for name in names:
+            value = getattr(bertprobe, name)
+            found.append(f"### `{called(name, value)}`\n\n{prose(value.__doc__)}\n")
+            found += members(value) if isinstance(value, type) else ()
+    return "\n".join(found)
+
+
+def test_the_api_page_is_made_from_the_docstrings(request: pytest.FixtureRequest) -> None:
+    page = ROOT / "docs" / "api.md"
+    if request.config.getoption("--update-goldens"):
+        page.write_text(api_page())
+    assert page.read_text() == api_page(), "look at the docstrings, then run pytest --update-goldens"
+    assert not [name for name in bertprobe.__all__ if not getattr(bertprobe, name).__doc__]
 
 
 def test_readme_begins_with_the_two_commands() -> None:

@@ -63,8 +63,9 @@ def test_other_families_are_verified_too(family: str, minilm: Path, tmp_path: Pa
     rows = data_of(ran)["parts"]
     native = family in ("roberta", "electra")
     assert all((row["torch"] is not None) == native for row in rows)
-    assert all(row["alone"] in (0, None) for row in rows)
-    assert any(row["alone"] == 0 for row in rows) or family in ("albert", "modernbert")
+    # Half of a fused matrix by itself is another shape of product, all else is equal bit for bit.
+    fused = family == "modernbert"
+    assert all(row["alone"] <= (row["limit"] if fused else 0) for row in rows if row["part"] != "last hidden state")
 
 
 def test_it_fits_the_terminal(minilm: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

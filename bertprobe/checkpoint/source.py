@@ -33,7 +33,7 @@ class Source(Protocol):
         """Exactly the bytes `start` to `stop`, as a copy; `CorruptFile` if the file has fewer."""
         ...
 
-    def view(self, start: int, stop: int) -> memoryview:
+    def view(self, start: int, stop: int, *, counted: bool = True) -> memoryview:
         """The same bytes without a copy, where the source can."""
         ...
 
@@ -81,8 +81,8 @@ class LocalFile:
         self._note(start, stop)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def view(self, start: int, stop: int) -> memoryview:
-        """The bytes where they lie, mapped."""
+    def view(self, start: int, stop: int, *, counted: bool = True) -> memoryview:
+        """The bytes where they lie, mapped; not `counted` as read where only some of them will be looked at."""
         if not 0 <= start <= stop <= self.size or self._look() != self._identity:
             raise CorruptFile(
                 f"{self.path} changed while it was being read", "wait until it is written, then try again"
@@ -94,7 +94,8 @@ class LocalFile:
                     self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             except (OSError, ValueError) as error:
                 raise NotFound(f"{self.path} cannot be read ({error})", "check its permissions") from error
-        self._note(start, stop)
+        if counted:
+            self._note(start, stop)
         return memoryview(self._map)[start:stop]
 
     def _note(self, start: int, stop: int) -> None:

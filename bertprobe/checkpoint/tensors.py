@@ -196,10 +196,11 @@ def read_tensors(headers: Iterable[TensorHeader]) -> Iterator[tuple[TensorHeader
             yield header, _assemble(header)
 
 
-def map_tensors(headers: Iterable[TensorHeader]) -> Iterator[tuple[TensorHeader, Array]]:
+def map_tensors(headers: Iterable[TensorHeader], *, counted: bool = True) -> Iterator[tuple[TensorHeader, Array]]:
     """Each header with a view of its bytes where they lie in one piece: nothing is read before it is used.
 
-    For what runs over the same weights again and again. Raises as `read_tensors` does.
+    For what runs over the same weights again and again; not `counted` as read are tables of which some rows are
+    gathered. Raises as `read_tensors` does.
     """
     for header in headers:
         check_readable(header)
@@ -209,7 +210,7 @@ def map_tensors(headers: Iterable[TensorHeader]) -> Iterator[tuple[TensorHeader,
         (piece,) = header.pieces
         if piece.guard is not None:
             piece.guard.check(piece.source.read(piece.guard.start, piece.guard.stop))
-        yield header, _array(header, piece.source.view(piece.start, piece.stop))
+        yield header, _array(header, piece.source.view(piece.start, piece.stop, counted=counted))
 
 
 def check_readable(header: TensorHeader) -> None:

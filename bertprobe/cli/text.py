@@ -28,15 +28,17 @@ ModelOption = Annotated[
 File = Annotated[str | None, typer.Option("--file", metavar="FILE", help="Texts, a line each; - is stdin.")]
 Pair = Annotated[bool, typer.Option("--pair", help="Take the texts two by two, as sentence pairs.")]
 Truncate = Annotated[bool, typer.Option("--truncate", help="Cut texts that are too long instead of refusing them.")]
-Backend = Annotated[Literal["auto", "numpy", "torch"], typer.Option("--backend", help="What computes.")]
+Backend = Annotated[Literal["auto", "numpy", "torch", "onednn"], typer.Option("--backend", help="What computes.")]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option("--device", help="Where torch computes.")]
 ComputeDtype = Annotated[Literal["float32", "bfloat16", "float16"], typer.Option("--dtype", help="In which precision.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor threads; all unless said.")]
-Budget = Annotated[int, typer.Option("--budget", min=1, help="Tokens a batch: what bounds memory.")]
+Budget = Annotated[int | None, typer.Option("--budget", min=1, help="Tokens a batch, which bound memory.")]
 FileOut = Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the result to a file.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite FILE if it is there.")]
 
 SHOWN = 4096  # texts whose numbers are shown; for more, -o writes them to a file
+AHEAD = 2**20  # characters read before anything runs: what is to do decides on the array library
+KEPT = 2**13  # characters of texts whose every token is shown; more of them are summed up as they stream
 
 
 def pool(
@@ -55,7 +57,7 @@ def pool(
     device: Device = "auto",
     dtype: ComputeDtype = "float32",
     threads: Threads = None,
-    budget: Budget = 16_384,
+    budget: Budget = None,
     format: Format = "table",
     json: Json = False,
 ) -> None:
@@ -101,7 +103,7 @@ def activations(
     device: Device = "auto",
     dtype: ComputeDtype = "float32",
     threads: Threads = None,
-    budget: Budget = 16_384,
+    budget: Budget = None,
     format: Format = "table",
     json: Json = False,
 ) -> None:
@@ -122,9 +124,13 @@ def activations(
         raise PartMissing("there is no intermediate module", "look at what there is with: bertprobe inspect --shapes")
     depth = max((part.layer or 0) + 1 for part in parts)
     known, lines = _texts(texts, file, pair)
+    typed = bool(texts) and file is None
+    few = typed or (len(known) < SHOWN and sum(map(len, known)) <= KEPT)  # then there are no more to come, either
+    if tokens and not few:
+        raise typer.BadParameter("--tokens is for few texts: of so many, write the whole matrices with -o")
     compute = Compute(backend, device, dtype, threads, budget)
     runner = open_runner(checkpoint, anatomy, compute, known, depth=depth, pooler=False)
-    keep = file is None or output is not None
+    keep = few or output is not None
     seen = Watch(runner.engine.backend, {part.label for part in parts}, keep, pre)
     pieces: list[tuple[str, ...]] = []
     order: list[int] = []
@@ -176,13 +182,15 @@ def _open(model: str | None) -> tuple[Checkpoint, Anatomy]:
 
 
 def _texts(texts: list[str] | None, file: str | None, pair: bool) -> tuple[list[str], Iterator[str]]:
-    """The texts that were typed, and those still to come from a file or a pipe; stdin when nothing is named."""
+    """The texts that are known, typed or read ahead, and those still to come; stdin when nothing is named."""
     known = list(texts or ())
     if file is None and not known and not sys.stdin.isatty():
         file = "-"
     lines = iter(()) if file is None else _lines(file)
-    if not known:
-        known = list(islice(lines, 64))
+    characters = sum(map(len, known))
+    while len(known) < SHOWN and characters < AHEAD and (line := next(lines, None)) is not None:
+        known.append(line)
+        characters += len(line)
     if not known:
         raise NotFound("there is no text", "write one, or name a file of texts with --file")
     if pair and file is None and len(known) % 2:

@@ -23,6 +23,7 @@ NATURAL = 10_000
 LONGEST = 200  # characters of a text in a table
 NUMERIC = ("integer", "real", "share")
 SHADES = " ░▒▓█"
+SHADE_STYLES = dict(zip(SHADES, ("", "color(60)", "color(31)", "color(79)", "color(227)"), strict=True))
 BAR = 8  # cells to either side of zero
 
 VERDICT_STYLES = {"trained": "green", "untrained": "bold red", "probably untrained": "red", "undecided": "yellow"}
@@ -99,11 +100,14 @@ def _write_view(console: Console, view: View, width: int) -> int:
 
 
 def _texts(column: Column, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A column's cells; those of a heat map share one scale, from zero to its largest value."""
+    """A column's cells; those of a heat map share one scale, from zero to its largest value.
+
+    It goes by the square root: one neuron of an early layer often towers so high that all else would be one shade.
+    """
     values = [column.value(row) for row in rows]
     if column.kind == "heat":
         largest = max((cell for row in values for cell in row), default=0) or 1
-        values = [[cell / largest for cell in row] for row in values]
+        values = [[math.sqrt(cell / largest) for cell in row] for row in values]
     texts = [text_of(column, value) for value in values]
     if column.kind != "text":
         return texts
@@ -172,6 +176,8 @@ def _four_digits(value: float) -> str:
 
 
 def _styled(column: Column, text: str) -> Text:
+    if column.kind == "heat":
+        return Text.assemble(*((shade, SHADE_STYLES[shade]) for shade in text))
     style = VERDICT_STYLES.get(text, "") if column.kind == "verdict" else ""
     return Text(text, style=style or ("bold" if column.kind == "place" else ""))
 

@@ -277,15 +277,22 @@ def _top_view(layers: Sequence[Mapping[str, Any]]) -> View:
 
 
 def _heat_view(heat: Mapping[str, Any]) -> View:
-    """One row a token, one shade and number a layer: readable without colour."""
+    """One row a token, one shade a layer: readable without colour."""
     rows = tuple({"token": token, "cells": [row[i] for row in heat["rms"]]} for i, token in enumerate(heat["tokens"]))
-    columns = (Column("token", ("token",), "text"), Column(_span(heat["layers"]), ("cells",), "heat"))
-    return View("heat", "root mean square of each token's activations, layer by layer", columns, rows)
+    columns = (Column("token", ("token",), "text"), Column(_layer_numbers(heat["layers"]), ("cells",), "heat"))
+    return View(
+        "heat",
+        "root mean square of each token's activations, layer by layer; shades go by its square root",
+        columns,
+        rows,
+    )
 
 
-def _span(labels: Sequence[str]) -> str:
-    names = [label.replace("intermediate.", "") for label in labels]
-    return f"layers {names[0]} … {names[-1]}" if len(names) > 1 else f"layer {names[0]}"
+def _layer_numbers(labels: Sequence[str]) -> str:
+    """The layers' numbers over their shades, each of which is two places wide."""
+    numbers = [label.partition(" ")[0].rpartition(".")[2] for label in labels]
+    step = max(map(len, numbers))  # of two digits only every second has room
+    return "".join(f"{number:<{2 * step}}" for number in numbers[::step]).rstrip()
 
 
 def _token_view(rows: Sequence[Mapping[str, Any]]) -> View:
@@ -314,6 +321,7 @@ def verification(
             "part": found.part,
             "numpy": found.ours.get("numpy"),
             "torch": found.ours.get("torch"),
+            "onednn": found.ours.get("onednn"),
             "alone": found.alone,
             "batch": found.batch,
             "transformers_error": found.theirs,
@@ -336,6 +344,7 @@ def verification(
         Column("part", ("part",), "place"),
         Column("numpy", ("numpy",), "real", 1),
         Column("torch", ("torch",), "real", 1),
+        Column("onednn", ("onednn",), "real", 1),
         Column("alone", ("alone",), "real", 3),
         Column("batch", ("batch",), "real", 2),
         Column("theirs", ("transformers_error",), "real", 1),

@@ -4,8 +4,9 @@
 
 `cold` compares whole processes on a sentence and on a paragraph: a script with AutoModel and AutoTokenizer against
 bertprobe. `corpus` compares, in one process, the pooled output of paragraphs by a plain transformers loop, by
-sentence-transformers and by the packed encoder, and the cost of running statistics of all activations; the rate of
-floating-point operations stands beside that of a bare matrix product. Contestants take turns; ratios are medians.
+sentence-transformers and by the packed encoder, and running statistics of all activations with transformers and hooks;
+the rate of floating-point operations stands beside that of the bare matrix products of a layer. All cut texts at 512
+tokens. Contestants take turns; ratios are medians.
 """
 
 from __future__ import annotations
@@ -51,12 +52,15 @@ def minilm() -> Path:
     return Path(found.submodule_search_locations[0]) / "model"
 
 
-def paragraphs(count: int, books: Path) -> list[str]:
-    """Paragraphs of mixed length, from books where there are any, else made of random words."""
+def paragraphs(count: int, books: Path, longest: int = 2000) -> list[str]:
+    """Paragraphs of mixed length, from books where there are any, else made of random words.
+
+    Those of more than `longest` characters are left out where that is under 2,000, else cut.
+    """
     chosen = random.Random(0)
     found = [line for file in sorted(books.glob("*.txt")) for line in file.read_text().splitlines() if line.strip()]
     if found:
-        return chosen.sample([text[:2000] for text in found], count)
+        return chosen.sample([text[:2000] for text in found if longest >= 2000 or len(text) <= longest], count)
     words = ["river", "stone", "the", "of", "and", "walks", "quiet", "evening", "house", "never", "light", "a", "she"]
     return [" ".join(chosen.choices(words, k=chosen.choice([5, 20, 60, 150]))) for _ in range(count)]
 
@@ -124,40 +128,154 @@ def sentence_transformers(model: Path) -> Callable[[list[str]], Any]:
     return lambda texts: loaded.encode(texts, show_progress_bar=False)
 
 
-def packed(model: Path, backend: str, dtype: str, what: str = "pooled") -> Callable[[list[str]], Any]:
-    from bertprobe.activations import Compute, Watch, open_runner
-    from bertprobe.anatomy import find_parts
-    from bertprobe.checkpoint import open_checkpoint
+def hooked(model: Path) -> Callable[[list[str]], Any]:
+    """Running statistics of every neuron by transformers with hooks, in batches of 32 sorted by length."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
 
-    checkpoint = open_checkpoint(str(model))
-    runner = open_runner(checkpoint, find_parts(checkpoint), Compute(backend=backend, dtype=dtype))
+    tokenizer, loaded = AutoTokenizer.from_pretrained(model), AutoModel.from_pretrained(model).eval()
 
     def run(texts: list[str]) -> Any:
-        seen = Watch(runner.engine.backend, {part.label for part in runner.anatomy.parts})
-        for batch in runner.batches(texts, truncate=True):
-            if what == "pooled":
-                runner.engine.vectors(batch, "pooled")
-            else:
-                runner.engine.states(batch, seen if what == "statistics" else None)
+        sums: dict[int, list[Any]] = {}
+        mask: Any = None
+
+        def keep(layer: int) -> Callable[[Any, Any, Any], None]:
+            def hook(module: Any, given: Any, out: Any) -> None:
+                rows = out[mask]
+                found = [rows.sum(0), rows.square().sum(0), (rows > 0).sum(0), (rows.abs() < 0.01).sum(0)]
+                extremes = [rows.amax(0), rows.amin(0)]
+                if layer in sums:
+                    found = [a + b for a, b in zip(sums[layer], found, strict=False)]
+                    pairs = zip((torch.maximum, torch.minimum), sums[layer][4:], extremes, strict=True)
+                    extremes = [function(a, b) for function, a, b in pairs]
+                sums[layer] = [*found, *extremes]
+
+            return hook
+
+        hooks = [layer.intermediate.register_forward_hook(keep(i)) for i, layer in enumerate(loaded.encoder.layer)]
+        try:
+            ordered = sorted(texts, key=len, reverse=True)
+            with torch.no_grad():
+                for i in range(0, len(ordered), 32):
+                    batch = tokenizer(
+                        ordered[i : i + 32], padding=True, truncation=True, max_length=512, return_tensors="pt"
+                    )
+                    mask = batch["attention_mask"].bool()
+                    loaded(**batch)
+        finally:
+            for handle in hooks:
+                handle.remove()
+        return sums
 
     return run
+
+
+class Packed:
+    """bertprobe over a corpus; keeps the seconds that the encoder took, and the operations it executed."""
+
+    def __init__(self, model: Path, backend: str, dtype: str, what: str = "pooled") -> None:
+        from bertprobe.activations import Compute, open_runner
+        from bertprobe.anatomy import find_parts
+        from bertprobe.checkpoint import open_checkpoint
+
+        checkpoint = open_checkpoint(str(model))
+        self.runner = open_runner(checkpoint, find_parts(checkpoint), Compute(backend=backend, dtype=dtype))
+        self.what = what
+        self.rates: list[float] = []
+
+    def __call__(self, texts: list[str]) -> Any:
+        from bertprobe.activations import Watch
+
+        engine = self.runner.engine
+        seen = Watch(engine.backend, {part.label for part in self.runner.anatomy.parts})
+        took = work = 0.0
+        for batch in self.runner.batches(texts, truncate=True):
+            start = time.perf_counter()
+            if self.what == "pooled":
+                engine.vectors(batch, "pooled")
+            else:
+                engine.states(batch, seen if self.what == "statistics" else None)
+            took += time.perf_counter() - start
+            work += self.operations(batch)
+        self.rates.append(work / took / 1e9)
+        return seen
+
+    def operations(self, batch: Any) -> float:
+        """Multiplications and additions of dense products and attention, of the last layer what is run of it."""
+        hidden, inner = self.runner.anatomy.widths
+        layers = len(self.runner.anatomy.layers)
+        lengths = [int(n) for n in batch.lengths]
+        tokens, squares, texts = sum(lengths), sum(n * n for n in lengths), len(lengths)
+        layer = 2 * tokens * (4 * hidden * hidden + 2 * hidden * inner) + 4 * squares * hidden
+        if self.what != "pooled":
+            return float(layers * layer)
+        last = 4 * tokens * hidden * hidden + 2 * texts * (2 * hidden * hidden + 2 * hidden * inner)
+        return float((layers - 1) * layer + last + 4 * tokens * hidden + 2 * texts * hidden * hidden)
+
+
+class Bare:
+    """The dense products of a layer and nothing else, in batches of as many tokens; a rate each time."""
+
+    def __init__(self, hidden: int, inner: int, tokens: int, library: str, dtype: str) -> None:
+        import numpy as np
+        import torch
+
+        self.product: Any
+        self.pairs: list[Any]
+        shapes = [(hidden, hidden)] * 4 + [(inner, hidden), (hidden, inner)]
+        given = {width: torch.randn(tokens, width) for width in (hidden, inner)}
+        kind = getattr(torch, dtype)
+        pairs = [(given[n].to(kind), torch.randn(m, n).to(kind)) for m, n in shapes]
+        if library == "numpy":
+            self.product, self.pairs = np.matmul, [(x.numpy(), w.numpy().T) for x, w in pairs]
+        else:
+            self.product, self.pairs = torch.nn.functional.linear, pairs
+        self.work = 2 * tokens * sum(m * n for m, n in shapes)
+        self.rates: list[float] = []
+
+    def __call__(self, seconds: float = 1.0) -> None:
+        start, times = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds:
+            for x, w in self.pairs:
+                self.product(x, w)
+            times += 1
+        self.rates.append(times * self.work / (time.perf_counter() - start) / 1e9)
+
+
+LOOP, SENTENCES, HOOKS = "transformers loop, batches of 32", "sentence-transformers", "transformers, hooks"
+FORWARD, STATISTICS = "packed, all layers, no taps", "packed, all layers, statistics"
 
 
 def corpus(models: dict[str, Path], rounds: int, texts: list[str], bfloat16: bool) -> None:
     import torch
 
-    print(f"\n{len(texts)} paragraphs, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    versions = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    print(f"\n{len(texts)} paragraphs, {sum(map(len, texts)):,} characters, {versions}")
     for label, model in models.items():
-        contestants = {
-            "transformers loop, batches of 32": loop_of_transformers(model),
-            "sentence-transformers": sentence_transformers(model),
-            "packed, torch float32": packed(model, "torch", "float32"),
-            "packed, numpy float32": packed(model, "numpy", "float32"),
-            "packed, all layers, no taps": packed(model, "torch", "float32", "forward"),
-            "packed, all layers, statistics": packed(model, "torch", "float32", "statistics"),
+        ours = {
+            "packed, oneDNN float32": Packed(model, "onednn", "float32"),
+            "packed, torch float32": Packed(model, "torch", "float32"),
+            "packed, numpy float32": Packed(model, "numpy", "float32"),
+            FORWARD: Packed(model, "onednn", "float32", "forward"),
+            STATISTICS: Packed(model, "onednn", "float32", "statistics"),
         }
         if bfloat16:
-            contestants["packed, torch bfloat16"] = packed(model, "torch", "bfloat16")
+            ours["packed, oneDNN bfloat16"] = Packed(model, "onednn", "bfloat16")
+        contestants: dict[str, Callable[[list[str]], Any]] = {
+            LOOP: loop_of_transformers(model),
+            SENTENCES: sentence_transformers(model),
+            HOOKS: hooked(model),
+            **ours,
+        }
+        first = next(iter(ours.values())).runner
+        hidden, inner = first.anatomy.widths
+        bare = {
+            f"bare product, {library} {dtype}": Bare(
+                hidden or 0, inner or 0, first.engine.backend.batch_tokens, library, dtype
+            )
+            for library, dtype in (("torch", "float32"), ("numpy", "float32"), ("torch", "bfloat16"))
+            if bfloat16 or dtype == "float32"
+        }
         runs: dict[str, list[float]] = {name: [] for name in contestants}
         for turn in range(rounds + 1):
             for name, run in contestants.items():
@@ -165,46 +283,18 @@ def corpus(models: dict[str, Path], rounds: int, texts: list[str], bfloat16: boo
                 run(texts if turn else texts[:64])
                 if turn:
                     runs[name].append(time.perf_counter() - start)
-        print(f"\n| {label} | seconds, median | loop ÷ this | sentence-transformers ÷ this |\n|---|---:|---:|---:|")
+                for product in bare.values():
+                    product()
+        against = (LOOP, SENTENCES, HOOKS, FORWARD)
+        print(f"\n| {label} | seconds, median | " + " | ".join(f"{name} ÷ this" for name in against) + " | GFLOP/s |")
+        print("|---|---:|" + "---:|" * (len(against) + 1))
         for name, took in runs.items():
-            ratios = [
-                statistics.median(a / b for a, b in zip(runs[other], took, strict=True))
-                for other in ("transformers loop, batches of 32", "sentence-transformers")
-            ]
-            print(f"| {name} | {statistics.median(took):.2f} | {ratios[0]:.2f} | {ratios[1]:.2f} |", flush=True)
-        print(rates(model, texts), flush=True)
-
-
-def rates(model: Path, texts: list[str]) -> str:
-    """The encoder's rate over its own time, dense and attention products, beside a bare product of its shapes."""
-    import numpy as np
-    import torch
-
-    from bertprobe.activations import Compute, open_runner
-    from bertprobe.anatomy import find_parts
-    from bertprobe.checkpoint import open_checkpoint
-
-    checkpoint = open_checkpoint(str(model))
-    runner = open_runner(checkpoint, find_parts(checkpoint), Compute(backend="torch"))
-    batches = list(runner.batches(texts, truncate=True))
-    hidden, inner = runner.anatomy.widths
-    layers = len(runner.anatomy.layers)
-    tokens = sum(int(batch.lengths.sum()) for batch in batches)
-    squares = sum(int(np.square(batch.lengths).sum()) for batch in batches)
-    work = layers * (2 * tokens * (4 * hidden * hidden + 2 * hidden * inner) + 4 * squares * hidden)
-    encoder, bare = [], []
-    x, w = torch.randn(4096, hidden), torch.randn(inner, hidden)
-    for _ in range(3):
-        start = time.perf_counter()
-        for batch in batches:
-            runner.engine.states(batch)
-        encoder.append(work / (time.perf_counter() - start) / 1e9)
-        start = time.perf_counter()
-        for _ in range(8):
-            torch.nn.functional.linear(x, w)
-        bare.append(8 * 2 * 4096 * hidden * inner / (time.perf_counter() - start) / 1e9)
-    a, b = statistics.median(encoder), statistics.median(bare)
-    return f"\n{tokens:,} tokens; encoder {a:.0f} GFLOP/s, bare product 4096 × {hidden} × {inner} {b:.0f}: {a / b:.0%}"
+            ratios = [statistics.median(a / b for a, b in zip(runs[other], took, strict=True)) for other in against]
+            rate = f"{statistics.median(ours[name].rates[1:]):.0f}" if name in ours else ""
+            cells = " | ".join(f"{ratio:.2f}" for ratio in ratios)
+            print(f"| {name} | {statistics.median(took):.2f} | {cells} | {rate} |", flush=True)
+        for name, product in bare.items():
+            print(f"| {name} | | | | | | {statistics.median(product.rates):.0f} |", flush=True)
 
 
 def main() -> None:
@@ -212,21 +302,25 @@ def main() -> None:
     parser.add_argument("what", nargs="*", choices=["cold", "corpus", []])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--paragraphs", type=int, default=2000)
-    parser.add_argument("--base", action="store_true", help="bert-base's shape too")
+    parser.add_argument("--longest", type=int, default=2000, help="characters of a paragraph")
+    parser.add_argument("--model", action="append", choices=["minilm", "base"], help="minilm unless said")
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--books", type=Path, default=Path(__file__).resolve().parents[3] / "shared" / "data" / "books")
     options = parser.parse_args()
     print(json.dumps({"processors": os.cpu_count(), "python": sys.version.split()[0]}))
     with tempfile.TemporaryDirectory() as folder:
-        models = {"all-MiniLM-L6-v2": minilm()}
-        if options.base:
+        wanted = options.model or ["minilm"]
+        models = {"all-MiniLM-L6-v2": minilm()} if "minilm" in wanted else {}
+        if "base" in wanted:
             base = Path(folder) / "base"
             subprocess.run([sys.executable, "-c", MAKE_BASE, str(minilm()), str(base)], check=True, capture_output=True)
             models["bert-base shape"] = base
         if not options.what or "cold" in options.what:
             cold(models, options.rounds, options.books)
         if not options.what or "corpus" in options.what:
-            corpus(models, options.rounds, paragraphs(options.paragraphs, options.books), options.bfloat16)
+            corpus(
+                models, options.rounds, paragraphs(options.paragraphs, options.books, options.longest), options.bfloat16
+            )
 
 
 if __name__ == "__main__":
