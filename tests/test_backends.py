@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.activations import ACT2FN
 
+from bertprobe import backends
 from bertprobe.backends import ACTIVATIONS, BACKENDS, NumpyBackend, TorchBackend, erf, runs
 from bertprobe.errors import UnsupportedFile
 
@@ -105,3 +106,97 @@ def test_layer_norm_is_torchs(name: str) -> None:
         *(torch.from_numpy(x), (32,)), torch.from_numpy(weight), torch.from_numpy(bias), 1e-12
     )
     assert np.abs(ours - theirs.numpy()).max() < 2e-6
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("rows", [1, 127, 128, 129, 600])
+def test_sums_of_neurons_are_those_of_the_whole_matrix(name: str, rows: int) -> None:
+    """1e-6 of the sum of sizes: float32 within a block of 128 rows, float64 between blocks. Counts are exact."""
+    backend = BACKENDS[name]()
+    x = np.random.default_rng(rows).standard_normal((rows, 9)).astype(np.float32)
+    total, squares, highest, lowest, above, small = backend.neuron_sums(backend.array(x), 0.0, 0.1)
+    wide = x.astype(np.float64)
+    assert np.abs(total - wide.sum(0)).max() <= 1e-6 * np.abs(wide).sum(0).max()
+    assert np.allclose(squares, np.square(wide).sum(0), rtol=1e-6, atol=0)
+    assert np.array_equal(highest, x.max(0))
+    assert np.array_equal(lowest, x.min(0))
+    assert np.array_equal(above, (x > 0).sum(0))
+    assert np.array_equal(small, (np.abs(x) < np.float32(0.1)).sum(0))
+    assert {v.dtype.kind for v in (total, squares, highest, lowest)} == {"f"}
+    assert (above.dtype, small.dtype) == (np.int64, np.int64)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_dense_is_the_product(name: str) -> None:
+    """1e-6 of |x| |w| summed: another order of float32 sums."""
+    backend = BACKENDS[name]()
+    rng = np.random.default_rng(2)
+    x, weight, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((5, 48), (7, 48), (7,)))
+    for added in (bias, None):
+        given = None if added is None else backend.array(added)
+        ours = backend.numpy(backend.dense(backend.array(x), backend.matrix(weight), given))
+        true = x.astype(np.float64) @ weight.T.astype(np.float64) + (0 if added is None else added)
+        assert np.abs(ours - true).max() < 1e-6 * (np.abs(x) @ np.abs(weight.T)).max()
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_weights_that_lie_anywhere_give_the_same_numbers(name: str) -> None:
+    """An old pickle's data begin at any byte."""
+    backend = BACKENDS[name]()
+    rng = np.random.default_rng(3)
+    weight, x = rng.standard_normal((16, 32)).astype(np.float32), rng.standard_normal((4, 32)).astype(np.float32)
+    odd = np.frombuffer(b"\0" + weight.tobytes(), np.uint8)[1:].view(np.float32).reshape(16, 32)
+    assert not odd.flags.aligned
+    one, other = (backend.numpy(backend.dense(backend.array(x), backend.matrix(w), None)) for w in (weight, odd))
+    assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("lengths", [[5], [4, 4, 4], [7, 3, 3, 1]])
+@pytest.mark.parametrize("one", [False, True])
+def test_ragged_attention_is_asked_for_the_same(lengths: list[int], one: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU's kernel is told, told to one that does as torch documents it, a text at a time."""
+    asked = []
+
+    def varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *where: object, scale: float) -> torch.Tensor:
+        of_queries, of_keys, longest_query, longest_key = where
+        asked.append((longest_query, longest_key))
+        assert isinstance(of_queries, torch.Tensor)
+        assert isinstance(of_keys, torch.Tensor)
+        assert of_queries.dtype == of_keys.dtype == torch.int32
+        texts = zip(of_queries[:-1], of_queries[1:], of_keys[:-1], of_keys[1:], strict=True)
+        found = [
+            torch.nn.functional.scaled_dot_product_attention(
+                q[a:b].transpose(0, 1), k[c:d].transpose(0, 1), v[c:d].transpose(0, 1), scale=scale
+            ).transpose(0, 1)
+            for a, b, c, d in texts
+        ]
+        return torch.cat(found)
+
+    rng = np.random.default_rng(4)
+    tokens = sum(lengths)
+    query, key, value = (
+        torch.from_numpy(rng.standard_normal((rows, 16)).astype(np.float32))
+        for rows in (len(lengths) if one else tokens, tokens, tokens)
+    )
+    plain = TorchBackend().attention(query, key, value, 2, lengths)
+    monkeypatch.setattr(backends, "_ragged_attention", lambda device, dtype, size: varlen)
+    ragged = TorchBackend().attention(query, key, value, 2, lengths)
+    assert torch.allclose(plain, ragged, atol=1e-6, rtol=0)
+    assert asked == [(1 if one and len(lengths) != tokens else max(lengths), max(lengths))]
+
+
+def test_ragged_attention_is_for_half_precision_on_a_gpu_alone() -> None:
+    assert backends._ragged_attention("cpu", "bfloat16", 64) is None
+    assert backends._ragged_attention("cuda", "float32", 64) is None
+    assert backends._ragged_attention("cuda", "bfloat16", 20) is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_attention_on_a_gpu_in_half_precision() -> None:
+    """1e-2: bfloat16 has eight bits of fraction."""
+    rng = np.random.default_rng(5)
+    x = [rng.standard_normal((20, 128)).astype(np.float32) for _ in range(3)]
+    lengths = [9, 6, 4, 1]
+    gpu, cpu = TorchBackend("cuda", "bfloat16"), TorchBackend()
+    ours = gpu.numpy(gpu.attention(*(gpu.array(v) for v in x), 2, lengths))
+    assert np.abs(ours - cpu.numpy(cpu.attention(*(cpu.array(v) for v in x), 2, lengths))).max() < 1e-2

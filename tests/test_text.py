@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +189,45 @@ def test_stdin_is_taken_and_odd_bytes_do_not_stop_it(minilm: Path) -> None:
     assert texts == ["caf\ufffd noir", "second"]
 
 
+@pytest.mark.parametrize("command", ["pool", "activations"])
+def test_ten_megabytes_in_one_text(command: str, minilm: Path, tmp_path: Path) -> None:
+    file = tmp_path / "long.txt"
+    file.write_text("word " * 2_000_000)
+    argv = [sys.executable, "-m", "bertprobe", command, "--file", str(file), "-m", str(minilm), "--json"]
+    refused = subprocess.run(argv, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert "2,000,002 tokens" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    done = subprocess.run([*argv, "--truncate"], capture_output=True, text=True, check=True)
+    data = json.loads(done.stdout)
+    if command == "pool":
+        assert data["texts"][0]["cut"] == 2_000_002 - 512
+    else:
+        assert data["layers"][0]["statistics"]["count"] == 512 * 1536
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks into /proc to see how far it has come")
+@pytest.mark.parametrize(("command", "suffix"), [("pool", ".npy"), ("activations", ".safetensors")])
+def test_ctrl_c_leaves_nothing_behind(command: str, suffix: str, minilm: Path, tmp_path: Path) -> None:
+    file = tmp_path / "texts.txt"
+    file.write_text("A long text that keeps the encoder busy for a while, again and again. " * 20 + "\n")
+    file.write_text(file.read_text() * 2000)
+    argv = [sys.executable, "-m", "bertprobe", command, "--file", str(file), "-m", str(minilm)]
+    argv += ["-o", str(tmp_path / f"out{suffix}"), "--backend", "numpy"]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    maps = Path(f"/proc/{process.pid}/maps")
+    while process.poll() is None and "model.safetensors" not in maps.read_text():
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert "Traceback" not in err
+    assert "\x1b" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["texts.txt"]
+
+
 NASTY = [
     "",
     "x",
@@ -300,6 +341,30 @@ def test_batches_add_up_to_the_whole(minilm: Path, lines: Path, run: Any) -> Non
     parts = data_of(run, "activations", "--file", lines, "-m", minilm, "--budget", "1")
     for a, b in zip(whole["layers"], parts["layers"], strict=True):
         assert a["statistics"] == pytest.approx(b["statistics"], rel=1e-5, abs=1e-6)
+
+
+def test_few_texts_from_a_file_are_shown_like_typed_ones(minilm: Path, lines: Path, run: Any) -> None:
+    typed = data_of(run, "activations", *TEXTS, "-m", minilm, "--tokens")
+    assert data_of(run, "activations", "--file", lines, "-m", minilm, "--tokens") == typed
+
+
+def test_many_texts_stream_and_only_sums_are_kept(minilm: Path, tmp_path: Path, run: Any) -> None:
+    from bertprobe.cli.text import KEPT
+
+    file = tmp_path / "many.txt"
+    file.write_text("\n".join(TEXTS * (1 + KEPT // sum(map(len, TEXTS)))) + "\n")
+    data = data_of(run, "activations", "--file", file, "-m", minilm, "--layers", "0")
+    assert data["heat"] is None
+    assert data["tokens"] == []
+    assert data["layers"][0]["statistics"]["count"] > KEPT
+    refused = run(["activations", "--file", file, "-m", minilm, "--tokens"])
+    assert refused.code == 2
+    assert "-o" in refused.err
+
+
+def test_embeddings_are_gathered_and_not_read(minilm: Path, run: Any) -> None:
+    facts = data_of(run, "pool", "text", "-m", minilm)["facts"]
+    assert facts["bytes_read"] < 0.5 * facts["bytes_total"], "the word embeddings are half of the file"
 
 
 def test_only_the_layers_asked_for_are_read_and_run(minilm: Path, run: Any) -> None:
