@@ -414,8 +414,14 @@ class OneDNNBackend(TorchBackend):
     @staticmethod
     def is_there() -> bool:
         """Whether this build of torch has it; it is not of torch's public face, so a trial decides."""
+        import os
+
         import torch
 
+        # oneDNN keeps what it made for each shape, and hardly two batches have as many tokens: a thousand of them take
+        # hundreds of MB. It looks once, when it is first used.
+        for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+            os.environ.setdefault(name, "16")
         try:
             backend = OneDNNBackend()
             x, weight = torch.ones(2, 32), torch.ones(32, 32)

@@ -21,7 +21,7 @@ from bertprobe.verdicts import RULES, SMALLEST_SIDE, TRAINED_ABOVE, UNTRAINED_BE
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.M | re.S)
-FOLDERS = ("checkpoint", "verdicts", "export", "report", "render", "cli")
+FOLDERS = ("checkpoint", "verdicts", "tokens", "export", "report", "render", "cli")
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
 
 

@@ -92,6 +92,17 @@ def test_pooled_first_and_mean_are_transformers(backend: str, minilm: Path, run:
         assert [row["dimension"] for row in node["strongest"]] == list(order)
 
 
+@pytest.mark.parametrize("kind", ["cls", "mean"])
+def test_the_vector_asked_for_is_the_one_told(kind: str, minilm: Path, run: Any, theirs: Any) -> None:
+    argv = ["pool", TEXTS[0], "-m", minilm, "--vector", kind]
+    (node,) = data_of(run, *argv)["texts"]
+    hidden = theirs(TEXTS[0])["hidden"]
+    values = hidden[0] if kind == "cls" else hidden.mean(0)
+    assert [row["dimension"] for row in node["strongest"]] == list(np.argsort(-np.abs(values))[:3])
+    (row,) = csv.DictReader(io.StringIO(run([*argv, "--format", "csv"]).out))
+    assert float(row[f"{kind}.norm"]) == pytest.approx(np.linalg.norm(values), rel=1e-5)
+
+
 def test_similarities_are_cosines(minilm: Path, run: Any) -> None:
     data = data_of(run, "pool", *TEXTS, "-m", minilm)
     for kind in ("pooled", "cls", "mean"):

@@ -47,7 +47,7 @@ def pool(
     file: File = None,
     pair: Pair = False,
     vector: Annotated[
-        Literal["pooled", "cls", "mean"], typer.Option("--vector", help="Which vector is wanted, for -o.")
+        Literal["pooled", "cls", "mean"], typer.Option("--vector", help="Which vector is told, or written by -o.")
     ] = "pooled",
     top: Annotated[int, typer.Option("--top", min=0, help="Strongest dimensions shown.")] = 3,
     truncate: Truncate = False,
@@ -83,7 +83,7 @@ def pool(
     if len(known) > SHOWN:
         raise OutputError(f"there are more than {SHOWN:,} texts", "write their vectors to a file with -o")
     found = [v for packed in runner.batches(known, truncate=truncate, pairs=pair) for v in text_vectors(runner, packed)]
-    report = pooling(runner, _shown(known, pair), found, findings, top)
+    report = pooling(runner, _shown(known, pair), found, findings, top, vector)
     render.show(report, "json" if json else format)
 
 

@@ -33,10 +33,18 @@ def base(runner: Runner, findings: Sequence[Finding]) -> dict[str, Any]:
 
 
 def pooling(
-    runner: Runner, texts: Sequence[str], vectors: Sequence[TextVectors], findings: Sequence[Finding], most: int
+    runner: Runner,
+    texts: Sequence[str],
+    vectors: Sequence[TextVectors],
+    findings: Sequence[Finding],
+    most: int,
+    which: str = "pooled",
 ) -> Report:
-    """The report of `pool`: each text's tokens and vectors with their statistics, and cosines between the texts."""
-    nodes = [_text(texts[v.place], v, most) for v in sorted(vectors, key=lambda v: v.place)]
+    """The report of `pool`: each text's tokens and vectors with their statistics, and cosines between the texts.
+
+    `which` of the three vectors is told in tables, with its `most` strongest dimensions; the data hold all of them.
+    """
+    nodes = [_text(texts[v.place], v, most, which) for v in sorted(vectors, key=lambda v: v.place)]
     common = base(runner, findings)
     ordered = sorted(vectors, key=lambda v: v.place)
     data = {
@@ -48,21 +56,21 @@ def pooling(
         "version": common["version"],
     }
     views = [finding_view(data["findings"])] if findings else []
-    views += [_vector_view(nodes), _strongest_view(nodes)]
+    views += [_vector_view(nodes, which), _strongest_view(nodes, which)]
     if data["similarity"]:
         views.append(_similarity_view(data["similarity"]))
     return Report(data, tuple(views), tuple(findings))
 
 
-def _text(text: str, vectors: TextVectors, most: int) -> dict[str, Any]:
+def _text(text: str, vectors: TextVectors, most: int, which: str) -> dict[str, Any]:
     node: dict[str, Any] = {"text": text, "tokens": list(vectors.tokens), "cut": vectors.cut}
     for kind in KINDS:
         values = getattr(vectors, kind)
         node[kind] = (
             None if values is None else {"values": [float(x) for x in values], "statistics": _statistics(values)}
         )
-    main = vectors.pooled if vectors.pooled is not None else vectors.cls
-    node["strongest"] = [{"dimension": row["neuron"], "value": row["value"]} for row in strongest(main, most)]
+    rows = strongest(getattr(vectors, which), most)
+    node["strongest"] = [{"dimension": row["neuron"], "value": row["value"]} for row in rows]
     return node
 
 
@@ -87,9 +95,12 @@ def _similarity(vectors: Sequence[TextVectors]) -> dict[str, Any]:
     return found
 
 
-def _vector_view(nodes: Sequence[Mapping[str, Any]]) -> View:
-    kind = "pooled" if nodes and nodes[0]["pooled"] is not None else "cls"
-    titles = {"pooled": "pooled output of each text", "cls": "first token's hidden state (there is no pooler)"}
+def _vector_view(nodes: Sequence[Mapping[str, Any]], kind: str) -> View:
+    titles = {
+        "pooled": "pooled output of each text",
+        "cls": "first token's last hidden state of each text",
+        "mean": "mean of the tokens' last hidden states of each text",
+    }
     columns = [
         Column("text", ("number",), "integer"),
         Column("", ("text",), "text"),
@@ -102,13 +113,18 @@ def _vector_view(nodes: Sequence[Mapping[str, Any]]) -> View:
     return View("vectors", titles[kind], tuple(columns), rows)
 
 
-def _strongest_view(nodes: Sequence[Mapping[str, Any]]) -> View:
-    rows = tuple({"number": i, **row} for i, node in enumerate(nodes, 1) for row in node["strongest"])
+def _strongest_view(nodes: Sequence[Mapping[str, Any]], kind: str) -> View:
+    """Bars go to ±1, where tanh ends; those of other vectors to the largest value."""
+    largest = max((abs(row["value"]) for node in nodes for row in node["strongest"]), default=0) or 1
+    end = 1 if kind == "pooled" else largest
+    rows = tuple(
+        {"number": i, **row, "bar": row["value"] / end} for i, node in enumerate(nodes, 1) for row in node["strongest"]
+    )
     columns = (
         Column("text", ("number",), "integer"),
         Column("dimension", ("dimension",), "integer"),
         Column("value", ("value",), "real"),
-        Column("−1      0      1", ("value",), "bar"),
+        Column("−1      0      1" if kind == "pooled" else "−       0      +", ("bar",), "bar"),
     )
     return View("strongest", "strongest dimensions", columns, rows)
 

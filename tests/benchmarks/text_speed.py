@@ -1,12 +1,13 @@
 """`bertprobe pool` and `activations` against what people use instead, side by side.
 
-    python tests/benchmarks/text_speed.py [cold] [corpus] [--rounds 5] [--paragraphs 2000] [--books FOLDER]
+    python tests/benchmarks/text_speed.py [cold] [corpus] [memory] [--rounds 5] [--paragraphs 2000] [--books FOLDER]
 
 `cold` compares whole processes on a sentence and on a paragraph: a script with AutoModel and AutoTokenizer against
 bertprobe. `corpus` compares, in one process, the pooled output of paragraphs by a plain transformers loop, by
 sentence-transformers and by the packed encoder, and running statistics of all activations with transformers and hooks;
 the rate of floating-point operations stands beside that of the bare matrix products of a layer. All cut texts at 512
-tokens. Contestants take turns; ratios are medians.
+tokens. Contestants take turns; ratios are medians. `memory` is the peak against the number of
+texts and the token budget.
 """
 
 from __future__ import annotations
@@ -297,9 +298,35 @@ def corpus(models: dict[str, Path], rounds: int, texts: list[str], bfloat16: boo
             print(f"| {name} | | | | | | {statistics.median(product.rates):.0f} |", flush=True)
 
 
+# ------------------------------------------------------------------------------------------------ memory
+
+
+def peak(command: Sequence[str]) -> float:
+    """The most memory a process took, in MB."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{command} failed")
+    return usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def memory(model: Path, books: Path) -> None:
+    """Peak memory against the number of texts, and against the token budget."""
+    print("\n| texts | budget | `pool -o`, MB | `activations`, MB |\n|---:|---:|---:|---:|")
+    with tempfile.TemporaryDirectory() as folder:
+        texts, out = Path(folder) / "texts.txt", Path(folder) / "out.npy"
+        for count, budget in ((1000, 2048), (4000, 2048), (16_000, 2048), (4000, 512), (4000, 8192)):
+            texts.write_text("\n".join((paragraphs(2000, books, 250) * 8)[:count]) + "\n")
+            common = ["--file", str(texts), "-m", str(model), "--budget", str(budget), "--backend", "onednn"]
+            ours = [sys.executable, "-m", "bertprobe"]
+            pool = peak([*ours, "pool", *common, "-o", str(out), "--force"])
+            summed = peak([*ours, "activations", *common])
+            print(f"| {count:,} | {budget:,} | {pool:.0f} | {summed:.0f} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=["cold", "corpus", []])
+    parser.add_argument("what", nargs="*", choices=["cold", "corpus", "memory", []])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--paragraphs", type=int, default=2000)
     parser.add_argument("--longest", type=int, default=2000, help="characters of a paragraph")
@@ -321,6 +348,8 @@ def main() -> None:
             corpus(
                 models, options.rounds, paragraphs(options.paragraphs, options.books, options.longest), options.bfloat16
             )
+        if not options.what or "memory" in options.what:
+            memory(minilm(), options.books)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,140 @@
+"""Texts, however many, as batches of tokens end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from bertprobe.errors import BertprobeError, quoted
+from bertprobe.tokens.encoded import Encoded, Packed, Text, Tokenizer
+
+# A window is what is sorted by length before it is cut into batches; a chunk is what is tokenized at once. Both bound
+# memory: the library holds some 100 bytes for every character it works on.
+WINDOW_TOKENS = 2**19
+WINDOW_TEXTS = 4096
+CHUNK_TEXTS = 256
+CHUNK_CHARACTERS = 2**18
+
+
+def pack(encoded: Sequence[Encoded], order: Sequence[int] | None = None) -> Packed:
+    """Texts end to end, the longest first; `order` says where each stood in the input, by default as given."""
+    import numpy as np
+
+    places = range(len(encoded)) if order is None else order
+    texts = sorted(zip(places, encoded, strict=True), key=lambda text: -len(text[1]))
+    nothing = np.zeros(0, dtype=np.int64)
+    lengths = np.array([len(text) for _, text in texts], dtype=np.int64)
+    starts = np.cumsum(lengths) - lengths
+    return Packed(
+        ids=np.concatenate([nothing, *(text.ids for _, text in texts)]),
+        positions=np.arange(lengths.sum(), dtype=np.int64) - np.repeat(starts, lengths),
+        segments=np.concatenate([nothing, *(text.segments for _, text in texts)]),
+        lengths=lengths,
+        tokens=tuple(text.tokens for _, text in texts),
+        order=np.array([place for place, _ in texts], dtype=np.int64),
+        cut=np.array([text.cut for _, text in texts], dtype=np.int64),
+    )
+
+
+def batches(
+    tokenizer: Tokenizer,
+    texts: Iterable[str],
+    *,
+    budget: int,
+    longest: int,
+    truncate: bool = False,
+    pairs: bool = False,
+) -> Iterator[Packed]:
+    """Texts, however many, as batches of at most `budget` tokens; a text that is longer alone is a batch by itself.
+
+    Texts are read a window at a time and sorted within it, so memory is bounded by the window and its first batch is
+    the worst.
+
+    Args:
+        budget: tokens in a batch.
+        longest: tokens that the model takes of one text, special tokens included.
+        truncate: cut texts that are longer; they are an error otherwise.
+        pairs: take the texts two by two; places in `order` then count pairs.
+
+    Raises:
+        BertprobeError: a text is too long, comes to no tokens, or has no partner.
+    """
+    items = _paired(texts) if pairs else texts
+    for window in _windows(tokenizer, items, budget, longest, truncate):
+        yield from _batches_of(window, budget)
+
+
+def _windows(
+    tokenizer: Tokenizer, items: Iterable[Text], budget: int, longest: int, truncate: bool
+) -> Iterator[list[tuple[int, Encoded]]]:
+    """Texts with their places in the input, some thousands at a time."""
+    window: list[tuple[int, Encoded]] = []
+    tokens = place = 0
+    for chunk in _chunks(items):
+        for item, text in zip(chunk, tokenizer.encode_many(chunk, longest=longest if truncate else None), strict=True):
+            _check_length(item, place, len(text), longest)
+            window.append((place, text))
+            tokens += len(text)
+            place += 1
+        if tokens >= max(WINDOW_TOKENS, budget) or len(window) >= WINDOW_TEXTS:
+            yield window
+            window, tokens = [], 0
+    if window:
+        yield window
+
+
+def _batches_of(window: list[tuple[int, Encoded]], budget: int) -> Iterator[Packed]:
+    """A window as batches, the longest text of all first."""
+    batch: list[tuple[int, Encoded]] = []
+    tokens = 0
+    for place, text in sorted(window, key=lambda text: -len(text[1])):
+        if batch and tokens + len(text) > budget:
+            yield _packed(batch)
+            batch, tokens = [], 0
+        batch.append((place, text))
+        tokens += len(text)
+    yield _packed(batch)
+
+
+def _packed(batch: list[tuple[int, Encoded]]) -> Packed:
+    return pack([text for _, text in batch], [place for place, _ in batch])
+
+
+def _chunks(items: Iterable[Text]) -> Iterator[list[Text]]:
+    """Texts as many at a time as are tokenized at once."""
+    chunk: list[Text] = []
+    characters = 0
+    for item in items:
+        chunk.append(item)
+        characters += sum(map(len, item)) if isinstance(item, tuple) else len(item)
+        if len(chunk) >= CHUNK_TEXTS or characters >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
+
+
+def _paired(texts: Iterable[str]) -> Iterator[tuple[str, str]]:
+    source = iter(texts)
+    for place, first in enumerate(source):
+        second = next(source, None)
+        if second is None:
+            raise BertprobeError(
+                f"text {2 * place + 1:,} ({_beginning(first)}) has no partner", "--pair takes the texts two by two"
+            )
+        yield first, second
+
+
+def _check_length(item: Text, place: int, tokens: int, longest: int) -> None:
+    if 0 < tokens <= longest:
+        return
+    kind, text = ("pair", item[0]) if isinstance(item, tuple) else ("text", item)
+    what = f"{kind} {place + 1:,} ({_beginning(text)})"
+    if tokens == 0:
+        raise BertprobeError(f"{what} comes to no tokens", "leave it out: this tokenizer adds no special tokens")
+    raise BertprobeError(
+        f"{what} has {tokens:,} tokens, the model takes {longest:,}", "shorten it, or have it cut with --truncate"
+    )
+
+
+def _beginning(text: str, most: int = 30) -> str:
+    return quoted(text if len(text) <= most else text[: most - 1] + "…")

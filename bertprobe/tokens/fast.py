@@ -1,0 +1,135 @@
+"""Text → tokens by the `tokenizers` library: nothing padded, what is cut counted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+from bertprobe.errors import BertprobeError, CorruptFile, printable
+from bertprobe.tokens.encoded import Encoded, Text
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import tokenizers
+
+# What remains of invalid UTF-8 that was read with surrogateescape; no tokenizer takes it.
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class _Pieces(dict[int, str]):
+    """Each id's piece as text, asked of the library once: what it hands out a text at a time is slow."""
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        super().__init__()
+        self._backend = backend
+
+    def __missing__(self, id: int) -> str:
+        self[id] = piece = self._backend.id_to_token(id) or ""
+        return piece
+
+
+class FastTokenizer:
+    """A `Tokenizer` over one of the `tokenizers` library; `segments` False leaves every segment 0."""
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        name: str,
+        *,
+        notes: tuple[str, ...] = (),
+        segments: bool = True,
+        cut_left: bool = False,
+    ) -> None:
+        self.name = name
+        self.notes = notes
+        self._backend = backend
+        self._segments = segments
+        self._cut_left = cut_left
+        self._pieces = _Pieces(backend)
+        # Files carry these for their author's use: here nothing is padded, and what is cut is counted.
+        backend.no_padding()
+        backend.no_truncation()
+        if getattr(backend.model, "dropout", None):
+            cast(Any, backend.model).dropout = None  # of BPE in training: it would make every run another one
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """One more than the largest id; not the number of entries, as ids may be left out."""
+        return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    def encode(self, text: str, pair: str | None = None, *, longest: int | None = None) -> Encoded:
+        """One text, or two as a pair, cut to `longest` tokens if that is given."""
+        return self.encode_many([text if pair is None else (text, pair)], longest=longest)[0]
+
+    def encode_many(self, texts: Sequence[Text], *, longest: int | None = None) -> list[Encoded]:
+        """Many texts or pairs, each cut to `longest` tokens if that is given.
+
+        Cut are the last tokens, of the longer text first, until two are as long; special tokens stay. Raises
+        `BertprobeError` where not even they fit, `CorruptFile` where the tokenizer cannot do its work.
+        """
+        try:
+            encodings = self._backend.encode_batch_fast([_clean(text) for text in texts])
+        except BaseException as error:
+            if not is_the_librarys(error):
+                raise
+            raise CorruptFile(
+                f"{self.name} cannot turn text into tokens ({printable(str(error))})",
+                "the tokenizer contradicts itself: fetch its files again",
+            ) from error
+        return [self._encoded(encoding, longest) for encoding in encodings]
+
+    def _encoded(self, encoding: tokenizers.Encoding, longest: int | None) -> Encoded:
+        import numpy as np
+
+        ids = np.array(encoding.ids, dtype=np.int64)
+        segments = np.array(encoding.type_ids, dtype=np.int64) if self._segments else np.zeros_like(ids)
+        cut = 0 if longest is None else max(len(ids) - longest, 0)
+        if longest is not None and cut:
+            kept = _kept(encoding.sequence_ids, longest, left=self._cut_left)
+            ids, segments = ids[kept], segments[kept]
+        return Encoded(ids, segments, tuple(map(self._pieces.__getitem__, ids.tolist())), cut)
+
+
+def is_the_librarys(error: BaseException) -> bool:
+    """Whether `tokenizers` raised it: it has no class of its own, and where its Rust panics, not even an Exception."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def _clean(text: Text) -> Text:
+    if isinstance(text, tuple):
+        return _mended(text[0]), _mended(text[1])
+    return _mended(text)
+
+
+def _mended(text: str) -> str:
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+
+
+def _kept(sequences: Sequence[int | None], longest: int, *, left: bool) -> npt.NDArray[np.bool_]:
+    """Which tokens stay when a text or pair is cut: (S,), from which text each is, None for special tokens."""
+    import numpy as np
+
+    owner = np.array([-1 if sequence is None else sequence for sequence in sequences])
+    first, second = int((owner == 0).sum()), int((owner == 1).sum())
+    room = longest - int((owner < 0).sum())
+    if room < 0:
+        raise BertprobeError(
+            f"{longest} tokens have no room for the {longest - room} special tokens of a text", "allow for more tokens"
+        )
+    kept = owner < 0
+    for number, size, share in zip((0, 1), (first, second), _shares(first, second, room), strict=True):
+        places = np.flatnonzero(owner == number)
+        kept[places[size - share :] if left else places[:share]] = True
+    return kept
+
+
+def _shares(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens of two texts fit into `room`, taken off the longer one first, as the library counts them."""
+    short, long = sorted((first, second))
+    long = min(long, max(short, room - short))
+    if short + long > room:
+        short, long = room // 2, room - room // 2
+    return (short, long) if first <= second else (long, short)

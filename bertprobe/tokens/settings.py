@@ -1,0 +1,122 @@
+"""What the small files beside a tokenizer say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bertprobe.checkpoint.locate import MAX_JSON
+from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, quoted
+
+BERT_TYPES = ("bert", "electra", "dpr", "ernie")
+_BERT_CLASSES = (
+    "BertTokenizer",
+    "ElectraTokenizer",
+    "DPRQuestionEncoderTokenizer",
+    "DPRContextEncoderTokenizer",
+    "DPRReaderTokenizer",
+)
+_ROBERTA_TYPES = ("roberta", "xlm-roberta", "camembert", "data2vec-text")
+_ROBERTA_CLASSES = ("RobertaTokenizer", "XLMRobertaTokenizer", "CamembertTokenizer")
+
+_NAMED = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token", "bos_token", "eos_token")
+_BERT_NAMES = dict(zip(_NAMED, ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"), strict=False))
+_ROBERTA_NAMES = dict(zip(_NAMED, ("<unk>", "</s>", "<pad>", "<s>", "<mask>"), strict=False))
+
+
+class Settings:
+    """What the small files beside a tokenizer say, `config` being the model's."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.config = config
+        self.tokenizer = read_json(folder / "tokenizer_config.json")
+        self.model_type = str(config.get("model_type") or "")
+        named = self.tokenizer.get("tokenizer_class") or config.get("tokenizer_class") or ""
+        self.tokenizer_class = str(named)
+        self._class = self.tokenizer_class.removesuffix("Fast")
+
+    @property
+    def like_bert(self) -> bool:
+        return self._class in _BERT_CLASSES or (not self._class and self.model_type in ("", *BERT_TYPES))
+
+    @property
+    def like_roberta(self) -> bool:
+        return self._class in _ROBERTA_CLASSES or (not self._class and self.model_type in _ROBERTA_TYPES)
+
+    @property
+    def segments(self) -> bool:
+        """Whether the model tells a pair's texts apart."""
+        inputs = self.tokenizer.get("model_input_names")
+        kinds = self.config.get("type_vocab_size")
+        roberta = self.like_roberta or self.model_type in _ROBERTA_TYPES
+        said = isinstance(inputs, list) and "token_type_ids" not in inputs
+        return not (roberta or said or (isinstance(kinds, int) and kinds < 2))
+
+    @property
+    def cut_left(self) -> bool:
+        return self.tokenizer.get("truncation_side") == "left"
+
+    def flag(self, key: str, default: bool | None) -> bool | None:
+        """A setting that is true, false or absent."""
+        value = self.tokenizer.get(key)
+        if value is not None and not isinstance(value, bool):
+            raise CorruptFile(
+                f"{self.folder / 'tokenizer_config.json'} has {key} {quoted(str(value))}", "make it true or false"
+            )
+        return default if value is None else value
+
+    @cached_property
+    def special_files(self) -> tuple[Mapping[str, Any], ...]:
+        """What names special tokens, the last word last; where one file lists all added tokens, it alone counts."""
+        if "added_tokens_decoder" in self.tokenizer:
+            return (self.tokenizer,)
+        return (self.tokenizer, read_json(self.folder / "special_tokens_map.json"))
+
+    @cached_property
+    def named(self) -> dict[str, Any]:
+        """The special tokens by role, each as text or as its settings."""
+        found = {**(_BERT_NAMES if self.like_bert else _ROBERTA_NAMES if self.like_roberta else {})}
+        for file in self.special_files:
+            found |= {role: file[role] for role in _NAMED if isinstance(file.get(role), (str, dict))}
+        return found
+
+    def content(self, role: str) -> str:
+        """The special token of a role such as `cls_token`, empty where there is none."""
+        value = self.named.get(role, "")
+        return str(value.get("content", "")) if isinstance(value, dict) else value
+
+
+def is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def check_size(path: Path) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise NotFound(f"{path} cannot be read ({error.strerror})", "check its permissions") from error
+    if size > MAX_JSON:
+        raise UnsupportedFile(f"{path} has {size:,} bytes, too many for a tokenizer", "is it the right file?")
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """The object in a settings file, empty where there is no such file."""
+    if not is_file(path):
+        return {}
+    check_size(path)
+    try:
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise NotFound(f"{path} cannot be read ({error.strerror})", "check its permissions") from error
+    except (ValueError, RecursionError) as error:
+        raise CorruptFile(f"{path} is not JSON ({printable(str(error))})", "fetch it again, or mend it") from error
+    if not isinstance(found, dict):
+        raise CorruptFile(f"{path} is JSON, but not an object", "fetch it again, or mend it")
+    return found

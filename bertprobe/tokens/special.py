@@ -1,0 +1,81 @@
+"""Special and added tokens: whole words of the tokenizer, and a text's beginning and end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from bertprobe.errors import CorruptFile, printable
+from bertprobe.tokens.settings import Settings, read_json
+
+if TYPE_CHECKING:
+    import tokenizers
+
+
+def add_tokens(backend: tokenizers.Tokenizer, settings: Settings) -> None:
+    """Makes added tokens whole words of the tokenizer, also where a text spells them out.
+
+    What settings list is added; of the tokens they only name by role, those that the vocabulary has.
+    """
+    there = {token.content for token in backend.get_added_tokens_decoder().values()}
+    wanted = {token.content: token for token in _listed(settings)}
+    for role, value in settings.named.items():
+        content = settings.content(role)
+        if content not in wanted and backend.token_to_id(content) is not None:
+            wanted[content] = _added(
+                {"content": content, **(value if isinstance(value, dict) else {}), "special": True}
+            )
+    backend.add_tokens([token for content, token in wanted.items() if content and content not in there])
+
+
+def _listed(settings: Settings) -> Iterator[tokenizers.AddedToken]:
+    """The added tokens that settings spell out, in the order of their ids."""
+    decoder = settings.tokenizer.get("added_tokens_decoder")
+    specials = {settings.content(role) for role in settings.named}
+    path = settings.folder / "added_tokens.json"
+    try:
+        if isinstance(decoder, dict):
+            for _, value in sorted(decoder.items(), key=lambda item: int(item[0])):
+                yield _added(value)
+        else:
+            for content, _ in sorted(read_json(path).items(), key=lambda item: int(item[1])):
+                special = content in specials
+                yield _added({"content": content, "normalized": not special, "special": special})
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise CorruptFile(
+            f"the added tokens in {settings.folder} are not a list of tokens with ids ({printable(str(error))})",
+            f"mend {'tokenizer_config.json' if decoder else 'added_tokens.json'}, or fetch it again",
+        ) from error
+    for file in settings.special_files:
+        for key in ("extra_special_tokens", "additional_special_tokens"):
+            values = file.get(key)
+            if isinstance(values, list):
+                yield from (_added(value if isinstance(value, dict) else {"content": str(value)}) for value in values)
+
+
+def _added(value: Mapping[str, Any]) -> tokenizers.AddedToken:
+    from tokenizers import AddedToken
+
+    special = bool(value.get("special", True))
+    return AddedToken(
+        str(value["content"]),
+        single_word=bool(value.get("single_word", False)),
+        lstrip=bool(value.get("lstrip", False)),
+        rstrip=bool(value.get("rstrip", False)),
+        normalized=bool(value.get("normalized", not special)),
+        special=special,
+    )
+
+
+def frame(backend: tokenizers.Tokenizer, settings: Settings) -> None:
+    """Has a text begin and end with the special tokens its family wants, where the vocabulary has them."""
+    from tokenizers import processors
+
+    tokens = [settings.content(role) for role in ("sep_token", "cls_token")]
+    ids = [backend.token_to_id(token) for token in tokens]
+    if None in ids or not (settings.like_bert or settings.like_roberta):
+        return
+    sep, cls = zip(tokens, cast(list[int], ids), strict=True)
+    backend.post_processor = (processors.BertProcessing if settings.like_bert else processors.RobertaProcessing)(
+        sep, cls
+    )
