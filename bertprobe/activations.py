@@ -162,26 +162,38 @@ def _longest(config: Mapping[str, Any], family: str) -> int:
     return found - int(config.get("pad_token_id") or 0) - 1 if family in _AS_ROBERTA else found
 
 
+@dataclass(slots=True)
+class Trimmed:
+    """How many texts were cut to what the model takes, and how many tokens that left out."""
+
+    texts: int = 0
+    tokens: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """A checkpoint ready for text: what runs it and its tokenizer."""
+    """A checkpoint ready for text: what runs it and its tokenizer; `trimmed` counts what it had to cut."""
 
     checkpoint: Checkpoint
     anatomy: Anatomy
     engine: Engine
     tokenizer: Tokenizer
     compute: Compute
+    trimmed: Trimmed = field(default_factory=Trimmed)
 
     def batches(self, texts: Iterable[str], *, truncate: bool = False, pairs: bool = False) -> Iterator[Packed]:
         """The texts as packed batches, longest first within a window."""
-        return batches(
+        for packed in batches(
             self.tokenizer,
             texts,
             budget=self.compute.budget or self.engine.backend.batch_tokens,
             longest=self.engine.longest,
             truncate=truncate,
             pairs=pairs,
-        )
+        ):
+            self.trimmed.texts += int((packed.cut > 0).sum())
+            self.trimmed.tokens += int(packed.cut.sum())
+            yield packed
 
 
 def open_runner(
@@ -441,4 +453,5 @@ def settings_of(runner: Runner) -> Mapping[str, Any]:
         "dtype": runner.engine.backend.dtype,
         "tokenizer": runner.tokenizer.name,
         "tokenizer_notes": list(runner.tokenizer.notes),
+        "cut": {"texts": runner.trimmed.texts, "tokens": runner.trimmed.tokens},
     }

@@ -151,7 +151,7 @@ def test_the_api_page_is_made_from_the_docstrings(request: pytest.FixtureRequest
 def test_readme_begins_with_the_two_commands() -> None:
     first, second = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)[:2]
     assert first.startswith("pip install . &&")
-    assert "bertprobe inspect" in first
+    assert "bertprobe pool" in first
     assert second == "pip install '.[test]' && python -m pytest\n"
 
 

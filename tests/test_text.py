@@ -272,13 +272,28 @@ def test_what_is_too_long_is_an_error_unless_it_may_be_cut(minilm: Path, run: An
     assert np.abs(np.array(node["pooled"]["values"]) - theirs(text)["pooled"]).max() < 1e-5
 
 
+def test_the_longest_text_there_can_be(minilm: Path, run: Any, theirs: Any) -> None:
+    words = ["word"] * 510
+    (node,) = data_of(run, "pool", " ".join(words), "-m", minilm)["texts"]
+    assert len(node["tokens"]) == 512
+    assert np.abs(np.array(node["pooled"]["values"]) - theirs(" ".join(words))["pooled"]).max() < 1e-5
+    assert run(["pool", " ".join([*words, "word"]), "-m", minilm]).code == 1
+
+
+@pytest.mark.parametrize("command", ["pool", "activations"])
+def test_what_was_cut_is_said(command: str, minilm: Path, tmp_path: Path, run: Any) -> None:
+    argv = [command, "word " * 600, "word", "word " * 511, "-m", minilm, "--truncate"]
+    assert data_of(run, *argv)["facts"]["cut"] == {"texts": 2, "tokens": 91}
+    assert "2 texts to what the model takes; 91 tokens left out" in run(argv).out
+    suffix = "npy" if command == "pool" else "npz"
+    assert data_of(run, *argv, "-o", tmp_path / f"out.{suffix}")["facts"]["cut"]["texts"] == 2
+
+
 def test_the_model_may_stand_in_the_environment(minilm: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("BERTPROBE_MODEL", raising=False)
-    refused = run(["pool", "text"])
-    assert refused.code == 1
-    assert "BERTPROBE_MODEL" in refused.err
     monkeypatch.setenv("BERTPROBE_MODEL", str(minilm))
-    assert run(["pool", "text"]).code == 0
+    assert data_of(run, "pool", "text")["model"] == str(minilm)
+    assert data_of(run, "inspect", "--shapes")["model"] == str(minilm)
+    assert data_of(run, "pool", "text", "-m", "pocket")["model"] == "pocket"
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ LOOKED_FOR = (
     "model.safetensors, pytorch_model.bin, their .index.json, or one other .safetensors, .bin, .pt or .pth file"
 )
 MAX_JSON = 50 * 2**20
+POCKET = "pocket"  # the name of the model that ships with the package; a folder called so is ./pocket
 
 # Files that training leaves beside the weights, and adapters, which are no model of their own.
 _NEVER_WEIGHTS = re.compile(
@@ -61,17 +62,30 @@ class Located:
 
 
 def locate(ref: str) -> Located:
-    """A folder, a weights file, an index file or the name of a cached Hub repository → its files.
+    """The built-in model, a folder, a weights file, an index file or the name of a cached Hub repository → its files.
 
     Raises `NotFound` where there is nothing, `UnsupportedFile` where there is something that is not read, and
     `CorruptFile` for a config or index that contradicts itself.
     """
+    if ref == POCKET:
+        return _locate_pocket()
     path = _expanded(ref)
     if ref and _exists(path):
         return _locate_path(ref, path, None)
     if _HUB_ID.fullmatch(ref):
         return _locate_cached(ref)
     raise NotFound(f"there is no '{printable(ref)}'", "name a folder, a weights file or a model in the local Hub cache")
+
+
+def _locate_pocket() -> Located:
+    """The model that ships with the package. Weights are read by byte ranges of a file, so a zip will not do."""
+    folder = Path(__file__).parents[1] / POCKET
+    if not _is_file(folder / "model.safetensors"):
+        raise NotFound(
+            f"the built-in model is not in {folder}",
+            "install bertprobe as files (pip install bertprobe); from a zip archive its weights cannot be read",
+        )
+    return _locate_path(POCKET, folder, None)
 
 
 def _expanded(ref: str) -> Path:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from typing import Annotated, Literal
 
 import typer
 
 Model = Annotated[
-    str,
+    str | None,
     typer.Argument(
-        metavar="MODEL",
-        help="A folder, a weights file (.safetensors, .bin, .pt, .pth, .index.json) or a model in the local Hub cache.",
+        metavar="[MODEL]",
+        help="A folder, a weights file (.safetensors, .bin, .pt, .pth, .index.json), a model in the local Hub cache or "
+        "pocket, the built-in model; $BERTPROBE_MODEL, else pocket, unless said.",
         show_default=False,
     ),
 ]
@@ -38,6 +40,13 @@ class Exported(StrEnum):
 Formats = Literal["table", "json", "csv", "markdown"]
 Format = Annotated[Formats, typer.Option("--format", help="How to write the result.")]
 Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
+
+
+def chosen(model: str | None) -> str:
+    """The model that was named, on the command line or in the environment, else the one that ships with the package."""
+    from bertprobe.checkpoint.locate import POCKET
+
+    return model or os.environ.get("BERTPROBE_MODEL") or POCKET
 
 
 def check_format(format: Formats, json: bool, table: str | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bertprobe.cli.options import Format, Json, Layers, check_format
+from bertprobe.cli.options import Format, Json, Layers, check_format, chosen
 from bertprobe.errors import NotFound, OutputError, PartMissing, printable
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 Texts = Annotated[list[str] | None, typer.Argument(metavar="TEXT…", help="Texts to run.", show_default=False)]
 ModelOption = Annotated[
-    str | None, typer.Option("-m", "--model", metavar="MODEL", help="The checkpoint; $BERTPROBE_MODEL unless said.")
+    str | None, typer.Option("-m", "--model", metavar="MODEL", help="The checkpoint; $BERTPROBE_MODEL, else pocket.")
 ]
 File = Annotated[str | None, typer.Option("--file", metavar="FILE", help="Texts, a line each; - is stdin.")]
 Pair = Annotated[bool, typer.Option("--pair", help="Take the texts two by two, as sentence pairs.")]
@@ -174,10 +173,7 @@ def _open(model: str | None) -> tuple[Checkpoint, Anatomy]:
     from bertprobe.anatomy import find_parts
     from bertprobe.checkpoint import open_checkpoint
 
-    ref = model or os.environ.get("BERTPROBE_MODEL")
-    if not ref:
-        raise NotFound("no model is named", "give one with -m MODEL, or set BERTPROBE_MODEL")
-    checkpoint = open_checkpoint(ref)
+    checkpoint = open_checkpoint(chosen(model))
     return checkpoint, find_parts(checkpoint)
 
 

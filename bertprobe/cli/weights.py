@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from bertprobe.cli.options import Exported, Format, Json, Layers, Model, Seen, check_format
+from bertprobe.cli.options import Exported, Format, Json, Layers, Model, Seen, check_format, chosen
 
 
 def inspect(
-    model: Model,
+    model: Model = None,
     part: Annotated[
         list[Seen] | None, typer.Option("--part", help="Only this part, gates included; may be repeated.")
     ] = None,
@@ -42,7 +42,7 @@ def inspect(
         raise typer.BadParameter("--layers chooses among intermediate modules: the pooler has none")
     if shapes and (spectrum or neurons):
         raise typer.BadParameter("--shapes reads no numbers: leave it out for --spectrum or --neurons")
-    checkpoint = open_checkpoint(model)
+    checkpoint = open_checkpoint(chosen(model))
     anatomy = find_parts(checkpoint)
     parts = select(anatomy, part or (), layers)
     numbers = {}
@@ -58,10 +58,10 @@ def inspect(
 
 
 def export(
-    model: Model,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="Where to: .safetensors or .npz.", show_default=False)
     ],
+    model: Model = None,
     part: Annotated[
         list[Exported] | None,
         typer.Option("--part", help="What to write; may be repeated. The pooler unless said."),
@@ -90,7 +90,7 @@ def export(
     wanted = part or [Exported.pooler]
     if layers is not None and "intermediate" not in wanted:
         raise typer.BadParameter("--layers chooses among intermediate modules: add --part intermediate")
-    checkpoint = open_checkpoint(model)
+    checkpoint = open_checkpoint(chosen(model))
     anatomy = find_parts(checkpoint)
     if "pooler" in wanted and "model" not in wanted:
         require_pooler(checkpoint, anatomy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from bertprobe.checkpoint.locate import POCKET
 from bertprobe.errors import printable, shortened
 
 
@@ -17,18 +18,26 @@ def fact_lines(model: str, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("parameters", f"{facts['parameters']:,}, stored as {_dtypes(facts['dtypes'])}"),
         ("files", f"{_files(facts['files'])}; read {_size(facts['bytes_read'])} of {_size(facts['bytes_total'])}"),
         *([("run", _run(facts))] if "backend" in facts else []),
+        *([("cut", _cut(facts["cut"]))] if facts.get("cut", {}).get("texts") else []),
         *(("note", note) for note in (*facts["notes"], *facts.get("tokenizer_notes", ()))),
     ]
     return [(label, printable(text)) for label, text in lines]
 
 
 def _model(model: str, facts: Mapping[str, Any]) -> str:
+    if model == POCKET:
+        return f"{POCKET} (the built-in model; -m bert-base-uncased for a full-size one)"
     commit = f" at commit {facts['revision'][:12]}" if facts["revision"] else ""
     return f"{facts['resolved']}{commit}" if model == facts["resolved"] else f"{model} → {facts['resolved']}{commit}"
 
 
 def _run(facts: Mapping[str, Any]) -> str:
     return f"{facts['backend']} on {facts['device']} in {facts['dtype']}, tokens by {facts['tokenizer']}"
+
+
+def _cut(cut: Mapping[str, int]) -> str:
+    texts, tokens = (f"{cut[kind]:,} {kind[: -1 if cut[kind] == 1 else None]}" for kind in ("texts", "tokens"))
+    return f"{texts} to what the model takes; {tokens} left out"
 
 
 def _shape(facts: Mapping[str, Any]) -> str:

@@ -105,11 +105,15 @@ def _vector_view(nodes: Sequence[Mapping[str, Any]], kind: str) -> View:
         Column("text", ("number",), "integer"),
         Column("", ("text",), "text"),
         Column("tokens", ("count",), "integer", 1),
+        Column("cut off", ("left_out",), "integer", 1),
     ]
     for priority, name in enumerate(("norm", "mean", "std", "min", "max", "saturated")):
         kind_of = "share" if name == "saturated" else "real"
         columns.append(Column(name, (kind, "statistics", name), kind_of, priority))
-    rows = tuple({**node, "number": i, "count": len(node["tokens"])} for i, node in enumerate(nodes, 1))
+    rows = tuple(
+        {**node, "number": i, "count": len(node["tokens"]), "left_out": node["cut"] or None}
+        for i, node in enumerate(nodes, 1)
+    )
     return View("vectors", titles[kind], tuple(columns), rows)
 
 
