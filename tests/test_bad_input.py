@@ -579,7 +579,6 @@ def test_an_option_gets_no_hint(words: list[str], here: Path, run: Run) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["inspect"],
         ["inspect", "m", "--nonsense"],
         ["inspect", "m", "--format", "xml"],
         ["inspect", "m", "--part", "head"],
@@ -620,7 +619,7 @@ def test_a_process_ends_with_the_documented_codes(small_bert: Path, tmp_path: Pa
     assert check.returncode == 0
     wrong = process("inspect", tmp_path / "nothing", stdout=subprocess.PIPE)
     refused(Ran(wrong.returncode, wrong.stdout, wrong.stderr), "nothing")
-    usage = process("inspect", stdout=subprocess.PIPE)
+    usage = process("export", stdout=subprocess.PIPE)
     assert (usage.returncode, usage.stdout) == (2, "")
     strict = process("inspect", small_bert, "--strict", stdout=subprocess.PIPE)
     assert (strict.returncode, strict.stderr) == (3, "")

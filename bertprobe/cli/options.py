@@ -43,10 +43,13 @@ Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
 
 
 def chosen(model: str | None) -> str:
-    """The model that was named, on the command line or in the environment, else the one that ships with the package."""
+    """The model that was named, on the command line or in the environment, else the one that ships with the package.
+
+    An empty name on the command line is one: a script whose variable is unset should hear of it.
+    """
     from bertprobe.checkpoint.locate import POCKET
 
-    return model or os.environ.get("BERTPROBE_MODEL") or POCKET
+    return model if model is not None else os.environ.get("BERTPROBE_MODEL") or POCKET
 
 
 def check_format(format: Formats, json: bool, table: str | None) -> None:
