@@ -412,6 +412,7 @@ class OneDNNBackend(TorchBackend):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
     @staticmethod
+    @cache
     def is_there() -> bool:
         """Whether this build of torch has it; it is not of torch's public face, so a trial decides."""
         import os

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ def data_of(run: Run, *argv: str) -> dict[str, Any]:
 def test_it_holds_what_it_should_and_is_small() -> None:
     assert sorted(path.name for path in POCKET.iterdir()) == FILES
     assert sum(path.stat().st_size for path in POCKET.iterdir()) < 8e6
+    found = resources.files("bertprobe").joinpath("pocket")
+    assert sorted(entry.name for entry in found.iterdir()) == FILES
 
 
 def test_it_is_a_bert_for_pretraining_with_nothing_missing() -> None:
@@ -66,6 +69,14 @@ def test_it_is_the_default_of_every_command(run: Run, tmp_path: Path) -> None:
     assert run(["export", "-o", tmp_path / "pooler.safetensors"]).code == 0
     stored = load_file(POCKET / "model.safetensors")["bert.pooler.dense.weight"]
     assert torch.equal(load_file(tmp_path / "pooler.safetensors")["pooler.dense.weight"], stored)
+
+
+def test_the_modules_load_from_it_by_name() -> None:
+    hidden = torch.randn(2, 5, 128)
+    pooler = bertprobe.Pooler.from_checkpoint("pocket").float()
+    layer = bertprobe.Intermediate.from_checkpoint("pocket", -1).float()
+    assert pooler(hidden).shape == (2, 128)
+    assert layer(hidden).shape == (2, 5, 512)
 
 
 def test_a_folder_of_that_name_is_reached_by_its_path(
