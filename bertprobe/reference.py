@@ -689,7 +689,7 @@ def tokenizer(checkpoint: Checkpoint) -> TransformersTokenizer:
     """
     from transformers import AutoTokenizer
 
-    folder = checkpoint.files[0].path.parent
+    folder = checkpoint.folder
     try:
         with _borrowed("cpu"):
             found = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)

@@ -54,6 +54,8 @@ DTYPES = {
 class Memory:
     """A source over bytes, for the thousands of files that property tests need."""
 
+    at_once = 1
+
     def __init__(self, data: bytes) -> None:
         self.name, self.data, self.size, self.bytes_read = "memory.bin", data, len(data), 0
 

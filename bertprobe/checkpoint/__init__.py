@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -72,13 +73,23 @@ class Checkpoint:
     resolved: str
     storage: str
     headers: Mapping[str, TensorHeader]
-    files: tuple[LocalFile, ...]
+    files: tuple[Source, ...]
     config: Mapping[str, Any] | None
     pooling: Mapping[str, Any] | None
     metadata: Mapping[str, str]
     wrapper: str
     revision: str | None
     notes: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """The folder on this disk with the weights and what belongs to them; raises `NotFound` if it is elsewhere."""
+        first = self.files[0]
+        if not isinstance(first, LocalFile):
+            raise NotFound(
+                f"{printable(self.ref)} is read where it lies, by byte ranges", "open it with download=True to run it"
+            )
+        return first.path.parent
 
     @property
     def bytes_total(self) -> int:
@@ -117,7 +128,7 @@ def open_checkpoint(ref: str) -> Checkpoint:
         resolved=located.resolved,
         storage=indexes[0][0],
         headers=headers,
-        files=located.files,
+        files=(*located.files, *(file for _, index in indexes for file in index.others)),
         config=located.config,
         pooling=located.pooling,
         metadata={key: value for _, index in indexes for key, value in index.metadata.items()},

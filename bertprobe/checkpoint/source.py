@@ -20,6 +20,16 @@ class Source(Protocol):
         ...
 
     @property
+    def address(self) -> str:
+        """Where it is, as shown to the user: a path, or a repository, commit and path."""
+        ...
+
+    @property
+    def at_once(self) -> int:
+        """How many reads it serves side by side, 1 for a disk."""
+        ...
+
+    @property
     def size(self) -> int:
         """Bytes there."""
         ...
@@ -37,6 +47,10 @@ class Source(Protocol):
         """The same bytes without a copy, where the source can."""
         ...
 
+    def beside(self, name: str) -> Source:
+        """Another file of the same folder; `NotFound` if there is none of that name."""
+        ...
+
 
 class LocalFile:
     """A file on disk, opened anew for every read so that nothing has to be closed.
@@ -51,6 +65,14 @@ class LocalFile:
         self._identity = self._look()
         self._seen: list[tuple[int, int]] = []
         self._map: mmap.mmap | None = None
+
+    @property
+    def address(self) -> str:
+        return str(self.path)
+
+    @property
+    def at_once(self) -> int:
+        return 1
 
     @property
     def size(self) -> int:
@@ -97,6 +119,9 @@ class LocalFile:
         if counted:
             self._note(start, stop)
         return memoryview(self._map)[start:stop]
+
+    def beside(self, name: str) -> LocalFile:
+        return LocalFile(self.path.parent / name)
 
     def _note(self, start: int, stop: int) -> None:
         """Keeps the ranges read so far disjoint: what is read twice counts once."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from bertprobe.checkpoint.ahead import fetched
 from bertprobe.checkpoint.source import Source
 from bertprobe.errors import CorruptFile, UnsupportedFile, printable
 
@@ -98,13 +99,17 @@ class Guard:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Where a tensor, or a block of it, lies: bytes `start` to `stop` of `source`; `place` is None for all of it."""
+    """Where a tensor, or a block of it, lies: bytes `start` to `stop` of `source`; `place` is None for all of it.
+
+    `checksum` is the CRC-32C of those bytes where the format keeps one.
+    """
 
     source: Source
     start: int
     stop: int
     place: tuple[slice, ...] | None = None
     guard: Guard | None = None
+    checksum: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,6 @@ class TensorHeader:
     pieces: tuple[Piece, ...] = ()
     strides: tuple[int, ...] | None = None
     axes: tuple[int, ...] | None = None
-    checksum: int | None = None
     refusal: str | None = None
 
     @property
@@ -159,16 +163,20 @@ class TensorHeader:
         shape = (stop - start, *self.shape[1:])
         first = piece.start + start * step * bits // 8
         last = first + (_extent(shape, self.strides) * bits + 7) // 8
-        return replace(self, shape=shape, pieces=(replace(piece, start=first, stop=last),))
+        return replace(self, shape=shape, pieces=(replace(piece, start=first, stop=last, checksum=None),))
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """What a storage finds in one file: the tensors, the file's own notes, and the dictionary key they lay under."""
+    """What a storage finds in one file: the tensors, the file's own notes, and the dictionary key they lay under.
+
+    `others` are the files that hold the data, where they are not in the one with the index.
+    """
 
     headers: tuple[TensorHeader, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
     wrapper: str = ""
+    others: tuple[Source, ...] = ()
 
 
 def _extent(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> int:
@@ -183,34 +191,44 @@ def _extent(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> int:
 def read_tensors(headers: Iterable[TensorHeader]) -> Iterator[tuple[TensorHeader, Array]]:
     """Each header with its array, read-only, in the order in which they lie in the files.
 
-    The whole wish list is seen before the first byte is read, so that neighbours become one read. Raises
-    `UnsupportedFile` for a header that is refused and `CorruptFile` for bytes that are not what the index promised.
+    The whole wish list is seen before the first byte is read, so that neighbours become one read, and what comes over
+    a network is asked for side by side. Raises `UnsupportedFile` for a header that is refused and `CorruptFile` for
+    bytes that are not what the index promised.
     """
     wanted = list(headers)
     for header in wanted:
         check_readable(header)
-    for run in _plan(wanted):
-        yield from run.read()
+    begun: dict[int, _Whole] = {}
+    for run, data in fetched(_plan(wanted)):
+        for header, piece, block in run.blocks(data):
+            if len(header.pieces) == 1:
+                yield header, _array(header, block)
+            elif begun.setdefault(id(header), _Whole(header)).take(piece, block):
+                yield header, begun.pop(id(header)).array
     for header in wanted:
-        if len(header.pieces) != 1:
-            yield header, _assemble(header)
+        if not header.pieces:
+            yield header, _Whole(header).array
 
 
 def map_tensors(headers: Iterable[TensorHeader], *, counted: bool = True) -> Iterator[tuple[TensorHeader, Array]]:
     """Each header with a view of its bytes where they lie in one piece: nothing is read before it is used.
 
     For what runs over the same weights again and again; not `counted` as read are tables of which some rows are
-    gathered. Raises as `read_tensors` does.
+    gathered. What lies in several pieces, or not on this disk, is read. Raises as `read_tensors` does.
     """
+    elsewhere = []
     for header in headers:
-        check_readable(header)
-        if len(header.pieces) != 1:
-            yield header, _assemble(header)
+        if len(header.pieces) != 1 or header.pieces[0].source.at_once > 1:
+            elsewhere.append(header)
             continue
+        check_readable(header)
         (piece,) = header.pieces
         if piece.guard is not None:
             piece.guard.check(piece.source.read(piece.guard.start, piece.guard.stop))
-        yield header, _array(header, piece.source.view(piece.start, piece.stop, counted=counted))
+        view = piece.source.view(piece.start, piece.stop, counted=counted)
+        _check_sum(header, piece, view)
+        yield header, _array(header, view)
+    yield from read_tensors(elsewhere)
 
 
 def check_readable(header: TensorHeader) -> None:
@@ -232,46 +250,45 @@ def check_readable(header: TensorHeader) -> None:
 
 @dataclass(slots=True)
 class _Run:
-    """One read: neighbouring ranges of one source, and the headers and guards it serves."""
+    """One read: neighbouring ranges of one source, and the pieces and guards it serves."""
 
     source: Source
     start: int
     stop: int
-    headers: list[TensorHeader]
+    pieces: list[tuple[TensorHeader, Piece]]
     guards: list[Guard]
 
-    def read(self) -> Iterator[tuple[TensorHeader, Array]]:
-        data = self.source.read(self.start, self.stop)
+    def blocks(self, data: bytes) -> Iterator[tuple[TensorHeader, Piece, memoryview]]:
+        """Each piece with its bytes, once everything that can be checked of them is."""
         for guard in self.guards:
             guard.check(data[guard.start - self.start : guard.stop - self.start])
-        for header in self.headers:
-            piece = header.pieces[0]
-            yield header, _array(header, memoryview(data)[piece.start - self.start : piece.stop - self.start])
+        for header, piece in self.pieces:
+            block = memoryview(data)[piece.start - self.start : piece.stop - self.start]
+            _check_sum(header, piece, block)
+            yield header, piece, block
 
 
 def _plan(headers: list[TensorHeader]) -> list[_Run]:
-    """The reads that serve every one-piece header, guards among them, in file order."""
-    ranges: list[tuple[int, int, int, TensorHeader | None, Guard | None, Source]] = []
+    """The reads that serve every piece of every header, guards among them, in file order."""
+    ranges: list[tuple[int, int, int, TensorHeader | None, Piece, Guard | None]] = []
     order: dict[int, int] = {}
     seen: set[int] = set()
     for header in headers:
-        if len(header.pieces) != 1:
-            continue
-        (piece,) = header.pieces
-        file = order.setdefault(id(piece.source), len(order))
-        ranges.append((file, piece.start, piece.stop, header, None, piece.source))
-        if piece.guard is not None and id(piece.guard) not in seen:
-            seen.add(id(piece.guard))
-            ranges.append((file, piece.guard.start, piece.guard.stop, None, piece.guard, piece.source))
+        for piece in header.pieces:
+            file = order.setdefault(id(piece.source), len(order))
+            ranges.append((file, piece.start, piece.stop, header, piece, None))
+            if piece.guard is not None and id(piece.guard) not in seen:
+                seen.add(id(piece.guard))
+                ranges.append((file, piece.guard.start, piece.guard.stop, None, piece, piece.guard))
     runs: list[_Run] = []
-    for _, start, stop, served, guard, source in sorted(ranges, key=lambda item: item[:3]):
+    for _, start, stop, served, piece, guard in sorted(ranges, key=lambda item: item[:3]):
         run = runs[-1] if runs else None
-        if run is None or run.source is not source or start > run.stop + NEAR or not _fits(run, start, stop):
-            run = _Run(source, start, stop, [], [])
+        if run is None or run.source is not piece.source or start > run.stop + NEAR or not _fits(run, start, stop):
+            run = _Run(piece.source, start, stop, [], [])
             runs.append(run)
         run.stop = max(run.stop, stop)
         if served is not None:
-            run.headers.append(served)
+            run.pieces.append((served, piece))
         if guard is not None:
             run.guards.append(guard)
     return runs
@@ -311,14 +328,45 @@ def _stored_shape(header: TensorHeader) -> tuple[int, ...]:
     return tuple(stored)
 
 
-def _assemble(header: TensorHeader) -> Array:
-    """A tensor of no piece (no elements) or of several, put together."""
-    import numpy as np
+class _Whole:
+    """A tensor of several pieces while it is put together; one of no piece has no elements."""
 
-    whole = np.zeros(_stored_shape(header), numpy_dtype(header.dtype))
-    for piece in header.pieces:
-        if piece.guard is not None:
-            piece.guard.check(piece.source.read(piece.guard.start, piece.guard.stop))
-        block = whole[piece.place or ()]
-        block[...] = np.frombuffer(piece.source.read(piece.start, piece.stop), whole.dtype).reshape(block.shape)
-    return whole if header.axes is None else whole.transpose(header.axes)
+    def __init__(self, header: TensorHeader) -> None:
+        import numpy as np
+
+        self._header = header
+        self._missing = len(header.pieces)
+        self._whole = np.zeros(_stored_shape(header), numpy_dtype(header.dtype))
+
+    def take(self, piece: Piece, data: memoryview) -> bool:
+        """Puts a block in its place; whether it was the last one."""
+        import numpy as np
+
+        block = self._whole[piece.place or ()]
+        flat = np.frombuffer(data, self._whole.dtype)
+        if flat.size != block.size:
+            raise CorruptFile(
+                f"a block of tensor {printable(self._header.name)} has {len(data):,} bytes, not {block.nbytes:,}",
+                "the file is damaged: fetch it again",
+            )
+        block[...] = flat.reshape(block.shape)
+        self._missing -= 1
+        return self._missing == 0
+
+    @property
+    def array(self) -> Array:
+        return self._whole if self._header.axes is None else self._whole.transpose(self._header.axes)
+
+
+def _check_sum(header: TensorHeader, piece: Piece, data: memoryview) -> None:
+    if piece.checksum is None:
+        return
+    import crc32c
+
+    found = crc32c.crc32c(data)
+    if found != piece.checksum:
+        raise CorruptFile(
+            f"tensor {printable(header.name)} in {piece.source.name} has the checksum {found:08x}, "
+            f"its index says {piece.checksum:08x}",
+            "its bytes are damaged: fetch the file again",
+        )

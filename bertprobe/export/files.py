@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from bertprobe.checkpoint import Checkpoint
+from bertprobe.checkpoint import Checkpoint, LocalFile
 from bertprobe.errors import OutputError, printable
 
 
@@ -40,7 +40,8 @@ def check_place(output: Output) -> None:
 
 def check_source(checkpoint: Checkpoint, path: Path) -> None:
     """A checkpoint is never replaced by a part of itself, `--force` or not."""
-    if any(path.exists() and path.samefile(file.path) for file in checkpoint.files):
+    local = [file for file in checkpoint.files if isinstance(file, LocalFile)]
+    if any(path.exists() and path.samefile(file.path) for file in local):
         raise OutputError(f"{printable(str(path))} is the checkpoint that is being read", "choose another name")
 
 

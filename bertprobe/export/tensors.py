@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import bertprobe
 from bertprobe.anatomy import Anatomy, Part
-from bertprobe.checkpoint import DTYPES, Checkpoint, TensorHeader, check_readable, read_tensors
+from bertprobe.checkpoint import DTYPES, Checkpoint, LocalFile, TensorHeader, check_readable, read_tensors
 from bertprobe.checkpoint.tensors import numpy_dtype
 from bertprobe.errors import OutputError, PartMissing, UnsupportedFile, printable
 from bertprobe.export.files import Output, check_place, check_source, whole_or_not_at_all
@@ -147,9 +147,10 @@ def _metadata(
 def _provenance(checkpoint: Checkpoint, items: Sequence[_Item]) -> dict[str, str]:
     """The sha256 of each file a tensor comes from; a Hub commit says as much without reading 440 MB."""
     used = {piece.source.name for item in items for piece in item.header.pieces}
+    files = [file for file in checkpoint.files if file.name in used]
     if checkpoint.revision is not None:
-        return {file.name: f"commit {checkpoint.revision}" for file in checkpoint.files if file.name in used}
-    return {file.name: f"sha256 {_sha256(file.path)}" for file in checkpoint.files if file.name in used}
+        return {file.name: f"commit {checkpoint.revision}" for file in files}
+    return {file.name: f"sha256 {_sha256(file.path)}" for file in files if isinstance(file, LocalFile)}
 
 
 def _sha256(path: Path) -> str:

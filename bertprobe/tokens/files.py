@@ -39,7 +39,7 @@ def open_tokenizer(checkpoint: Checkpoint, fallback: Callable[[], Tokenizer] | N
         UnsupportedFile: there is another kind of tokenizer, and no `fallback`.
         CorruptFile: a file is damaged, or lacks what the model needs.
     """
-    folder = checkpoint.files[0].path.parent
+    folder = checkpoint.folder
     settings = Settings(folder, checkpoint.config or {})
     if is_file(folder / "tokenizer.json"):
         return _from_json(settings)
