@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import bertprobe
@@ -50,6 +50,27 @@ def take_numbers(
             jobs[names[id(header)]] = pool.submit(work, header, array)
             del array
         return {name: job.result() for name, job in jobs.items()}
+
+
+class Measured:
+    """Numbers of tensors that somebody else reads, taken as they pass; what does not pass is read afterwards."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._parts = parts
+        self._names = {id(header): name for part in parts for name, header in part.tensors.items()}
+        self._numbers: dict[str, Numbers] = {}
+
+    def take(self, header: TensorHeader, array: Any) -> None:
+        name = self._names.get(id(header))
+        if name is not None:
+            self._numbers[name] = measure(array, spectrum=False)
+
+    def numbers(self) -> dict[str, Numbers]:
+        left = [
+            replace(part, tensors={name: h for name, h in part.tensors.items() if name not in self._numbers})
+            for part in self._parts
+        ]
+        return {**self._numbers, **take_numbers(left)}
 
 
 def bytes_to_measure(parts: Iterable[Part]) -> int:
