@@ -118,7 +118,8 @@ def export(
     written = write(checkpoint, anatomy, parts, Output(output, dtype, names, force), measured.take)
     evidence = Evidence(checkpoint, anatomy, measured.numbers())
     findings = about(judge(evidence), parts)
-    render.show(exportation(checkpoint, anatomy, written, findings), "json" if json else format, whole=False)
+    report = exportation(checkpoint, anatomy, written, findings)
+    render.show(report, "json" if json else format, whole=checkpoint.revision is not None)
 
 
 def _one_thread_per_product() -> None:

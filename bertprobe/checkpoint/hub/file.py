@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ AT_ONCE = 8
 KEPT_READ = 128 * 1024  # bytes of a read that is kept, being of an index and soon asked for again
 PROGRESS = 64 * 1024  # bytes after which a connection that drops has been of use
 SLOW_AFTER, SLOW = 30.0, 1024  # seconds, and bytes a second: below that a connection is given up
+WHOLE = "add --download to read it whole"
 CHANGED = "it changed while it was being read: start again"
 
 
@@ -33,7 +35,8 @@ class HubFile:
         self.name = path.rpartition("/")[2]
         self.address = f"{repository}/{path}"
         self.at_once = AT_ONCE
-        self.bytes_read = 0
+        self._taken = 0
+        self._lock = Lock()
         self._client = client
         self._commit = commit
         self._url = client.file_url(repository, path, commit)
@@ -42,6 +45,10 @@ class HubFile:
         self._kept: list[tuple[int, bytes]] = []
         self._location: str | None = None
         self._etags: dict[str, str | None] = {}
+
+    @property
+    def bytes_read(self) -> int:
+        return self._taken
 
     @property
     def size(self) -> int:
@@ -120,7 +127,8 @@ class HubFile:
                         raise HubError(f"{self.address}: {self._host(response)} sends more than was asked for", CHANGED)
                     data += part
                     taken += len(part)
-                    self.bytes_read += len(part)
+                    with self._lock:
+                        self._taken += len(part)
                     _check_pace(time.monotonic() - began, taken, self._host(response))
             if taken < end - start:
                 raise Dropped(f"{self._host(response)} ended its answer {end - start - taken:,} bytes early")
@@ -137,49 +145,59 @@ class HubFile:
             raise HubError(f"{self.address} has another ETag than before", CHANGED)
 
     def _check_range(self, response: Any, start: int, stop: int) -> int:
-        """Where the answer ends, if it is the range that was asked for of the file that was asked first."""
+        """Where the answer ends, if it is the range that was asked for of the file that was asked for first."""
         host = self._host(response)
-        if response.status_code == 200 and self._is_whole(response, start, stop):
-            self._size = int(response.headers["content-length"])
-            return self._size
-        if response.status_code != 206:
-            length = response.headers.get("content-length", "")
-            size = self._size or (int(length) if length.isdigit() else 0)
-            what = "ignores the Range header" if response.status_code == 200 else f"answers {response.status_code}"
+        if response.headers.get("content-type", "").startswith("text/html"):
             raise HubError(
-                f"{self.address}: {host} {what}, so all {size:,} bytes would have to be downloaded",
-                "add --download to do that",
+                f"{self.address}: {host} answers with a web page instead of the file",
+                "it may ask to log in: open it in a browser",
             )
+        if response.status_code != 206:
+            return self._check_whole(response, start, stop)
         encoding = response.headers.get("content-encoding", "identity")
-        match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("content-range", ""))
-        if encoding != "identity" or match is None:
-            said = (
+        match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("content-range", ""))
+        if encoding != "identity" or match is None or (match[3] == "*" and self._size is None):
+            odd = (
                 f"Content-Encoding {printable(encoding)}" if encoding != "identity" else "no Content-Range of one range"
             )
-            raise HubError(f"{self.address}: {host} answers a range with {said}", "add --download to read it whole")
-        first, last, total = map(int, match.groups())
-        if self._size is None:
-            self._size = total
-        end = min(stop, self._size)
-        length = response.headers.get("content-length", str(end - start))
-        if total != self._size:
-            raise HubError(f"{self.address} has {total:,} bytes by {host}, {self._size:,} before", CHANGED)
+            raise HubError(f"{self.address}: {host} answers a range with {odd}", WHOLE)
+        self._check_size(host, int(match[3]) if match[3] != "*" else None)
+        end = min(stop, self._size or 0)
+        first, last, length = int(match[1]), int(match[2]), response.headers.get("content-length", str(end - start))
         if (first, last + 1, length) != (start, end, str(end - start)):
             raise HubError(
                 f"{self.address}: {host} answers with {length} bytes, {first:,} to {last + 1:,}, "
                 f"when asked for {start:,} to {end:,}",
-                "add --download to read it whole",
+                WHOLE,
             )
         etag = response.headers.get("etag")
         if self._etags.setdefault(host, etag) != etag:
             raise HubError(f"{self.address} has another ETag than before", CHANGED)
         return end
 
-    def _is_whole(self, response: Any, start: int, stop: int) -> bool:
-        """Whether an answer without a range is what was asked for all the same, the file being so small."""
+    def _check_whole(self, response: Any, start: int, stop: int) -> int:
+        """Where the answer ends that gives all of the file; fine where that is not more than was asked for."""
         length = response.headers.get("content-length", "")
+        size = int(length) if length.isdigit() else None
+        if response.status_code != 200 or size is None:
+            raise HubError(
+                f"{self.address}: {self._host(response)} answers a range with status {response.status_code}", WHOLE
+            )
         plain = response.headers.get("content-encoding", "identity") == "identity"
-        return plain and start == 0 and length.isdigit() and int(length) == (self._size or int(length)) <= stop
+        if plain and start == 0 and size <= stop:
+            self._check_size(self._host(response), size)
+            return size
+        raise HubError(
+            f"{self.address}: {self._host(response)} ignores the Range header, "
+            f"so all {self._size or size:,} bytes would have to be downloaded",
+            "add --download to do that",
+        )
+
+    def _check_size(self, host: str, size: int | None) -> None:
+        if self._size is None:
+            self._size = size
+        elif size not in (None, self._size):
+            raise HubError(f"{self.address} has {size:,} bytes by {host}, {self._size:,} before", CHANGED)
 
     def _host(self, response: Any) -> str:
         return str(urlsplit(str(response.url)).netloc)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from bertprobe.checkpoint.folder import LocalFolder
 from bertprobe.checkpoint.hub.address import Address, parse
 from bertprobe.checkpoint.hub.client import TRIES, Client, Unreachable
-from bertprobe.checkpoint.hub.repository import HubFolder, ask, download, snapshot, what_is_cached
+from bertprobe.checkpoint.hub.repository import HubFolder, Repository, ask, download, snapshot, what_is_cached
 from bertprobe.checkpoint.locate import Located, Wanted, locate_in
 from bertprobe.checkpoint.source import LocalFile
 from bertprobe.errors import NotFound, printable, quoted
@@ -52,7 +52,7 @@ def locate_on_hub(ref: str, wanted: Wanted) -> Located | None:
     root = HubFolder(repository, "")
     root.warm()
     located = _locate(ref, address, wanted, root)
-    return _told(_fetched(ref, address, wanted, located), repository.commit, client)
+    return _told(_fetched(ref, address, wanted, located), repository)
 
 
 def _hosts(client: Client) -> tuple[str, ...]:
@@ -85,10 +85,11 @@ def _fetched(ref: str, address: Address, wanted: Wanted, located: Located) -> Lo
     )
 
 
-def _told(located: Located, commit: str, client: Client) -> Located:
+def _told(located: Located, repository: Repository) -> Located:
     """Where the bytes come from, said in the notes."""
     local = [file.path for file in located.files if isinstance(file, LocalFile)]
-    where = "" if client.endpoint == PUBLIC else f" ({printable(client.endpoint)})"
+    endpoint = repository.client.endpoint
+    where = "" if endpoint == PUBLIC else f" ({printable(endpoint)})"
     if len(local) == len(located.files):
         note, resolved = f"from the local Hub cache{where}", str(local[0].parent)
     elif not local:
@@ -98,7 +99,8 @@ def _told(located: Located, commit: str, client: Client) -> Located:
             f"{len(local)} of {len(located.files)} files from the local cache, the rest{where} by byte ranges",
             located.resolved,
         )
-    return replace(located, resolved=resolved, revision=commit, notes=(note, *located.notes))
+    notes = [note, *([f"on the Hub it is {printable(repository.renamed)} now"] if repository.renamed else [])]
+    return replace(located, resolved=resolved, revision=repository.commit, notes=(*notes, *located.notes))
 
 
 def _in_cache(ref: str, address: Address, wanted: Wanted, cached: Path, note: str) -> Located:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from bertprobe.checkpoint.ahead import fetched
 from bertprobe.checkpoint.folder import LocalFolder, check_small
 from bertprobe.checkpoint.hub.client import Client
-from bertprobe.checkpoint.hub.file import AT_ONCE, HubFile
+from bertprobe.checkpoint.hub.file import KEPT_READ, HubFile
 from bertprobe.checkpoint.source import LocalFile, Source
 from bertprobe.errors import CorruptFile, HubError, NotFound, printable, quoted, shortened
 
@@ -23,12 +23,16 @@ SETTINGS = ("config.json", "bert_config.json", "modules.json", "1_Pooling/config
 
 @dataclass(frozen=True)
 class Repository:
-    """What the Hub lists of a repository at one commit; `sizes` by path, None where it does not say."""
+    """What the Hub lists of a repository at one commit; `sizes` by path, None where it does not say.
+
+    `renamed` is the name it has now, where that is another than `id`, by which it was asked for.
+    """
 
     client: Client
     id: str
     commit: str
     sizes: Mapping[str, int | None]
+    renamed: str = ""
     sources: dict[str, Source] = field(default_factory=dict)
 
     def cached(self, path: str) -> Path | None:
@@ -61,11 +65,20 @@ def ask(client: Client, id: str, revision: str, *, tries: int) -> Repository:
         raise HubError(f"{what}: {client.endpoint} answers otherwise than the Hub", "is HF_ENDPOINT right?") from error
     if not isinstance(commit, str) or not commit.isalnum():
         raise HubError(f"{what}: {client.endpoint} does not tell the commit", "is HF_ENDPOINT right?")
-    return Repository(client, id, commit, sizes)
+    named = told.get("id")
+    return Repository(client, id, commit, sizes, named if isinstance(named, str) and named != id else "")
 
 
 def _size(value: Any) -> int | None:
     return value if type(value) is int and value >= 0 else None
+
+
+class _All(NamedTuple):
+    """All of a file."""
+
+    source: Source
+    start: int
+    stop: int
 
 
 class HubFolder:
@@ -120,15 +133,12 @@ class HubFolder:
         return self.repository.source(self._inside(name))
 
     def warm(self) -> None:
-        """Fetches the settings that will be asked for, side by side; an error waits until one is."""
-        wanted = [name for name in SETTINGS if self.is_file(name)]
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            for _ in pool.map(self._try, wanted):
+        """Fetches the settings that will be asked for, side by side; their sources keep them."""
+        found = [self.source(name) for name in SETTINGS if self.is_file(name)]
+        small = [_All(source, 0, source.size) for source in found if source.at_once > 1 and source.size <= KEPT_READ]
+        with suppress(HubError, CorruptFile):  # raised again when somebody asks for that one
+            for _ in fetched(small):
                 pass
-
-    def _try(self, name: str) -> None:
-        with suppress(HubError, NotFound, CorruptFile):  # raised again when somebody asks
-            self.text(name)
 
     def _inside(self, name: str) -> str:
         return f"{self.path}/{name}" if self.path else name
