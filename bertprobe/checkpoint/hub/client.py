@@ -99,7 +99,7 @@ class Client:
         retries = Retries(what, tries)
         while True:
             try:
-                with self.get(self.endpoint + path, {}) as (response, _):
+                with self.get(self.endpoint + path, {}, what) as (response, _):
                     self.check(response, what)
                     return json.loads(self._body(response, what))
             except Dropped as error:
@@ -119,7 +119,7 @@ class Client:
         return bytes(data)
 
     @contextmanager
-    def get(self, url: str, headers: Mapping[str, str]) -> Iterator[tuple[Any, list[Any]]]:
+    def get(self, url: str, headers: Mapping[str, str], what: str) -> Iterator[tuple[Any, list[Any]]]:
         """One request, redirects followed by hand: the last answer, its body not yet read, and those before it.
 
         Raises:
@@ -136,8 +136,8 @@ class Client:
                         yield response, before
                         return
                     before.append(response)
-                    url = self._redirected(url, response.headers["location"])
-        raise HubError(f"{self.endpoint} redirects more than {REDIRECTS} times", "try again later")
+                    url = self._redirected(url, response.headers["location"], what)
+        raise HubError(f"{what}: {self.endpoint} redirects more than {REDIRECTS} times", "try again later")
 
     def check(self, response: Any, what: str, *, signed: bool = False) -> None:
         """Raises for an answer that is an error: `Dropped` if it may pass, `Expired` if a signed URL did."""
@@ -253,12 +253,12 @@ class Client:
         """Whether an address is of another origin than the Hub's: scheme, host and port."""
         return _origin(url) != _origin(self.endpoint)
 
-    def _redirected(self, url: str, location: str) -> str:
+    def _redirected(self, url: str, location: str, what: str) -> str:
         there = urljoin(url, location)
         scheme = urlsplit(there).scheme
         if scheme not in ("http", "https") or (scheme == "http" and urlsplit(url).scheme == "https"):
             raise HubError(
-                f"{urlsplit(url).netloc} redirects to {printable(there[:100])}, which is not encrypted",
+                f"{what}: {urlsplit(url).netloc} redirects to {printable(there[:100])}, which is no https address",
                 "do not trust it",
             )
         return there

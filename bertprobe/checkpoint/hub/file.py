@@ -112,7 +112,7 @@ class HubFile:
         """Appends what one request brings to `data`."""
         asked = self._location or self._url
         headers = {"range": f"bytes={start}-{stop - 1}"}
-        with self._client.get(asked, headers) as (response, before):
+        with self._client.get(asked, headers, self.address) as (response, before):
             for hop in before:
                 self._check_hop(hop)
             self._client.check(response, self.address, signed=bool(before) or asked != self._url)
@@ -163,10 +163,11 @@ class HubFile:
             raise HubError(f"{self.address}: {host} answers a range with {odd}", WHOLE)
         self._check_size(host, int(match[3]) if match[3] != "*" else None)
         end = min(stop, self._size or 0)
-        first, last, length = int(match[1]), int(match[2]), response.headers.get("content-length", str(end - start))
-        if (first, last + 1, length) != (start, end, str(end - start)):
+        first, last, length = int(match[1]), int(match[2]), response.headers.get("content-length", "")
+        size = int(length) if length.isdigit() else end - start
+        if (first, last + 1, size) != (start, end, end - start):
             raise HubError(
-                f"{self.address}: {host} answers with {length} bytes, {first:,} to {last + 1:,}, "
+                f"{self.address}: {host} answers with {size:,} bytes, {first:,} to {last + 1:,}, "
                 f"when asked for {start:,} to {end:,}",
                 WHOLE,
             )
