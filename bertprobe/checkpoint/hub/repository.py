@@ -14,7 +14,7 @@ import bertprobe
 from bertprobe.checkpoint.ahead import fetched
 from bertprobe.checkpoint.folder import LocalFolder, check_small
 from bertprobe.checkpoint.hub.client import Client, Dropped
-from bertprobe.checkpoint.hub.file import KEPT_READ, HubFile
+from bertprobe.checkpoint.hub.file import HEAD, HubFile
 from bertprobe.checkpoint.source import LocalFile, Source
 from bertprobe.errors import CorruptFile, HubError, NotFound, printable, quoted, shortened
 
@@ -74,12 +74,20 @@ def _size(value: Any) -> int | None:
     return value if type(value) is int and value >= 0 else None
 
 
-class _All(NamedTuple):
-    """All of a file."""
+class _Head(NamedTuple):
+    """The beginning of a file."""
 
     source: Source
     start: int
     stop: int
+
+
+def warm(sources: Iterable[Source]) -> None:
+    """Fetches the heads of files that will be asked for, side by side; the sources keep them."""
+    heads = [_Head(source, 0, min(HEAD, source.size)) for source in sources if source.at_once > 1]
+    with suppress(HubError, CorruptFile):  # raised again when somebody asks for that one
+        for _ in fetched(heads):
+            pass
 
 
 class HubFolder:
@@ -134,12 +142,8 @@ class HubFolder:
         return self.repository.source(self.inside(name))
 
     def warm(self) -> None:
-        """Fetches the settings that will be asked for, side by side; their sources keep them."""
-        found = [self.source(name) for name in SETTINGS if self.is_file(name)]
-        small = [_All(source, 0, source.size) for source in found if source.at_once > 1 and source.size <= KEPT_READ]
-        with suppress(HubError, CorruptFile):  # raised again when somebody asks for that one
-            for _ in fetched(small):
-                pass
+        """Fetches the settings that will be asked for, side by side."""
+        warm(self.source(name) for name in SETTINGS if self.is_file(name))
 
     def inside(self, name: str) -> str:
         """The path in the repository of a name in this folder."""
