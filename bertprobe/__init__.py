@@ -1,5 +1,12 @@
 """bertprobe: what is in a BERT checkpoint's intermediate and pooler modules, read from the files themselves.
 
+    model = bertprobe.open("path/to/model")
+    model.findings
+    model.statistics["pooler.dense.weight"]["edge_ratio"]
+    model.pool(["some text", "another"])  # (2, H)
+
+That is made of steps that can be taken one by one:
+
     checkpoint = bertprobe.open_checkpoint("path/to/model")
     anatomy = bertprobe.find_parts(checkpoint)
     parts = bertprobe.select(anatomy, ["pooler"])
@@ -24,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "bertprobe.model": ("Activations", "Dense", "Findings", "Model", "Parts", "open"),
     "bertprobe.activations": ("Compute", "Firing", "Runner", "TextVectors", "Watch", "open_runner", "text_vectors"),
     "bertprobe.anatomy": ("Anatomy", "Part", "find_parts", "select"),
     "bertprobe.checkpoint": ("Checkpoint", "TensorHeader", "open_checkpoint", "read_tensors"),
@@ -38,17 +46,22 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Activations",
     "Anatomy",
     "BertprobeError",
     "Checkpoint",
     "Compute",
+    "Dense",
     "Evidence",
     "Finding",
+    "Findings",
     "Firing",
     "Intermediate",
+    "Model",
     "Numbers",
     "Output",
     "Part",
+    "Parts",
     "Pooler",
     "Report",
     "Runner",
@@ -60,6 +73,7 @@ __all__ = [
     "inspection",
     "judge",
     "measure",
+    "open",
     "open_checkpoint",
     "open_runner",
     "read_tensors",
@@ -76,6 +90,7 @@ if TYPE_CHECKING:
     from bertprobe.checkpoint import Checkpoint, TensorHeader, open_checkpoint, read_tensors
     from bertprobe.errors import BertprobeError
     from bertprobe.export import Output
+    from bertprobe.model import Activations, Dense, Findings, Model, Parts, open
     from bertprobe.modules import Intermediate, Pooler
     from bertprobe.report import Report
     from bertprobe.report.inspection import inspection, take_numbers

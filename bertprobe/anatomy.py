@@ -15,12 +15,13 @@ from typing import Any
 from bertprobe.checkpoint import Checkpoint, TensorHeader
 from bertprobe.errors import NotAnEncoder, PartMissing, printable, quoted
 from bertprobe.families import ALIASES, FAMILIES, LOOKALIKES, OPTIMIZER, OTHER_DEFAULTS, WRAPPING, Family
+from bertprobe.shown import Shown
 
 MOST_PARTS = 10_000  # an encoder has a few hundred at most; beyond that a table helps nobody
 
 
 @dataclass(frozen=True)
-class Part:
+class Part(Shown):
     """One module of the model: its role, its place, and its tensors by canonical name.
 
     `role` is `intermediate`, `gate` or `pooler`; `layer` is None for the pooler; `stack` and `index` tell apart what

@@ -14,6 +14,7 @@ import bertprobe
 PACKAGE = Path(bertprobe.__file__).parent
 FLOORS = {
     "cli": 7,
+    "model": 6,
     "render": 6,
     "report": 5,
     "verify": 5,
@@ -31,6 +32,7 @@ FLOORS = {
     "backends": 1,
     "checkpoint": 0,
     "errors": -1,
+    "shown": -1,
 }
 DOORKEEPERS = {
     "typer": {"cli/__init__.py", "cli/options.py", "cli/weights.py", "cli/text.py"},

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
 from rich.table import Table
 from rich.text import Text
 
 from bertprobe.errors import printable
+from bertprobe.render.looks import has_facts, look
 from bertprobe.render.words import fact_lines
 from bertprobe.report import Column, Report, View
 
@@ -35,6 +37,14 @@ def write(report: Report, out: TextIO, views: Sequence[View], *, whole: bool = T
     width = _width(out)
     # soft_wrap: rich must not fold what we have measured, and a pipe has no width
     console = Console(file=out, width=width, highlight=False, soft_wrap=True)
+    if _draw(console, report, views, width, whole):
+        console.print()
+        for line in _wrapped(console, "more columns in a wider terminal, all of them with --format json", width):
+            console.print(Text(line, style="dim"))
+
+
+def _draw(console: Console, report: Report, views: Sequence[View], width: int, whole: bool) -> int:
+    """Draws a report and says how many columns found no place."""
     if whole:
         _write_facts(console, report, width)
     hidden = 0
@@ -45,10 +55,24 @@ def write(report: Report, out: TextIO, views: Sequence[View], *, whole: bool = T
             _write_findings(console, view, width)
         else:
             hidden += _write_view(console, view, width)
-    if hidden:
-        console.print()
-        for line in _wrapped(console, "more columns in a wider terminal, all of them with --format json", width):
-            console.print(Text(line, style="dim"))
+    return hidden
+
+
+class Drawn:
+    """A value for rich's own console, at the width it has there."""
+
+    def __init__(self, value: Any) -> None:
+        self.report = look(value)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        width = max(40, options.max_width)
+        inner = Console(
+            file=io.StringIO(), width=width, highlight=False, soft_wrap=True, force_terminal=True, color_system="256"
+        )
+        views = [view for view in self.report.views if not view.machine_only]
+        with inner.capture() as drawn:
+            _draw(inner, self.report, views, width, has_facts(self.report))
+        yield Text.from_ansi(drawn.get(), no_wrap=True)
 
 
 def _width(out: TextIO) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from bertprobe.anatomy import Anatomy
 from bertprobe.checkpoint import DTYPES, Checkpoint
+from bertprobe.shown import Shown
 from bertprobe.verdicts import Finding
 
 
@@ -55,7 +56,7 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(Shown):
     """`data` is the JSON contract; `views` are tables over it; `findings` stand in `data` too."""
 
     data: Mapping[str, Any]

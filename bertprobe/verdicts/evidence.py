@@ -8,6 +8,7 @@ from typing import Any
 
 from bertprobe.anatomy import Anatomy, Part
 from bertprobe.checkpoint import Checkpoint
+from bertprobe.shown import Shown
 from bertprobe.statistics import Numbers
 
 # Thresholds of the edge ratio; docs/statistics.md has the false-alarm rates they were chosen by.
@@ -21,7 +22,7 @@ SEVERITIES = ("error", "warning", "note")
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Shown):
     """One thing worth knowing: which rule found it, on which part (None: the whole), how bad, and what to do."""
 
     rule: str

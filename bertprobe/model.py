@@ -1,0 +1,321 @@
+"""A checkpoint to work with: `bertprobe.open("model")`. What is asked for is read when it is asked for, and kept.
+
+Letters: N texts, S tokens of a text, H hidden size, I intermediate size.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bertprobe.anatomy import Anatomy, Part, find_parts, select
+from bertprobe.checkpoint import Checkpoint, LocalFile, open_checkpoint, read_tensors
+from bertprobe.checkpoint.locate import POCKET
+from bertprobe.errors import PartMissing, printable
+from bertprobe.shown import Shown
+from bertprobe.verdicts import Evidence, Finding, judge
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from bertprobe.activations import Compute, Runner
+    from bertprobe.report import Report
+    from bertprobe.statistics import Numbers
+
+    Floats = npt.NDArray[np.float32]
+
+Layers = str | int | Sequence[int] | None
+"""Layers as the command line has them (`"0,3-5,-1"`), a number, several numbers, or None for all."""
+
+VECTORS = ("pooled", "cls", "mean")
+
+
+def open(
+    ref: str | os.PathLike[str] = POCKET, *, subfolder: str = "", weights: str = "", download: bool = False
+) -> Model:
+    """Opens a checkpoint to work with, reading headers only: `bertprobe.open("model")`.
+
+    Args:
+        ref: a folder, a weights file, a model on the Hub, or `pocket`, the built-in model.
+        subfolder: a folder in it.
+        weights: the weights file in it, where it has several.
+        download: whether to put a model on the Hub whole into its local cache; what runs texts does so by itself.
+
+    Raises:
+        BertprobeError: as `open_checkpoint` and `find_parts` do.
+    """
+    checkpoint = open_checkpoint(os.fspath(ref), subfolder=subfolder, weights=weights, download=download)
+    return Model(checkpoint, find_parts(checkpoint))
+
+
+class Parts(tuple[Part, ...], Shown):
+    """Parts of a model, in order; a notebook shows them as a table."""
+
+    __slots__ = ()
+
+
+class Findings(tuple[Finding, ...], Shown):
+    """Findings, the worst first; a notebook shows them with their cures."""
+
+    __slots__ = ()
+
+    @property
+    def is_alarming(self) -> bool:
+        """Whether one of them is a warning or worse: what `--strict` asks."""
+        return any(finding.severity in ("error", "warning") for finding in self)
+
+
+class Dense(NamedTuple):
+    """The numbers of a dense layer as they are stored, neurons as rows; `bias` is None where it has none."""
+
+    weight: Any
+    bias: Any
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Activations:
+    """What intermediate modules put out for texts.
+
+    `tokens` holds the tokens of each text; `values` a matrix (S, I) of each text, by the label of the part.
+    `found[3]` is short for `found.values["intermediate.3"]`.
+    """
+
+    tokens: tuple[tuple[str, ...], ...]
+    values: Mapping[str, tuple[Floats, ...]]
+
+    def __getitem__(self, layer: int) -> tuple[Floats, ...]:
+        label = f"intermediate.{layer}"
+        if label not in self.values:
+            raise PartMissing(f"layer {layer} was not recorded", f"there is {printable(', '.join(self.values))}")
+        return self.values[label]
+
+    def __repr__(self) -> str:
+        return f"Activations({len(self.tokens)} texts, {', '.join(self.values)})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Model(Shown):
+    """A checkpoint and what it is made of; made by `bertprobe.open`.
+
+    Weights are read when something needs them, texts are run when some are given: opening costs headers only.
+    """
+
+    checkpoint: Checkpoint
+    anatomy: Anatomy
+
+    @cached_property
+    def parts(self) -> Parts:
+        """Its modules: gates and intermediate modules by layer, then the pooler."""
+        return Parts(self.anatomy.parts)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The numbers of its layers."""
+        return self.anatomy.layers
+
+    @cached_property
+    def numbers(self) -> Mapping[str, Numbers]:
+        """What was measured of every tensor of the parts, by canonical name; reads them once."""
+        from bertprobe.report.inspection import take_numbers
+
+        return take_numbers(self.anatomy.parts)
+
+    @cached_property
+    def statistics(self) -> Mapping[str, Mapping[str, Any]]:
+        """Statistics of every tensor of the parts: `model.statistics["pooler.dense.weight"]["edge_ratio"]`.
+
+        Names are canonical, those of transformers' base model; docs/statistics.md explains the numbers.
+        """
+        from bertprobe.statistics import statistics
+
+        return {name: statistics(numbers) for name, numbers in self.numbers.items()}
+
+    @cached_property
+    def findings(self) -> Findings:
+        """What there is to know of it, the worst first; reads the weights of the parts once."""
+        return Findings(judge(Evidence(self.checkpoint, self.anatomy, self.numbers)))
+
+    @cached_property
+    def pooler(self) -> Dense:
+        """The pooler's weight (H, H) and bias (H,), as stored; raises `PartMissing` where there is none."""
+        from bertprobe.export import require_pooler
+
+        require_pooler(self.checkpoint, self.anatomy)
+        return _dense(self.anatomy.of("pooler")[0])
+
+    def intermediate(self, layer: int) -> Dense:
+        """A layer's up-projection (I, H) and its bias (I,), as stored; -1 is the last layer.
+
+        Raises:
+            PartMissing: there is no such layer.
+        """
+        return _dense(self._one("intermediate", layer))
+
+    def gate(self, layer: int) -> Dense:
+        """The gate beside it, in gated families: the half that goes through the activation, (I, H) and (I,).
+
+        Raises:
+            PartMissing: there is no such layer, or the family is not gated.
+        """
+        return _dense(self._one("gate", layer))
+
+    def pool(
+        self,
+        texts: str | Iterable[str],
+        *,
+        vector: str = "pooled",
+        pairs: bool = False,
+        truncate: bool = False,
+        compute: Compute | None = None,
+    ) -> Floats:
+        """One vector for each text, in their order: (N, H) float32.
+
+        Args:
+            texts: texts, or a single one, which gives one row; any number of them.
+            vector: `pooled`, what the pooler puts out; `cls`, the first token's last hidden state; `mean`, the mean of
+                all tokens' last hidden states.
+            pairs: whether to take the texts two by two.
+            truncate: whether to cut texts that are too long instead of refusing them.
+            compute: where and in which precision; None chooses what suits the texts.
+
+        Raises:
+            PartMissing: the pooled output of a model without a pooler.
+            ValueError: `vector` is none of the three.
+        """
+        import numpy as np
+
+        from bertprobe.activations import require_vector
+
+        if vector not in VECTORS:
+            raise ValueError(f"vector is {vector!r}; it may be {', '.join(VECTORS)}")
+        require_vector(self.checkpoint, self.anatomy, vector)
+        known = _texts(texts)
+        runner = self._runner(known, compute)
+        rows: dict[int, Floats] = {}
+        for packed in runner.batches(known, truncate=truncate, pairs=pairs):
+            rows.update(zip(packed.order.tolist(), runner.engine.vectors(packed, vector), strict=True))
+        width = self.anatomy.widths[0] or 0
+        return np.stack([rows[place] for place in sorted(rows)]) if rows else np.empty((0, width), np.float32)
+
+    def activations(
+        self,
+        texts: str | Iterable[str],
+        layers: Layers = None,
+        *,
+        before: bool = False,
+        truncate: bool = False,
+        compute: Compute | None = None,
+    ) -> Activations:
+        """What the intermediate modules put out for each token of each text.
+
+        Args:
+            texts: texts, or a single one; all matrices are kept in memory.
+            layers: which layers, None for all.
+            before: whether to take the values before the activation.
+            truncate: whether to cut texts that are too long instead of refusing them.
+            compute: where and in which precision; None chooses what suits the texts.
+
+        Raises:
+            PartMissing: there is no such layer.
+        """
+        from bertprobe.activations import Watch
+
+        parts = select(self.anatomy, ["intermediate"], _layer_list(layers))
+        if not parts:
+            raise PartMissing("there is no intermediate module", "look at model.parts")
+        known = _texts(texts)
+        depth = max((part.layer or 0) + 1 for part in parts)
+        runner = self._runner(known, compute, depth=depth)
+        seen = Watch(runner.engine.backend, {part.label for part in parts}, keep=True, pre=before)
+        tokens: list[tuple[str, ...]] = []
+        order: list[int] = []
+        for packed in runner.batches(known, truncate=truncate):
+            runner.engine.states(packed, seen)
+            tokens += packed.tokens
+            order += packed.order.tolist()
+        kept = seen.in_order([len(text) for text in tokens], order).kept if order else {}
+        places = sorted(range(len(order)), key=order.__getitem__)
+        return Activations(tuple(tokens[i] for i in places), {label: tuple(found) for label, found in kept.items()})
+
+    def report(self, *, spectrum: bool = False, neurons: int = 0) -> Report:
+        """The report of `bertprobe inspect`: facts, statistics, findings; `data` is the JSON contract.
+
+        Args:
+            spectrum: whether to look at all singular values, too.
+            neurons: how many rows of extreme norm to name.
+        """
+        from bertprobe.report.inspection import inspection, take_numbers
+
+        numbers = take_numbers(self.anatomy.parts, spectrum=True) if spectrum else self.numbers
+        evidence = Evidence(self.checkpoint, self.anatomy, numbers)
+        return inspection(evidence, self.anatomy.parts, judge(evidence), neurons=neurons)
+
+    def look(self) -> Report:
+        """What a notebook shows: the report as far as it is known, shapes where nothing was measured yet."""
+        from bertprobe.report.inspection import inspection
+
+        evidence = Evidence(self.checkpoint, self.anatomy, self.__dict__.get("numbers", {}))
+        report = inspection(evidence, self.anatomy.parts, judge(evidence))
+        if evidence.numbers or report.findings:
+            return report
+        return replace(report, views=tuple(view for view in report.views if view.name != "findings"))
+
+    def __repr__(self) -> str:
+        hidden, inner = self.anatomy.widths
+        pooler = "with a pooler" if self.anatomy.of("pooler") else "without a pooler"
+        return (
+            f"<Model {printable(self.checkpoint.ref)}: {printable(self.anatomy.family)}, {len(self.layers)} layers, "
+            f"hidden {hidden}, intermediate {inner}, {pooler}>"
+        )
+
+    def _one(self, role: str, layer: int) -> Part:
+        found = [part for part in select(self.anatomy, ["intermediate"], str(layer)) if part.role == role]
+        if not found:
+            raise PartMissing(f"layer {layer} has no {role}", "look at model.parts")
+        return next((part for part in found if part.stack is None), found[0])
+
+    def _runner(self, texts: Sequence[str], compute: Compute | None, *, depth: int | None = None) -> Runner:
+        """The encoder as deep as it is needed; kept for texts that are not longer than those it was chosen by."""
+        from bertprobe.activations import Compute, open_runner
+
+        compute = compute or Compute()
+        characters = sum(map(len, texts))
+        most, runner = self._runners.get((compute, depth), (-1, None))
+        if runner is None or characters > most:
+            here = self._here
+            runner = open_runner(here, find_parts(here), compute, texts, depth=depth, pooler=depth is None)
+            self._runners[compute, depth] = (characters, runner)
+        return runner
+
+    @cached_property
+    def _runners(self) -> dict[tuple[Compute, int | None], tuple[int, Runner]]:
+        return {}
+
+    @cached_property
+    def _here(self) -> Checkpoint:
+        """The checkpoint on this disk; a model on the Hub is fetched, at the commit that was opened."""
+        if isinstance(self.checkpoint.files[0], LocalFile):
+            return self.checkpoint
+        return replace(open_checkpoint(self.checkpoint.resolved, download=True), ref=self.checkpoint.ref)
+
+
+def _texts(texts: str | Iterable[str]) -> list[str]:
+    """A single text is one text, not its letters."""
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
+def _layer_list(layers: Layers) -> str | None:
+    if layers is None or isinstance(layers, str):
+        return layers
+    numbers: Iterator[int] = iter((layers,) if isinstance(layers, int) else layers)
+    return ",".join(str(number) for number in numbers)
+
+
+def _dense(part: Part) -> Dense:
+    found = {header.name: array for header, array in read_tensors(part.tensors.values())}
+    weight, bias = part.weight, part.bias
+    return Dense(None if weight is None else found[weight.name], None if bias is None else found[bias.name])
