@@ -477,7 +477,7 @@ def tame(text: str) -> None:
     assert odd <= {"\n"}, odd
 
 
-@pytest.mark.parametrize("format", ["table", "json", "csv", "markdown"])
+@pytest.mark.parametrize("format", ["table", "json", "csv", "markdown", "github"])
 def test_a_name_cannot_repaint_the_terminal(format: str, here: Path, run: Run) -> None:
     """Not the names of tensors, of files, of the model type, nor any other text that a file brings along."""
     evil = HOSTILE.replace("/", "|")

@@ -120,7 +120,7 @@ def loaded(*argv: str) -> set[str]:
     return set(done.stderr.split())
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["inspect", "--help"], ["--version"]])
+@pytest.mark.parametrize("argv", [["--help"], ["inspect", "--help"], ["--version"], ["--version", "--verbose"]])
 def test_help_loads_nothing_heavy(argv: list[str]) -> None:
     assert not loaded(*argv) & {"numpy", "torch", "transformers", "tokenizers", "huggingface_hub", "safetensors"}
 

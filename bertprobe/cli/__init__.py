@@ -24,19 +24,28 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(ctx: typer.Context, wanted: bool) -> None:
+    """Not eager, so that --verbose, which is, may stand before it or behind."""
+    if not wanted or ctx.resilient_parsing:
+        return
+    if ctx.params.get("verbose"):
+        from bertprobe.cli import about
+
+        typer.echo("\n".join(about.lines()))
+    else:
         typer.echo(f"bertprobe {bertprobe.__version__}")
-        raise typer.Exit
+    raise typer.Exit
 
 
 @app.callback()
 def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+    version: Annotated[bool, typer.Option("--version", callback=_version, help="Show the version and leave.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", is_eager=True, help="With --version: all versions, for a bug report.")
     ] = False,
 ) -> None:
-    pass
+    if verbose:
+        raise typer.BadParameter("--verbose goes with --version: bertprobe --version --verbose")
 
 
 # What only stdout can fail with: each file that is read or written has errors of its own.

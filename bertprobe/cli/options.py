@@ -8,10 +8,13 @@ from typing import Annotated, Literal
 
 import typer
 
+from bertprobe.cli import completion
+
 Model = Annotated[
     str | None,
     typer.Argument(
         metavar="[MODEL]",
+        autocompletion=completion.models,
         help="A folder, a weights file (.safetensors, .bin, .pt, .pth, .index.json), a model on the Hub (owner/name, "
         "owner/name@revision, hf:// or its page) or pocket, the built-in model; $BERTPROBE_MODEL, else pocket.",
         show_default=False,
@@ -25,7 +28,19 @@ Download = Annotated[
     bool, typer.Option("--download", help="Fetch a model on the Hub whole, into its cache, and read it there.")
 ]
 Layers = Annotated[
-    str | None, typer.Option("--layers", metavar="LIST", help="Layers such as 0,3-5,-1; -1 is the last.")
+    str | None,
+    typer.Option(
+        "--layers",
+        metavar="LIST",
+        autocompletion=completion.layers,
+        help="Layers such as 0,3-5,-1; -1 is the last.",
+    ),
+]
+Table = Annotated[
+    str | None,
+    typer.Option(
+        "--table", metavar="NAME", autocompletion=completion.tables, help="Only this table, for example in CSV."
+    ),
 ]
 
 
@@ -44,8 +59,8 @@ class Exported(StrEnum):
     model = "model"
 
 
-Formats = Literal["table", "json", "csv", "markdown"]
-Format = Annotated[Formats, typer.Option("--format", help="How to write the result.")]
+Formats = Literal["table", "json", "csv", "markdown", "github"]
+Format = Annotated[Formats, typer.Option("--format", help="How to write the result; github: findings as annotations.")]
 Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
 
 
@@ -64,3 +79,5 @@ def check_format(format: Formats, json: bool, table: str | None) -> None:
         raise typer.BadParameter(f"--json and --format {format} cannot both be had")
     if table is not None and (json or format == "json"):
         raise typer.BadParameter("--table goes with --format table, csv or markdown: JSON holds everything")
+    if table is not None and format == "github":
+        raise typer.BadParameter("--table goes with --format table, csv or markdown: github takes the findings")

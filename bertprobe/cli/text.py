@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from bertprobe.cli import completion
 from bertprobe.cli.options import Format, Json, Layers, Subfolder, Weights, check_format, chosen
 from bertprobe.errors import NotFound, OutputError, PartMissing, printable
 
@@ -22,7 +23,14 @@ if TYPE_CHECKING:
 
 Texts = Annotated[list[str] | None, typer.Argument(metavar="TEXT…", help="Texts to run.", show_default=False)]
 ModelOption = Annotated[
-    str | None, typer.Option("-m", "--model", metavar="MODEL", help="The checkpoint; $BERTPROBE_MODEL, else pocket.")
+    str | None,
+    typer.Option(
+        "-m",
+        "--model",
+        metavar="MODEL",
+        autocompletion=completion.models,
+        help="The checkpoint; $BERTPROBE_MODEL, else pocket.",
+    ),
 ]
 File = Annotated[str | None, typer.Option("--file", metavar="FILE", help="Texts, a line each; - is stdin.")]
 Pair = Annotated[bool, typer.Option("--pair", help="Take the texts two by two, as sentence pairs.")]
@@ -167,6 +175,8 @@ def verify(
     from bertprobe.verify import verify as compare
 
     check_format(format, json, None)
+    if format == "github":
+        raise typer.BadParameter("--format github writes findings, and verify has none: its exit code tells")
     checkpoint, anatomy = _open(model, subfolder, weights)
     chosen = list(texts or TEXTS)
     report = verification(checkpoint, anatomy, compare(checkpoint, anatomy, chosen), chosen)

@@ -37,7 +37,19 @@ def _markdown(report: Report, out: TextIO, table: str | None, whole: bool) -> No
     machine.write_markdown(report, out, chosen(report, table))
 
 
-FORMATS: dict[str, Format] = {"table": _table, "json": _json, "csv": _csv, "markdown": _markdown}
+def _github(report: Report, out: TextIO, table: str | None, whole: bool) -> None:
+    from bertprobe.render import machine
+
+    machine.write_github(report, out)
+
+
+FORMATS: dict[str, Format] = {
+    "table": _table,
+    "json": _json,
+    "csv": _csv,
+    "markdown": _markdown,
+    "github": _github,
+}
 
 
 def show(
@@ -45,7 +57,7 @@ def show(
 ) -> None:
     """Writes a report to stdout, or `out`, in one of `FORMATS`.
 
-    `table` names a single view, JSON takes none; a report that is not `whole` leaves out the facts where people read.
+    `table` names a single view, JSON and github take none; a report that is not `whole` leaves out the facts where people read.
     """
     FORMATS[format](report, out or sys.stdout, table, whole)
 

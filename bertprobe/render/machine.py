@@ -1,4 +1,4 @@
-"""JSON, CSV and Markdown: every value, unrounded."""
+"""JSON, CSV and Markdown: every value, unrounded; and findings as annotations of a run on GitHub."""
 
 from __future__ import annotations
 
@@ -45,6 +45,34 @@ def write_markdown(report: Report, out: TextIO, views: Sequence[View]) -> None:
         if view.rows:
             out.write(f"\n## {_cell(view.title)}\n\n")
             _write_table(view, out)
+
+
+# The words for a severity in workflow commands, https://docs.github.com/actions/reference/workflow-commands.
+_COMMANDS = {"error": "error", "warning": "warning", "note": "notice"}
+
+
+def write_github(report: Report, out: TextIO) -> None:
+    """A workflow command for each finding, which GitHub shows beside the run; a plain line where there is none.
+
+    No file and line are named: what a finding is about has none.
+    """
+    model = printable(str(report.data["model"]))
+    for finding in report.findings:
+        where = f" ({finding.part})" if finding.part else ""
+        title = _property(printable(f"{finding.rule}{where}"))
+        text = f"{model}: {printable(finding.message)}\n→ {printable(finding.cure)}"
+        out.write(f"::{_COMMANDS[finding.severity]} title={title}::{_data(text)}\n")
+    if not report.findings:
+        # Not at the start of the line: a model called ::error:: must not become a command.
+        out.write(f"bertprobe: {model}: no findings\n")
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
 def _write_table(view: View, out: TextIO) -> None:
