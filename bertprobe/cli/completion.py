@@ -69,28 +69,35 @@ def _entries(folder: Path) -> Iterator[Path]:
 
 
 def layers(ctx: Any, incomplete: str) -> list[str]:
-    """The layers of the model on the line, after what is there of the list; none for a model that is not on this disk."""
+    """The layers of the model on the line, behind what is typed of the list; none of a model elsewhere."""
     begun = re.match(r"(?:.*[,])?(?:-?\d+-)?", incomplete)
     head = begun[0] if begun else ""
     try:
-        numbers = _layers_of(ctx.params)
+        numbers = _layers_of(ctx)
     except (BertprobeError, OSError):
         return []
     last = [] if head.endswith("-") else ["-1"]
     return [f"{head}{number}" for number in (*numbers, *last) if f"{head}{number}".startswith(incomplete)]
 
 
-def _layers_of(params: Any) -> tuple[int, ...]:
+def _layers_of(ctx: Any) -> tuple[int, ...]:
     from bertprobe.anatomy import find_parts
     from bertprobe.checkpoint import open_checkpoint
     from bertprobe.checkpoint.locate import POCKET
     from bertprobe.cli.options import chosen
 
-    name = chosen(params.get("model"))
+    name = chosen(_model_on_the_line(ctx))
     if name != POCKET and not Path(name).exists():
         return ()
-    places = {key: params.get(key) or "" for key in ("subfolder", "weights")}
+    places = {key: ctx.params.get(key) or "" for key in ("subfolder", "weights")}
     return find_parts(open_checkpoint(name, **places)).layers
+
+
+def _model_on_the_line(ctx: Any) -> str | None:
+    """An option that still lacks its value ends the parsing before arguments have names: they lie in `args`."""
+    found: str | None = ctx.params.get("model")
+    is_argument = any(param.name == "model" and param.param_type_name == "argument" for param in ctx.command.params)
+    return ctx.args[0] if found is None and is_argument and ctx.args else found
 
 
 def tables(incomplete: str) -> list[str]:

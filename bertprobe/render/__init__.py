@@ -57,7 +57,8 @@ def show(
 ) -> None:
     """Writes a report to stdout, or `out`, in one of `FORMATS`.
 
-    `table` names a single view, JSON and github take none; a report that is not `whole` leaves out the facts where people read.
+    `table` names a single view, JSON and github take none; a report that is not `whole` leaves out the facts where
+    people read.
     """
     FORMATS[format](report, out or sys.stdout, table, whole)
 
