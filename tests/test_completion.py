@@ -71,7 +71,8 @@ def test_layers_are_those_of_the_model_on_the_line(here: Path) -> None:
     assert completed(here, "inspect", "tiny", "--layers", "0,") == ["0,0", "0,1", "0,-1"]
     assert completed(here, "inspect", "tiny", "--layers", "0-") == ["0-0", "0-1"]
     assert completed(here, "inspect", "--layers", "") == ["0", "1", "2", "3", "-1"]  # of pocket
-    assert completed(here, "activations", "some text", "-m", "tiny", "--layers", "1") == ["1"]
+    assert completed(here, "pool", "tiny", "-m", "") == completed(here, "inspect", "")
+    assert completed(here, "activations", "'some text'", "-m", "tiny", "--layers", "1") == ["1"]
     assert completed(here, "inspect", "google-bert/bert-base-uncased", "--layers", "") == []
     assert completed(here, "inspect", "notes", "--layers", "") == []
 

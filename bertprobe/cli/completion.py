@@ -70,7 +70,7 @@ def _entries(folder: Path) -> Iterator[Path]:
 
 def layers(ctx: Any, incomplete: str) -> list[str]:
     """The layers of the model on the line, behind what is typed of the list; none of a model elsewhere."""
-    begun = re.match(r"(?:.*[,])?(?:-?\d+-)?", incomplete)
+    begun = re.match(r"(?:.*,)?(?:-?\d+-)?", incomplete)
     head = begun[0] if begun else ""
     try:
         numbers = _layers_of(ctx)
@@ -89,8 +89,8 @@ def _layers_of(ctx: Any) -> tuple[int, ...]:
     name = chosen(_model_on_the_line(ctx))
     if name != POCKET and not Path(name).exists():
         return ()
-    places = {key: ctx.params.get(key) or "" for key in ("subfolder", "weights")}
-    return find_parts(open_checkpoint(name, **places)).layers
+    subfolder, weights = (str(ctx.params.get(key) or "") for key in ("subfolder", "weights"))
+    return find_parts(open_checkpoint(name, subfolder=subfolder, weights=weights)).layers
 
 
 def _model_on_the_line(ctx: Any) -> str | None:
