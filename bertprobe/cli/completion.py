@@ -76,7 +76,7 @@ def layers(ctx: Any, incomplete: str) -> list[str]:
         numbers = _layers_of(ctx)
     except (BertprobeError, OSError):
         return []
-    last = [] if head.endswith("-") else ["-1"]
+    last = [] if head.endswith("-") or not numbers else ["-1"]
     return [f"{head}{number}" for number in (*numbers, *last) if f"{head}{number}".startswith(incomplete)]
 
 
