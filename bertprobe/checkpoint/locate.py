@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bertprobe.checkpoint import tensorflow
 from bertprobe.checkpoint.source import LocalFile
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, quoted, shortened
 
 LOOKED_FOR = (
-    "model.safetensors, pytorch_model.bin, their .index.json, or one other .safetensors, .bin, .pt or .pth file"
+    "model.safetensors, pytorch_model.bin, their .index.json, one other .safetensors, .bin, .pt or .pth file, "
+    "or a TensorFlow .index"
 )
 MAX_JSON = 50 * 2**20
 POCKET = "pocket"  # the name of the model that ships with the package; a folder called so is ./pocket
@@ -38,8 +40,8 @@ _OTHER_FORMATS = {
     ".msgpack": "a Flax file",
     ".onnx": "an ONNX file",
     ".gguf": "a GGUF file",
-    ".ckpt": "a Lightning or TensorFlow checkpoint",
-    ".meta": "a TensorFlow checkpoint",
+    ".ckpt": "a Lightning checkpoint, or one of TensorFlow before 1.0",
+    ".meta": "the graph of a TensorFlow checkpoint alone",
     ".ot": "a rust-bert file",
     ".mlmodel": "a Core ML file",
     ".tflite": "a TensorFlow Lite file",
@@ -72,6 +74,8 @@ def locate(ref: str) -> Located:
     path = _expanded(ref)
     if ref and _exists(path):
         return _locate_path(ref, path, None)
+    if ref and _is_folder(path.parent) and (found := _locate_typed_bundle(ref, path, None)) is not None:
+        return found  # a prefix, of which there is no file
     if _HUB_ID.fullmatch(ref):
         return _locate_cached(ref)
     raise NotFound(f"there is no '{printable(ref)}'", "name a folder, a weights file or a model in the local Hub cache")
@@ -132,6 +136,10 @@ def _locate_path(ref: str, path: Path, revision: str | None) -> Located:
         inner = _locate_path(ref, transformer, revision)
         note = f"the weights lie in {transformer.name}/, as sentence-transformers has it"
         return _with(inner, pooling=_pooling(path), notes=(note, *inner.notes))
+    if not _has_other_weights(names):
+        choice = tensorflow.choose(str(path), _one_deeper(path, names), lambda name: _text(path / name))
+        if choice is not None:
+            return _locate_bundle(ref, path, choice, revision, resolved=path)
     chosen, weight_map, notes = _choose(path, names)
     return Located(
         ref=ref,
@@ -152,7 +160,56 @@ def _with(located: Located, **changes: Any) -> Located:
     return replace(located, **changes)
 
 
+def _has_other_weights(names: set[str]) -> bool:
+    """Whether a folder holds safetensors or PyTorch weights, which go before TensorFlow's."""
+    endings = (".safetensors", ".bin", ".pt", ".pth", ".index.json")
+    return any(name.endswith(endings) and not _NEVER_WEIGHTS.search(Path(name).stem) for name in names)
+
+
+def _one_deeper(folder: Path, names: set[str]) -> set[str]:
+    """The names, and those in the folders below where TensorFlow may have put its files."""
+    if not {"checkpoint", "saved_model.pb"} & names:
+        return names
+    below = [folder / name for name in names if _is_folder(folder / name)]
+    return names | {f"{inner.name}/{entry.name}" for inner in below[:100] for entry in inner.iterdir()}
+
+
+def _locate_typed_bundle(ref: str, path: Path, revision: str | None) -> Located | None:
+    """The TensorFlow checkpoint that a prefix or one of its files leads to."""
+    folder = path.parent
+    try:
+        names = _one_deeper(folder, {entry.name for entry in folder.iterdir()})
+    except OSError:
+        return None
+    choice = tensorflow.choose_typed(str(folder), path.name, names, lambda name: _text(folder / name))
+    if choice is None:
+        return None
+    return _locate_bundle(ref, folder, choice, revision, resolved=folder / choice.folder / choice.index)
+
+
+def _locate_bundle(
+    ref: str, folder: Path, choice: tensorflow.Choice, revision: str | None, *, resolved: Path
+) -> Located:
+    inside = folder / choice.folder
+    named = ((where, tensorflow.config_name({entry.name for entry in where.iterdir()})) for where in (inside, folder))
+    config = next((where / name for where, name in named if name is not None), None)
+    odd = config is not None and config.name not in ("config.json", "bert_config.json")
+    return Located(
+        ref=ref,
+        resolved=str(resolved.resolve() if revision is None else resolved),
+        folder=inside,
+        files=(LocalFile(inside / choice.index),),
+        config=None if config is None else _json(config),
+        pooling=_pooling(folder),
+        revision=revision,
+        notes=(*choice.notes, *([f"{config.name} is taken for the config"] if config is not None and odd else [])),
+    )
+
+
 def _locate_file(ref: str, path: Path, revision: str | None) -> Located:
+    bundle = _locate_typed_bundle(ref, path, revision)
+    if bundle is not None:
+        return bundle
     folder, notes = path.parent, tuple[str, ...]()
     names: tuple[str, ...] = (path.name,)
     weight_map = None
@@ -280,7 +337,7 @@ def _nothing(folder: Path, names: set[str]) -> Exception:
     if any(name.startswith("adapter_model.") for name in names):
         return _adapter(folder)
     for name in sorted(names):
-        kind = _OTHER_FORMATS.get(Path(name).suffix) or ("a TensorFlow checkpoint" if ".ckpt." in name else None)
+        kind = _OTHER_FORMATS.get(Path(name).suffix)
         if kind:
             return UnsupportedFile(
                 f"{folder} has {printable(name)}, {kind}, which is not read", f"looked for {LOOKED_FOR}"
