@@ -28,6 +28,8 @@ _OTHER_FILES = (
     "tokenizer.model",
 )
 _WITHOUT_FILES = ("canine",)
+# As Google named its folders: uncased_L-12_H-768_A-12, multi_cased_L-12_H-768_A-12.
+_CASED = re.compile(r"(?:^|[^A-Za-z])(?P<un>un)?cased(?:$|[^A-Za-z])", re.IGNORECASE)
 _SPECIAL = re.compile(r"\[.*\]|<.*>")
 
 
@@ -157,7 +159,10 @@ def _casing(settings: Settings, vocabulary: Mapping[str, int]) -> tuple[bool, st
         return said, ""
     said = settings.config.get("do_lower_case")
     if isinstance(said, bool):
-        return said, f"do_lower_case is {str(said).lower()} by config.json, tokenizer_config.json does not say"
+        return said, f"do_lower_case is {str(said).lower()} by the model's config, tokenizer_config.json does not say"
+    if named := _CASED.search(settings.folder.resolve().name):
+        does = "text is lower-cased" if named["un"] else "text keeps its case"
+        return bool(named["un"]), f"{does}: no setting says so, but the folder is called {quoted(named.string)}"
     cased = next((entry for entry in vocabulary if entry != entry.lower() and not _SPECIAL.fullmatch(entry)), None)
     if cased is None:
         return True, "text is lower-cased: no setting says so, but no entry of vocab.txt has a capital"

@@ -52,7 +52,9 @@ def choose(where: str, names: Collection[str], text: Text) -> Choice | None:
     named = _named(text) if STATE in names else None
     if named is not None and (choice := _by_state(named, names)) is not None:
         others = len(indexes) - (choice.index in indexes)
-        note = (f"{STATE} chooses {choice.index} among {others + 1} checkpoints",) if others and not choice.notes else ()
+        note = (
+            (f"{STATE} chooses {choice.index} among {others + 1} checkpoints",) if others and not choice.notes else ()
+        )
         return Choice(choice.index, choice.folder, (*choice.notes, *note))
     if len(indexes) > 1:
         raise NotFound(
@@ -104,7 +106,9 @@ def config_name(names: Collection[str]) -> str | None:
     for name in ("config.json", "bert_config.json"):
         if name in names:
             return name
-    others = [n for n in names if "config" in n and n.endswith(".json") and "/" not in n and not _OTHER_CONFIGS.search(n)]
+    others = [
+        n for n in names if "config" in n and n.endswith(".json") and "/" not in n and not _OTHER_CONFIGS.search(n)
+    ]
     return others[0] if len(others) == 1 else None
 
 
