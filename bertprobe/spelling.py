@@ -1,9 +1,9 @@
 """What TensorFlow calls a tensor → what PyTorch's modules call it, with its axes as they have them.
 
-Two spellings are known: that of Google's BERT, ALBERT and ELECTRA (`bert/encoder/layer_0/intermediate/dense/kernel`), and
-that of TensorFlow 2's object graphs of transformers' classes (`bert/encoder/layer/0/…/.ATTRIBUTES/VARIABLE_VALUE`). In
-both a kernel is (in, out), so it is turned; no byte moves. Only names are looked at, so a file of another format that
-kept such names is read alike.
+Two spellings are known: that of Google's BERT, ALBERT and ELECTRA (`bert/encoder/layer_0/intermediate/dense/kernel`),
+and that of TensorFlow 2's object graphs of transformers' classes (`bert/encoder/layer/0/…/.ATTRIBUTES/VARIABLE_VALUE`).
+In both a kernel is (in, out), so it is turned; no byte moves. Only names are looked at, so a file of another format
+that kept such names is read alike.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from bertprobe.checkpoint import TensorHeader
 from bertprobe.families import OPTIMIZER
 
 _OBJECT = "/.ATTRIBUTES/VARIABLE_VALUE"
-_SIGN = re.compile(
-    r"/(?:kernel|gamma|beta|output_weights|output_bias|\w+_embeddings)(?::0|/\.ATTRIBUTES/VARIABLE_VALUE)?"
-)
+_LEAF = r"kernel|gamma|beta|output_weights|output_bias|(?:word|position|token_type)_embeddings"
+_SIGN = re.compile(rf"/(?:{_LEAF})(?::0)?$|{re.escape(_OBJECT)}$")
 _SLOT = re.compile(r"\.OPTIMIZER_SLOT|/ExponentialMovingAverage$|^save_counter\b|^_CHECKPOINTABLE")
 
 Rules = Sequence[tuple[re.Pattern[str], str]]

@@ -159,7 +159,8 @@ def _casing(settings: Settings, vocabulary: Mapping[str, int]) -> tuple[bool, st
         return said, ""
     said = settings.config.get("do_lower_case")
     if isinstance(said, bool):
-        return said, f"do_lower_case is {str(said).lower()} by the model's config, tokenizer_config.json does not say"
+        by = "config.json" if is_file(settings.folder / "config.json") else "the model's config"
+        return said, f"do_lower_case is {str(said).lower()} by {by}, tokenizer_config.json does not say"
     if named := _CASED.search(settings.folder.resolve().name):
         does = "text is lower-cased" if named["un"] else "text keeps its case"
         return bool(named["un"]), f"{does}: no setting says so, but the folder is called {quoted(named.string)}"

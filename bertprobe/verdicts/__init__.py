@@ -73,7 +73,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "tensorflow-checkpoint",
         "note",
-        "transformers 5 reads no TensorFlow checkpoints.",
+        "transformers 5 does not read it.",
         headers.tensorflow_checkpoint,
     ),
 )

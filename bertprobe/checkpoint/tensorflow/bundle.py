@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from bertprobe.checkpoint.source import Source
 from bertprobe.checkpoint.tensorflow.naming import SUFFIX, shard_name
@@ -202,7 +203,7 @@ def _slices(name: str, entry: Message, entries: dict[bytes, bytes], shards: _Sha
     if not _fill(places, shape):
         raise Broken(f"its {len(places)} slices overlap, or leave a part of it out")
     order = sorted(pieces, key=lambda piece: (piece.source.name, piece.start))
-    if any(a.source is b.source and a.stop > b.start for a, b in zip(order, order[1:], strict=False)):
+    if any(a.source is b.source and a.stop > b.start for a, b in pairwise(order)):
         raise Broken("two of its slices share bytes")
     return tuple(pieces)
 
@@ -233,7 +234,7 @@ def _fill(places: Sequence[tuple[tuple[int, int], ...]], shape: tuple[int, ...])
 
 
 def _slice_key(name: str, extents: Sequence[Extent]) -> bytes:
-    """The key of a slice: 0, the name, the number of axes and each axis' start and length, in TensorFlow's OrderedCode."""
+    """The key of a slice, in OrderedCode: 0, the name, the number of axes, and each axis' start and length."""
     escaped = name.encode().replace(b"\0", b"\0\xff")  # a byte 255, which would be escaped too, is not in UTF-8
     axes = len(extents)
     count = axes.to_bytes((axes.bit_length() + 7) // 8, "big")
@@ -245,5 +246,5 @@ def _ordered(number: int) -> bytes:
     """A signed number whose first bits tell its length, so that bytes sort as numbers do."""
     length = (~number if number < 0 else number).bit_length() // 7 + 1
     plain = number.to_bytes(length, "big", signed=True)
-    marks = (2**length - 1) << (8 * length - length)  # as many leading ones as there are bytes
+    marks = ((1 << length) - 1) << (7 * length)  # as many leading ones as there are bytes
     return (int.from_bytes(plain, "big") ^ marks).to_bytes(length, "big")

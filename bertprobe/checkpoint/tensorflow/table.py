@@ -1,8 +1,8 @@
 """A LevelDB table as TensorFlow writes it: keys in order, each with a value, in blocks that carry checksums.
 
-An index is small (10 kB for a BERT), so it is read whole, in one read. Nothing in it is believed: blocks lie one behind
-the other before the index of blocks, which bounds the work by the size of the file, and what snappy announces is bounded
-before it unpacks anything. Source: LevelDB, doc/table_format.md.
+An index is small (10 kB for a BERT), so it is read whole, in one read. Nothing in it is believed: blocks lie one
+behind the other before the index of blocks, which bounds the work by the size of the file, and what snappy announces is
+bounded before it unpacks anything. Source: LevelDB, doc/table_format.md.
 """
 
 from __future__ import annotations
