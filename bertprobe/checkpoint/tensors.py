@@ -218,7 +218,7 @@ def map_tensors(headers: Iterable[TensorHeader], *, counted: bool = True) -> Ite
     """
     elsewhere = []
     for header in headers:
-        if len(header.pieces) != 1 or header.pieces[0].source.at_once > 1:
+        if len(header.pieces) != 1 or header.count == 0 or header.pieces[0].source.at_once > 1:
             elsewhere.append(header)
             continue
         check_readable(header)
