@@ -50,6 +50,7 @@ WORDS = [
     "sea",
     "a",
 ]
+NAME = "bert_model.ckpt"
 TEXTS = ("the ship left the harbour.", "they sailed across the sea.", "a")
 CONFIG = {
     "vocab_size": len(WORDS),
@@ -124,8 +125,11 @@ def json_of(run: Run, *argv: str | Path, code: int = 0) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------------------------------ a whole model
 
-PARTS = {name: [[(0, 5), (0, -1)], [(5, 6), (0, -1)], [(11, len(WORDS) - 11), (0, -1)]]
-         for name in ("bert/embeddings/word_embeddings",)}  # fmt: skip
+PARTS = {
+    "bert/embeddings/word_embeddings": [[(0, 5), (0, -1)], [(5, 6), (0, -1)], [(11, len(WORDS) - 11), (0, -1)]],
+    "bert/encoder/layer_0/intermediate/dense/kernel": [[(0, -1), (64, 32)], [(0, -1), (0, 64)]],
+    "bert/encoder/layer_1/attention/self/key/bias": [[(0, 30)], [(30, 2)]],
+}
 HOWS = {
     "as it is": How(),
     "in three shards": How(shards=3),
@@ -208,6 +212,15 @@ def test_activations_are_those_of_the_same_weights(
     ours, same = (load_file(tmp_path / f"{number}.safetensors") for number in (0, 1))
     assert set(ours) == set(same)
     assert all(np.abs(ours[name] - same[name]).max() <= max(tolerance, 1e-6) for name in ours)
+
+
+def test_a_partitioned_model_runs(state: State, tmp_path: Path, run: Run) -> None:
+    save(tmp_path / NAME, as_google(state), HOWS["partitioned"])
+    settle(tmp_path)
+    for backend, tolerance in (("torch", 0), ("numpy", 1e-5), ("onednn", 1e-5)):
+        data = json_of(run, "pool", TEXTS[0], "-m", tmp_path, "--backend", backend)
+        pooled = np.float32(data["texts"][0]["pooled"]["values"])
+        assert np.abs(pooled - their_pooled(state, TEXTS[:1])[0]).max() <= tolerance
 
 
 def test_verify_fills_transformers_model_from_it(google: Path, run: Run) -> None:
@@ -357,7 +370,6 @@ def test_heads_are_named_as_transformers_names_them(state: State, tmp_path: Path
 
 # ------------------------------------------------------------------------------------------------ ways of naming it
 
-NAME = "bert_model.ckpt"
 ONE = {"pooler/dense/kernel": np.ones((4, 4), np.float32), "pooler/dense/bias": np.ones(4, np.float32)}
 
 
