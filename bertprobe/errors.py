@@ -6,6 +6,7 @@ BertprobeError          anything a user can meet and mend; `cli.main` turns it i
 ├── UnsupportedFile     a sound file in a form that is not read
 ├── NotAnEncoder        a sound checkpoint of something that is not a BERT-like encoder
 ├── PartMissing         an encoder without the part or layer that was asked for
+├── HubError            the Hub cannot be reached, refuses, or answers otherwise than it must
 └── OutputError         a result that cannot be written where it was asked for
 """
 
@@ -41,6 +42,10 @@ class NotAnEncoder(BertprobeError):
 
 class PartMissing(BertprobeError):
     """An encoder without the part or layer that was asked for."""
+
+
+class HubError(BertprobeError):
+    """The Hub cannot be reached, refuses, or answers otherwise than it must."""
 
 
 class OutputError(BertprobeError):

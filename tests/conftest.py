@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from hub import Hub
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -125,3 +130,65 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert text == file.read_text(), f"{name} differs; look at it, then run pytest --update-goldens"
 
     return compare
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A stand-in for the Hub that this process, and a subprocess with `hub.environment`, take for the Hub; no token."""
+    import hub as standin
+    from huggingface_hub import close_session, constants, hf_api
+    from huggingface_hub.utils import _cache_manager, _git_credential, _http
+
+    home = tmp_path / "hf-home"
+    home.mkdir()
+    # What the client would ask the Hub for once a day; asked at the first test only, it would upset counts of requests.
+    (home / ".agent_harnesses.json").write_text('{"standardEnvVars": [], "harnesses": {}}')
+    for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING", "TRANSFORMERS_OFFLINE"))]:
+        monkeypatch.delenv(name)
+    with standin.Hub() as running:
+        settings = {
+            "HF_ENDPOINT": running.endpoint,
+            "HF_HOME": str(home),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "NO_PROXY": "127.0.0.1",
+            "no_proxy": "127.0.0.1",
+        }
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        running.environment = dict(os.environ)
+        # What the client made of the environment when it was imported, and the copies that its modules keep.
+        at_import = {
+            "ENDPOINT": running.endpoint,
+            "HUGGINGFACE_CO_URL_TEMPLATE": running.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_URL_HOSTS": constants.HF_URL_HOSTS | {"127.0.0.1"},
+            "HF_HOME": str(home),
+            "HF_HUB_CACHE": str(home / "hub"),
+            "HUGGINGFACE_HUB_CACHE": str(home / "hub"),
+            "HF_ASSETS_CACHE": str(home / "assets"),
+            "HF_XET_CACHE": str(home / "xet"),
+            "HF_TOKEN_PATH": str(home / "token"),
+            "HF_STORED_TOKENS_PATH": str(home / "stored_tokens"),
+            "AGENT_HARNESSES_PATH": str(home / ".agent_harnesses.json"),
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_DISABLE_TELEMETRY": True,
+        }
+        for name, constant in at_import.items():
+            monkeypatch.setattr(constants, name, constant)
+        monkeypatch.setattr(hf_api.api, "endpoint", running.endpoint)
+        monkeypatch.setattr(_cache_manager, "HF_HUB_CACHE", str(home / "hub"))
+        monkeypatch.setattr(_git_credential, "ENDPOINT", running.endpoint)
+        monkeypatch.setattr(_http, "_HUB_ORIGINS", _http._HUB_ORIGINS | {_http._url_origin(running.endpoint)})
+        close_session()
+        _forget_the_client_of_transformers()
+        yield running
+        close_session()
+        _forget_the_client_of_transformers()
+
+
+def _forget_the_client_of_transformers() -> None:
+    """transformers keeps one client, with the endpoint it was made for."""
+    if loaded := sys.modules.get("transformers.utils.hub"):
+        loaded._hf_api = None  # type: ignore[attr-defined]

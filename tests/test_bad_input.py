@@ -93,7 +93,7 @@ def index(**weight_map: Any) -> Files:
 
 # name: (files, arguments of inspect, words in the error)
 NOT_THERE: dict[str, tuple[Files, str, tuple[str, ...]]] = {
-    "no such path": ({}, "no/such/folder/model.bin", ("there is no 'no/such/folder/model.bin'", "name a folder")),
+    "no such path": ({}, "no/such/folder/model.bin", ("no path 'no/such/folder/model.bin'", "no/such is")),
     "no such path nor model": ({}, "no-such-model", ("no path 'no-such-model'", "local Hub cache", "hf download")),
     "no such user": ({}, "~no-such-user/model", ("there is no '~no-such-user/model'",)),
     "a name too long": ({}, "x" * 5000, ("there is no",)),

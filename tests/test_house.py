@@ -36,7 +36,7 @@ FLOORS = {
 DOORKEEPERS = {
     "typer": {"cli/__init__.py", "cli/options.py", "cli/weights.py", "cli/text.py"},
     "rich": {"render/terminal.py", "render/progress.py"},
-    "huggingface_hub": {"checkpoint/locate.py", "checkpoint/source.py"},
+    "huggingface_hub": {"checkpoint/hub/client.py", "checkpoint/hub/repository.py"},
     "torch": {"backends.py", "modules.py", "reference.py"},
     "transformers": {"reference.py"},
     "tokenizers": {"tokens/files.py", "tokens/special.py"},

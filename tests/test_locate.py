@@ -283,10 +283,12 @@ def test_a_revision_is_a_branch_a_pull_request_or_a_commit(here: Path, run: Run)
     for revision in ("refs/pr/1", "v1.0", OLDER):
         checkpoint = open_checkpoint(f"owner/model@{revision}")
         assert (checkpoint.revision, len(checkpoint.headers)) == (OLDER, 4)
-    for revision in ("v2.0", OLDER[:7], "..", "../../../x", "/etc/hostname"):
+    for revision in ("v2.0", OLDER[:7]):
         refused(
             run(["inspect", f"owner/model@{revision}"]), f"owner/model@{revision}", "local Hub cache", "hf download"
         )
+    for revision in ("..", "../../../x", "/etc/hostname"):
+        refused(run(["inspect", f"owner/model@{revision}"]), f"owner/model@{revision}")
 
 
 @pytest.mark.parametrize(
@@ -302,11 +304,16 @@ def test_a_cached_model_needs_no_config(content: dict[str, Any], here: Path) -> 
     assert set(open_checkpoint("owner/model").headers) == set(BERT)
 
 
-@pytest.mark.parametrize(
-    "name", ["owner/model", "model", "a--b/c", "owner/model@", "owner/.hidden", "o/m/x", "x" * 200]
-)
+@pytest.mark.parametrize("name", ["owner/model", "model", "o/m/x", "hf://owner/model"])
 def test_a_model_that_is_not_cached_is_an_error(name: str, here: Path, run: Run) -> None:
-    refused(run(["inspect", name]), name, "local Hub cache")
+    refused(run(["inspect", name]), "local Hub cache, which is empty", "HF_HUB_OFFLINE", "hf download")
+    cached(here / "hub", "other/one", {"model.safetensors": weights(BERT)})
+    refused(run(["inspect", name]), "local Hub cache, which has other/one")
+
+
+@pytest.mark.parametrize("name", ["a--b/c", "owner/model@", "owner/.hidden", "x" * 200, "a/b/../c", "a//b"])
+def test_what_the_hub_cannot_have_is_not_asked_for(name: str, here: Path, run: Run) -> None:
+    refused(run(["inspect", name]), f"there is no '{name}'", "a model on the Hub")
 
 
 def test_a_model_cached_without_weights_is_an_error(here: Path, run: Run) -> None:

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from bertprobe.checkpoint import safetensors, tensorflow, torch_pickle
-from bertprobe.checkpoint.locate import Located, locate
+from bertprobe.checkpoint.locate import Located, Wanted, locate
 from bertprobe.checkpoint.source import LocalFile, Source
 from bertprobe.checkpoint.tensors import DTYPES, Index, Piece, TensorHeader, check_readable, map_tensors, read_tensors
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, shortened
@@ -118,18 +118,24 @@ class Checkpoint:
         return sum(file.bytes_read for file in self.files)
 
 
-def open_checkpoint(ref: str) -> Checkpoint:
-    """Opens a folder, a weights file, an index file or a cached Hub model, reading headers only.
+def open_checkpoint(ref: str, *, subfolder: str = "", weights: str = "", download: bool = False) -> Checkpoint:
+    """Opens a folder, a weights file, an index file or a model on the Hub, reading headers only.
 
     Args:
-        ref: what the user typed.
+        ref: what the user typed: a path, which goes first, or `owner/name`, `owner/name@revision`, an `hf://` URL or
+            the https one of a model's page.
+        subfolder: a folder in it.
+        weights: the weights file in it, where it has several.
+        download: whether to put the files of a model on the Hub whole into its local cache, instead of reading byte
+            ranges of them where they lie; what is run needs it.
 
     Raises:
         NotFound: nothing is there, or nothing that could be read.
+        HubError: the Hub cannot be reached, refuses, or answers otherwise than it must.
         CorruptFile: a file contradicts itself or ends too early.
         UnsupportedFile: a sound file in a form that is not read.
     """
-    located = locate(ref)
+    located = locate(ref, Wanted(subfolder, weights, download))
     indexes = [_index(file) for file in located.files]
     headers: dict[str, TensorHeader] = {}
     for (_, index), file in zip(indexes, located.files, strict=True):
@@ -154,22 +160,22 @@ def open_checkpoint(ref: str) -> Checkpoint:
     )
 
 
-def _index(file: LocalFile) -> tuple[str, Index]:
+def _index(file: Source) -> tuple[str, Index]:
     """The index of one file by the storage that recognises its first bytes."""
     head = file.read(0, min(HEAD, file.size))
     for storage in STORAGES:
         if storage.recognises(head):
             return storage.name, storage.index(file)
     if not head:
-        raise CorruptFile(f"{file.path} is empty", "fetch it again")
+        raise CorruptFile(f"{file.address} is empty", "fetch it again")
     for start, what, cure in _STRANGERS:
         if head.lstrip().startswith(start):
-            raise UnsupportedFile(f"{file.path} is {what}", cure)
+            raise UnsupportedFile(f"{file.address} is {what}", cure)
     for storage in STORAGES:
         if storage.suffix is not None and file.name.endswith(storage.suffix):
             return storage.name, storage.index(file)
     raise UnsupportedFile(
-        f"{file.path} starts with {printable(repr(head[:8]))}: neither safetensors nor PyTorch nor TensorFlow",
+        f"{file.address} starts with {printable(repr(head[:8]))}: neither safetensors nor PyTorch nor TensorFlow",
         "name a .safetensors file, a .bin, .pt or .pth that torch.save wrote, or a TensorFlow .index",
     )
 

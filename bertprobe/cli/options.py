@@ -12,10 +12,17 @@ Model = Annotated[
     str | None,
     typer.Argument(
         metavar="[MODEL]",
-        help="A folder, a weights file (.safetensors, .bin, .pt, .pth, .index.json), a model in the local Hub cache or "
-        "pocket, the built-in model; $BERTPROBE_MODEL, else pocket, unless said.",
+        help="A folder, a weights file (.safetensors, .bin, .pt, .pth, .index.json), a model on the Hub (owner/name, "
+        "owner/name@revision, hf:// or its page) or pocket, the built-in model; $BERTPROBE_MODEL, else pocket.",
         show_default=False,
     ),
+]
+Subfolder = Annotated[str, typer.Option("--subfolder", metavar="PATH", help="A folder in MODEL.", show_default=False)]
+Weights = Annotated[
+    str, typer.Option("--weights", metavar="NAME", help="The weights file in MODEL to read.", show_default=False)
+]
+Download = Annotated[
+    bool, typer.Option("--download", help="Fetch a model on the Hub whole, into its cache, and read it there.")
 ]
 Layers = Annotated[
     str | None, typer.Option("--layers", metavar="LIST", help="Layers such as 0,3-5,-1; -1 is the last.")

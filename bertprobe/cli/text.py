@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bertprobe.cli.options import Format, Json, Layers, check_format, chosen
+from bertprobe.cli.options import Format, Json, Layers, Subfolder, Weights, check_format, chosen
 from bertprobe.errors import NotFound, OutputError, PartMissing, printable
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ KEPT = 2**13  # characters of texts whose every token is shown; more of them are
 def pool(
     texts: Texts = None,
     model: ModelOption = None,
+    subfolder: Subfolder = "",
+    weights: Weights = "",
     file: File = None,
     pair: Pair = False,
     vector: Annotated[
@@ -69,7 +71,7 @@ def pool(
     from bertprobe.report.text import pooling
 
     check_format(format, json, None)
-    checkpoint, anatomy = _open(model)
+    checkpoint, anatomy = _open(model, subfolder, weights)
     require_vector(checkpoint, anatomy, vector)
     known, lines = _texts(texts, file, pair)
     runner = open_runner(checkpoint, anatomy, Compute(backend, device, dtype, threads, budget), known)
@@ -89,6 +91,8 @@ def pool(
 def activations(
     texts: Texts = None,
     model: ModelOption = None,
+    subfolder: Subfolder = "",
+    weights: Weights = "",
     file: File = None,
     pair: Pair = False,
     layers: Layers = None,
@@ -117,7 +121,7 @@ def activations(
     from bertprobe.report.text import activation
 
     check_format(format, json, None)
-    checkpoint, anatomy = _open(model)
+    checkpoint, anatomy = _open(model, subfolder, weights)
     parts = select(anatomy, ["intermediate"], layers)
     if not parts:
         raise PartMissing("there is no intermediate module", "look at what there is with: bertprobe inspect --shapes")
@@ -148,6 +152,8 @@ def activations(
 def verify(
     texts: Texts = None,
     model: ModelOption = None,
+    subfolder: Subfolder = "",
+    weights: Weights = "",
     format: Format = "table",
     json: Json = False,
 ) -> None:
@@ -161,7 +167,7 @@ def verify(
     from bertprobe.verify import verify as compare
 
     check_format(format, json, None)
-    checkpoint, anatomy = _open(model)
+    checkpoint, anatomy = _open(model, subfolder, weights)
     chosen = list(texts or TEXTS)
     report = verification(checkpoint, anatomy, compare(checkpoint, anatomy, chosen), chosen)
     render.show(report, "json" if json else format)
@@ -169,11 +175,12 @@ def verify(
         raise typer.Exit(3)
 
 
-def _open(model: str | None) -> tuple[Checkpoint, Anatomy]:
+def _open(model: str | None, subfolder: str, weights: str) -> tuple[Checkpoint, Anatomy]:
+    """The checkpoint on this disk: a forward pass needs nearly all of it, and the tokenizer too."""
     from bertprobe.anatomy import find_parts
     from bertprobe.checkpoint import open_checkpoint
 
-    checkpoint = open_checkpoint(chosen(model))
+    checkpoint = open_checkpoint(chosen(model), subfolder=subfolder, weights=weights, download=True)
     return checkpoint, find_parts(checkpoint)
 
 

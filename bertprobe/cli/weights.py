@@ -9,7 +9,19 @@ from typing import Annotated, Literal
 
 import typer
 
-from bertprobe.cli.options import Exported, Format, Json, Layers, Model, Seen, check_format, chosen
+from bertprobe.cli.options import (
+    Download,
+    Exported,
+    Format,
+    Json,
+    Layers,
+    Model,
+    Seen,
+    Subfolder,
+    Weights,
+    check_format,
+    chosen,
+)
 
 
 def inspect(
@@ -23,6 +35,9 @@ def inspect(
     neurons: Annotated[int, typer.Option("--neurons", metavar="N", min=0, help="Show N neurons of each kind.")] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 on a warning or an error.")] = False,
     table: Annotated[str | None, typer.Option("--table", help="Only this table, for example in CSV.")] = None,
+    subfolder: Subfolder = "",
+    weights: Weights = "",
+    download: Download = False,
     format: Format = "table",
     json: Json = False,
 ) -> None:
@@ -42,7 +57,7 @@ def inspect(
         raise typer.BadParameter("--layers chooses among intermediate modules: the pooler has none")
     if shapes and (spectrum or neurons):
         raise typer.BadParameter("--shapes reads no numbers: leave it out for --spectrum or --neurons")
-    checkpoint = open_checkpoint(chosen(model))
+    checkpoint = open_checkpoint(chosen(model), subfolder=subfolder, weights=weights, download=download)
     anatomy = find_parts(checkpoint)
     parts = select(anatomy, part or (), layers)
     numbers = {}
@@ -74,6 +89,9 @@ def export(
         Literal["canonical", "stored"], typer.Option("--names", help="transformers' names, or the file's.")
     ] = "canonical",
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE if it is there.")] = False,
+    subfolder: Subfolder = "",
+    weights: Weights = "",
+    download: Download = False,
     format: Format = "table",
     json: Json = False,
 ) -> None:
@@ -83,23 +101,25 @@ def export(
     from bertprobe.checkpoint import open_checkpoint
     from bertprobe.export import Output, require_pooler
     from bertprobe.export import export as write
-    from bertprobe.report.inspection import exportation, take_numbers
+    from bertprobe.report.inspection import Measured, exportation
     from bertprobe.verdicts import Evidence, about, judge
 
     check_format(format, json, None)
     wanted = part or [Exported.pooler]
     if layers is not None and "intermediate" not in wanted:
         raise typer.BadParameter("--layers chooses among intermediate modules: add --part intermediate")
-    checkpoint = open_checkpoint(chosen(model))
+    checkpoint = open_checkpoint(chosen(model), subfolder=subfolder, weights=weights, download=download)
     anatomy = find_parts(checkpoint)
     if "pooler" in wanted and "model" not in wanted:
         require_pooler(checkpoint, anatomy)
     parts = None if "model" in wanted else select(anatomy, wanted, layers)
-    written = write(checkpoint, anatomy, parts, Output(output, dtype, names, force))
     _one_thread_per_product()
-    evidence = Evidence(checkpoint, anatomy, take_numbers(parts or ()))
+    measured = Measured(parts or ())
+    written = write(checkpoint, anatomy, parts, Output(output, dtype, names, force), measured.take)
+    evidence = Evidence(checkpoint, anatomy, measured.numbers())
     findings = about(judge(evidence), parts)
-    render.show(exportation(checkpoint, anatomy, written, findings), "json" if json else format, whole=False)
+    report = exportation(checkpoint, anatomy, written, findings)
+    render.show(report, "json" if json else format, whole=checkpoint.revision is not None)
 
 
 def _one_thread_per_product() -> None:

@@ -55,8 +55,19 @@ class _Item:
         return self.header.count * DTYPES[self.dtype].bits // 8
 
 
-def export(checkpoint: Checkpoint, anatomy: Anatomy, parts: Sequence[Part] | None, output: Output) -> Written:
+Watch = Callable[[TensorHeader, Any], None]
+
+
+def export(
+    checkpoint: Checkpoint,
+    anatomy: Anatomy,
+    parts: Sequence[Part] | None,
+    output: Output,
+    watch: Watch = lambda header, array: None,
+) -> Written:
     """Writes the tensors of the parts, or of the whole model where `parts` is None, to a safetensors or npz file.
+
+    `watch` is shown each tensor as it is stored, so that nobody has to read it a second time.
 
     Raises:
         PartMissing: there is nothing to write.
@@ -73,7 +84,7 @@ def export(checkpoint: Checkpoint, anatomy: Anatomy, parts: Sequence[Part] | Non
         _check_npz(items)
     metadata = _metadata(checkpoint, anatomy, parts, items)
     with whole_or_not_at_all(output) as file:
-        writer(file, items, metadata)
+        writer(file, items, _arrays(items, watch), metadata)
         file.flush()
         size = file.tell()
     tensors = tuple(WrittenTensor(i.name, i.header.name, i.dtype, i.header.dtype, i.header.shape) for i in items)
@@ -166,7 +177,10 @@ def _sha256(path: Path) -> str:
 # ------------------------------------------------------------------------------------------------ formats
 
 
-def _writer(path: Path) -> Callable[[IO[bytes], Sequence[_Item], Mapping[str, str]], None]:
+_Arrays = Iterator[tuple[_Item, Any]]
+
+
+def _writer(path: Path) -> Callable[[IO[bytes], Sequence[_Item], _Arrays, Mapping[str, str]], None]:
     writers = {".safetensors": _write_safetensors, ".npz": _write_npz}
     if path.suffix not in writers:
         raise OutputError(
@@ -175,7 +189,7 @@ def _writer(path: Path) -> Callable[[IO[bytes], Sequence[_Item], Mapping[str, st
     return writers[path.suffix]
 
 
-def _write_safetensors(file: IO[bytes], items: Sequence[_Item], metadata: Mapping[str, str]) -> None:
+def _write_safetensors(file: IO[bytes], items: Sequence[_Item], arrays: _Arrays, metadata: Mapping[str, str]) -> None:
     """The format's eight bytes, header and data; each tensor goes to its place as it is read, in the source's order."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
@@ -192,20 +206,20 @@ def _write_safetensors(file: IO[bytes], items: Sequence[_Item], metadata: Mappin
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
     data_start = 8 + len(text)
-    for item, array in _arrays(items):
+    for item, array in arrays:
         file.seek(data_start + starts[id(item)])
         file.write(memoryview(array).cast("B") if array.nbytes else b"")
     file.seek(data_start + offset)
 
 
-def _write_npz(file: IO[bytes], items: Sequence[_Item], metadata: Mapping[str, str]) -> None:
+def _write_npz(file: IO[bytes], items: Sequence[_Item], arrays: _Arrays, metadata: Mapping[str, str]) -> None:
     """One .npy member a tensor, stored uncompressed as `numpy.savez` does, and the metadata as a JSON string."""
     import zipfile
 
     import numpy as np
 
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-        for item, array in _arrays(items):
+        for item, array in arrays:
             with archive.open(f"{item.name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array.view(numpy_dtype(item.dtype)).reshape(item.header.shape))
         with archive.open("__metadata__.npy", "w") as member:
@@ -213,13 +227,14 @@ def _write_npz(file: IO[bytes], items: Sequence[_Item], metadata: Mapping[str, s
     file.seek(0, os.SEEK_END)
 
 
-def _arrays(items: Sequence[_Item]) -> Iterator[tuple[_Item, Any]]:
+def _arrays(items: Sequence[_Item], watch: Watch) -> _Arrays:
     """Each item with its bytes, row after row in its target dtype, as a flat array of them."""
     import numpy as np
 
     by_header = {id(item.header): item for item in items}
     for header, array in read_tensors([item.header for item in items]):
         item = by_header[id(header)]
+        watch(header, array)
         if item.dtype != header.dtype:
             array = _cast(item, array)
         yield item, np.ascontiguousarray(array).reshape(-1).view(np.uint8)

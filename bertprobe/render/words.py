@@ -28,7 +28,10 @@ def _model(model: str, facts: Mapping[str, Any]) -> str:
     if model == POCKET:
         return f"{POCKET} (the built-in model; -m bert-base-uncased for a full-size one)"
     commit = f" at commit {facts['revision'][:12]}" if facts["revision"] else ""
-    return f"{facts['resolved']}{commit}" if model == facts["resolved"] else f"{model} → {facts['resolved']}{commit}"
+    place = facts["resolved"].replace(f"@{facts['revision']}", "") if commit else facts["resolved"]
+    if model in (facts["resolved"], place, place.removeprefix("hf://")):
+        return f"{place}{commit}"
+    return f"{model} → {place}{commit}"
 
 
 def _run(facts: Mapping[str, Any]) -> str:

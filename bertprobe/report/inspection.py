@@ -54,6 +54,27 @@ def take_numbers(
         return {name: job.result() for name, job in jobs.items()}
 
 
+class Measured:
+    """Numbers of tensors that somebody else reads, taken as they pass; what does not pass is read afterwards."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._parts = parts
+        self._names = {id(header): name for part in parts for name, header in part.tensors.items()}
+        self._numbers: dict[str, Numbers] = {}
+
+    def take(self, header: TensorHeader, array: Any) -> None:
+        name = self._names.get(id(header))
+        if name is not None:
+            self._numbers[name] = measure(array, spectrum=False)
+
+    def numbers(self) -> dict[str, Numbers]:
+        left = [
+            replace(part, tensors={name: h for name, h in part.tensors.items() if name not in self._numbers})
+            for part in self._parts
+        ]
+        return {**self._numbers, **take_numbers(left)}
+
+
 def bytes_to_measure(parts: Iterable[Part]) -> int:
     """Bytes of all tensors of the parts: what a progress bar counts to."""
     return sum(header.nbytes for part in parts for header in part.tensors.values())

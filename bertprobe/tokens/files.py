@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bertprobe.checkpoint import Checkpoint
@@ -161,7 +162,7 @@ def _casing(settings: Settings, vocabulary: Mapping[str, int]) -> tuple[bool, st
     if isinstance(said, bool):
         by = "config.json" if is_file(settings.folder / "config.json") else "the model's config"
         return said, f"do_lower_case is {str(said).lower()} by {by}, tokenizer_config.json does not say"
-    if named := _CASED.search(settings.folder.resolve().name):
+    if named := _CASED.search(_called(settings.folder)):
         does = "text is lower-cased" if named["un"] else "text keeps its case"
         return bool(named["un"]), f"{does}: no setting says so, but the folder is called {quoted(named.string)}"
     cased = next((entry for entry in vocabulary if entry != entry.lower() and not _SPECIAL.fullmatch(entry)), None)
@@ -171,6 +172,12 @@ def _casing(settings: Settings, vocabulary: Mapping[str, int]) -> tuple[bool, st
         False,
         f"text keeps its case: no setting says so, but vocab.txt has {quoted(cased)} (transformers lower-cases)",
     )
+
+
+def _called(folder: Path) -> str:
+    """What a folder is called; one in the Hub's cache by its repository."""
+    path = folder.resolve()
+    return path.parents[1].name.rpartition("--")[2] if path.parent.name == "snapshots" else path.name
 
 
 def _disagreement(backend: tokenizers.Tokenizer, settings: Settings) -> str:

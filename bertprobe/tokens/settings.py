@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bertprobe.checkpoint.locate import MAX_JSON
+from bertprobe.checkpoint.folder import MAX_JSON
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, quoted
 
 BERT_TYPES = ("bert", "electra", "dpr", "ernie")

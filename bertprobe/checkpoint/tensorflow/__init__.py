@@ -8,7 +8,7 @@ Sources: tensor_bundle.proto and lib/io/table of TensorFlow, LevelDB's table_for
 from __future__ import annotations
 
 from bertprobe.checkpoint.tensorflow.bundle import index
-from bertprobe.checkpoint.tensorflow.naming import SUFFIX, Choice, choose, choose_typed, config_name
+from bertprobe.checkpoint.tensorflow.naming import SUFFIX, Choice, choose, choose_named, config_name, shards_of
 from bertprobe.checkpoint.tensorflow.table import recognises
 
-__all__ = ["SUFFIX", "Choice", "choose", "choose_typed", "config_name", "index", "recognises"]
+__all__ = ["SUFFIX", "Choice", "choose", "choose_named", "config_name", "index", "recognises", "shards_of"]

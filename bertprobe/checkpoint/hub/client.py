@@ -1,0 +1,299 @@
+"""Requests to the Hub: its client's session and headers, answers checked, failures retried, errors told in one line.
+
+The token goes to the Hub's own origin and nowhere else; what the Hub redirects to, a store of large files, never
+sees it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
+from functools import cached_property
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import bertprobe
+from bertprobe.errors import BertprobeError, HubError, NotFound, printable
+
+TRIES = 6  # of one request, the first among them
+FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds; doubled each time
+PATIENCE = 300  # seconds that the Hub may ask to wait: its windows are of five minutes
+REDIRECTS = 10
+MOST = 50 * 2**20  # bytes of an answer that is no file
+
+
+class Dropped(Exception):
+    """A request that failed in a way that may pass: `after` is how long the server asked to wait, in seconds."""
+
+    def __init__(self, reason: str, after: float | None = None) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+class Expired(Exception):
+    """A signed URL that is refused now."""
+
+
+class Retries:
+    """How often a request may still fail, and how long to wait before it is made again."""
+
+    def __init__(self, what: str, tries: int = TRIES) -> None:
+        self._what = what
+        self._tries = tries
+        self.restart()
+
+    def restart(self) -> None:
+        """After progress: the next failure is the first one again."""
+        self._left, self._wait = self._tries - 1, FIRST_WAIT
+
+    def wait(self, error: Dropped) -> None:
+        """Waits as long as the server asked, else twice as long each time; raises `HubError` when it is enough."""
+        if error.after is not None and error.after > PATIENCE:
+            raise HubError(
+                f"{self._what}: {error}, and asks to wait {error.after:,.0f} seconds",
+                "try again then, or log in: hf auth login",
+            ) from error
+        if not self._left:
+            often = f", {self._tries} times in a row" if self._tries > 1 else ""
+            raise Unreachable(f"{self._what}: {error}{often}", "try again later") from error
+        self._left -= 1
+        time.sleep(self._wait if error.after is None else error.after)
+        self._wait = min(2 * self._wait, LONGEST_WAIT)
+
+
+class Unreachable(HubError):
+    """The Hub does not answer, or only with errors of its own: what is in the local cache may still serve."""
+
+
+class Client:
+    """The Hub as huggingface_hub is set up to see it."""
+
+    def __init__(self) -> None:
+        from huggingface_hub import constants
+        from huggingface_hub.utils import build_hf_headers
+
+        self.endpoint: str = constants.ENDPOINT
+        self.offline = bool(constants.HF_HUB_OFFLINE)
+        self._timeout = float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
+        self._headers = build_hf_headers(library_name="bertprobe", library_version=bertprobe.__version__)
+        self._headers["accept-encoding"] = "identity"  # what is counted and cut is the file itself
+
+    @property
+    def has_token(self) -> bool:
+        return "authorization" in {key.lower() for key in self._headers}
+
+    def file_url(self, repository: str, path: str, commit: str) -> str:
+        from huggingface_hub import hf_hub_url
+
+        return hf_hub_url(repository, path, revision=commit, endpoint=self.endpoint)
+
+    def json(self, path: str, what: str, *, tries: int = TRIES) -> Any:
+        """The answer of the Hub's API under a path, parsed."""
+        retries = Retries(what, tries)
+        while True:
+            try:
+                with self.get(self.endpoint + path, {}, what) as (response, _):
+                    self.check(response, what)
+                    return json.loads(self._body(response, what))
+            except Dropped as error:
+                retries.wait(error)
+            except (ValueError, RecursionError) as error:
+                raise HubError(
+                    f"{what}: {self.endpoint} does not answer in JSON",
+                    "is it a Hub (HF_ENDPOINT), or a login page before one?",
+                ) from error
+
+    def _body(self, response: Any, what: str) -> bytes:
+        data = bytearray()
+        for part in response.iter_bytes():
+            data += part
+            if len(data) > MOST:
+                raise HubError(f"{what}: {self.endpoint} answers with more than {MOST:,} bytes", "is it a Hub?")
+        return bytes(data)
+
+    @contextmanager
+    def get(self, url: str, headers: Mapping[str, str], what: str) -> Iterator[tuple[Any, list[Any]]]:
+        """One request, redirects followed by hand: the last answer, its body not yet read, and those before it.
+
+        Raises:
+            Dropped: it failed in a way that may pass.
+            HubError: it failed for good.
+        """
+        before: list[Any] = []
+        with self.translated(url):
+            for _ in range(REDIRECTS):
+                with self._session.stream(
+                    "GET", url, headers=self._for(url, headers), timeout=self._timeout, follow_redirects=False
+                ) as response:
+                    if not response.has_redirect_location:
+                        yield response, before
+                        return
+                    before.append(response)
+                    url = self._redirected(url, response.headers["location"], what)
+        raise HubError(f"{what}: {self.endpoint} redirects more than {REDIRECTS} times", "try again later")
+
+    def check(self, response: Any, what: str, *, signed: bool = False) -> None:
+        """Raises for an answer that is an error: `Dropped` if it may pass, `Expired` if a signed URL did."""
+        status: int = response.status_code
+        if status < 400:
+            return
+        if status in (408, 429) or status >= 500:
+            raise Dropped(
+                f"{self._host(response)} answers {status} ({response.reason_phrase})", _asked_to_wait(response)
+            )
+        if signed and status in (401, 403, 410) and self._is_foreign(str(response.url)):
+            raise Expired(f"{self._host(response)} answers {status}")
+        if int(response.headers.get("content-length") or MOST) < 2**20:
+            response.read()  # the Hub's client looks for a message in it
+        raise self._refusal(response, what)
+
+    def _refusal(self, response: Any, what: str) -> BertprobeError:
+        """What the Hub's client makes of an error, in one line of ours."""
+        from huggingface_hub import errors
+        from huggingface_hub.utils import hf_raise_for_status
+
+        login = "" if self.has_token else ", then run: hf auth login"
+        try:
+            hf_raise_for_status(response)
+        except errors.GatedRepoError:
+            who = "your account has not been given access" if self.has_token else "nobody has access without logging in"
+            return HubError(f"{what} is gated: {who}", f"accept its terms at {self._page(response)}{login}")
+        except errors.DisabledRepoError:
+            return HubError(f"{what} is disabled on the Hub", f"see {self._page(response)}")
+        except errors.RepositoryNotFoundError:
+            return self._no_repository(what)
+        except errors.RevisionNotFoundError:
+            return NotFound(f"{what}: there is no such revision", "name a branch, a tag or a whole commit")
+        except errors.EntryNotFoundError:
+            return NotFound(f"{what} is not there any more", "start again: the repository changed just now")
+        except (errors.HfHubHTTPError, self.library.StreamError):
+            pass
+        if response.status_code == 401:
+            return self._bad_token(what) if self.has_token else self._no_repository(what)
+        status = f"{response.status_code} ({response.reason_phrase}){_said(response)}"
+        return HubError(f"{what}: {self._host(response)} answers {status}", "see whether a browser can open it")
+
+    def _no_repository(self, what: str) -> NotFound:
+        """The Hub does not tell a private repository from one that is not there."""
+        if self.has_token:
+            return NotFound(
+                f"there is no model {what} on the Hub, or your account may not see it",
+                "check the spelling, or which account it is with: hf auth whoami",
+            )
+        return NotFound(
+            f"there is no model {what} on the Hub, or it is private",
+            "check the spelling, or log in with: hf auth login",
+        )
+
+    def _bad_token(self, what: str) -> HubError:
+        return HubError(f"{what}: the Hub does not accept your token", "mend or unset HF_TOKEN, or run: hf auth login")
+
+    def _page(self, response: Any) -> str:
+        url = str(response.request.url)
+        match = re.match(
+            rf"{re.escape(self.endpoint)}/(?:api/models/)?(.+?)(?:/(?:resolve|revision|tree)/.*)?(?:\?.*)?$", url
+        )
+        return f"{self.endpoint}/{match[1]}" if match else self.endpoint
+
+    # ------------------------------------------------------------------------------------------------ one request
+
+    @cached_property
+    def _session(self) -> Any:
+        from huggingface_hub.utils import get_session
+
+        return get_session()
+
+    @cached_property
+    def library(self) -> ModuleType:
+        """The HTTP library that huggingface_hub's session is of: httpx, or what came after it."""
+        for base in type(self._session).__mro__:
+            module = import_module(base.__module__.partition(".")[0])
+            if hasattr(module, "TransportError"):
+                return module
+        raise HubError(
+            f"the session of huggingface_hub is a {type(self._session).__module__} one, which is not known",
+            "install a newer bertprobe, or remove the client factory that was set",
+        )
+
+    @contextmanager
+    def translated(self, url: str) -> Iterator[None]:
+        """The HTTP library's exceptions as ours."""
+        library = self.library
+        host = urlsplit(url).netloc
+        try:
+            yield
+        except library.TimeoutException as error:
+            raise Dropped(f"{host} does not answer within {self._timeout:g} seconds") from error
+        except library.TransportError as error:
+            if _about_tls(error):
+                raise HubError(
+                    f"the certificate of {host} cannot be verified ({printable(str(error))})",
+                    "let SSL_CERT_FILE name the certificates of your network, if a proxy stands between",
+                ) from error
+            raise Dropped(
+                f"the connection to {host} failed ({printable(str(error)) or type(error).__name__})"
+            ) from error
+        except (library.HTTPError, library.InvalidURL) as error:
+            raise HubError(
+                f"{host} cannot be asked ({printable(str(error))})", "check HF_ENDPOINT and proxies"
+            ) from error
+
+    def _for(self, url: str, headers: Mapping[str, str]) -> dict[str, str]:
+        own = {key: value for key, value in self._headers.items() if key.lower() != "authorization"}
+        return {**(own if self._is_foreign(url) else self._headers), **headers}
+
+    def _is_foreign(self, url: str) -> bool:
+        """Whether an address is of another origin than the Hub's: scheme, host and port."""
+        return _origin(url) != _origin(self.endpoint)
+
+    def _redirected(self, url: str, location: str, what: str) -> str:
+        there = urljoin(url, location)
+        scheme = urlsplit(there).scheme
+        if scheme not in ("http", "https") or (scheme == "http" and urlsplit(url).scheme == "https"):
+            raise HubError(
+                f"{what}: {urlsplit(url).netloc} redirects to {printable(there[:100])}, which is no https address",
+                "do not trust it",
+            )
+        return there
+
+    def _host(self, response: Any) -> str:
+        return str(urlsplit(str(response.url)).netloc)
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _asked_to_wait(response: Any) -> float | None:
+    """Seconds, by Retry-After (a number or a date) or by the Hub's own `ratelimit: "api";r=0;t=55`."""
+    said = str(response.headers.get("retry-after", "")).strip()
+    if said.isdigit():
+        return float(said)
+    try:
+        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        pass
+    limit = re.search(r"\br\s*=\s*0\s*;\s*t\s*=\s*(\d{1,9})", str(response.headers.get("ratelimit", "")))
+    return float(limit[1]) + 1 if limit and response.status_code == 429 else None
+
+
+def _said(response: Any) -> str:
+    message = str(response.headers.get("x-error-message", "")).strip()
+    return f": {printable(message[:200])}" if message else ""
+
+
+def _about_tls(error: BaseException) -> bool:
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ssl.SSLError) and not isinstance(seen, ssl.SSLEOFError):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False

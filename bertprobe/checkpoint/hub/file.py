@@ -1,0 +1,209 @@
+"""A file on the Hub as a source of byte ranges: each answer is checked against what was asked and against the first."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from threading import Lock
+from typing import Any
+from urllib.parse import urlsplit
+
+from bertprobe.checkpoint.hub.client import Client, Dropped, Expired, Retries
+from bertprobe.checkpoint.source import Source
+from bertprobe.errors import CorruptFile, HubError, printable
+
+HEAD = 32 * 1024  # read first: a 12-layer BERT's header is 20 to 25 kB
+AT_ONCE = 8
+KEPT_READ = 128 * 1024  # bytes of a read that is kept, being of an index and soon asked for again
+PROGRESS = 64 * 1024  # bytes after which a connection that drops has been of use
+SLOW_AFTER, SLOW = 30.0, 1024  # seconds, and bytes a second: below that a connection is given up
+WHOLE = "add --download to read it whole"
+CHANGED = "it changed while it was being read: start again"
+
+
+class HubFile:
+    """One file of a repository at one commit.
+
+    The first read fetches its first 32 KiB; what an index is read from is kept, the tensors are not. The address that
+    the Hub redirects to is kept, too, and asked for anew once when it is refused.
+    """
+
+    def __init__(
+        self, client: Client, repository: str, commit: str, path: str, size: int | None, beside: Callable[[str], Source]
+    ) -> None:
+        self.name = path.rpartition("/")[2]
+        self.address = f"{repository}/{path}"
+        self.at_once = AT_ONCE
+        self._taken = 0
+        self._lock = Lock()
+        self._client = client
+        self._commit = commit
+        self._url = client.file_url(repository, path, commit)
+        self._beside = beside
+        self._size = size
+        self._kept: list[tuple[int, bytes]] = []
+        self._location: str | None = None
+        self._etags: dict[str, str | None] = {}
+
+    @property
+    def bytes_read(self) -> int:
+        return self._taken
+
+    @property
+    def size(self) -> int:
+        if self._size is None:
+            self._first()
+        return self._size or 0
+
+    def read(self, start: int, stop: int) -> bytes:
+        if not 0 <= start <= stop <= self.size:
+            raise CorruptFile(
+                f"{self.address} has {self.size:,} bytes, bytes {start:,} to {stop:,} are asked for",
+                "the file is damaged or was cut short: tell its authors",
+            )
+        if start < HEAD and not self._kept and self.size:
+            self._first()
+        data = bytearray(next((d[start - a : stop - a] for a, d in self._kept if a <= start < a + len(d)), b""))
+        here = start + len(data)
+        if here < stop:
+            rest = self._fetched(here, stop)
+            if len(rest) <= KEPT_READ:
+                self._kept.append((here, rest))
+            data += rest
+        return bytes(data)
+
+    def view(self, start: int, stop: int, *, counted: bool = True) -> memoryview:
+        return memoryview(self.read(start, stop))
+
+    def beside(self, name: str) -> Source:
+        return self._beside(name)
+
+    def _first(self) -> None:
+        part = self._fetched(0, HEAD if self._size is None else min(HEAD, self._size))
+        self._kept.append((0, part))
+
+    # ------------------------------------------------------------------------------------------------ one range
+
+    def _fetched(self, start: int, stop: int) -> bytes:
+        """The bytes from `start` to `stop`; after a dropped connection only what is missing is asked for again."""
+        data = bytearray()
+        retries = Retries(self.address)
+        renewed = False
+        while True:
+            here = start + len(data)
+            try:
+                self._take(data, here, stop)
+                return bytes(data)
+            except Dropped as error:
+                if start + len(data) - here >= PROGRESS:
+                    retries.restart()
+                if self._size is not None and start + len(data) >= self._size:
+                    return bytes(data)
+                retries.wait(error)
+            except Expired as error:
+                if renewed:
+                    raise HubError(
+                        f"{self.address}: the address that the Hub just gave is refused ({error})", "try again later"
+                    ) from error
+                renewed, self._location = True, None
+
+    def _take(self, data: bytearray, start: int, stop: int) -> None:
+        """Appends what one request brings to `data`."""
+        asked = self._location or self._url
+        headers = {"range": f"bytes={start}-{stop - 1}"}
+        with self._client.get(asked, headers, self.address) as (response, before):
+            for hop in before:
+                self._check_hop(hop)
+            self._client.check(response, self.address, signed=bool(before) or asked != self._url)
+            if not before and asked == self._url:
+                self._check_hop(response)
+            end = self._check_range(response, start, stop)
+            self._location = str(response.url)
+            began, taken = time.monotonic(), 0
+            with self._client.translated(str(response.url)):
+                for part in response.iter_raw():
+                    if len(part) > end - start - taken:
+                        raise HubError(f"{self.address}: {self._host(response)} sends more than was asked for", CHANGED)
+                    data += part
+                    taken += len(part)
+                    with self._lock:
+                        self._taken += len(part)
+                    _check_pace(time.monotonic() - began, taken, self._host(response))
+            if taken < end - start:
+                raise Dropped(f"{self._host(response)} ended its answer {end - start - taken:,} bytes early")
+
+    def _check_hop(self, response: Any) -> None:
+        """The Hub's own answers, redirects mostly, say which commit and which file they are of."""
+        commit = response.headers.get("x-repo-commit")
+        if commit is not None and commit != self._commit:
+            raise HubError(
+                f"{self.address}: the Hub answers for commit {printable(commit[:12])}, not {self._commit[:12]}", CHANGED
+            )
+        linked = response.headers.get("x-linked-etag")
+        if linked is not None and self._etags.setdefault("linked", linked) != linked:
+            raise HubError(f"{self.address} has another ETag than before", CHANGED)
+
+    def _check_range(self, response: Any, start: int, stop: int) -> int:
+        """Where the answer ends, if it is the range that was asked for of the file that was asked for first."""
+        host = self._host(response)
+        if response.headers.get("content-type", "").startswith("text/html"):
+            raise HubError(
+                f"{self.address}: {host} answers with a web page instead of the file",
+                "it may ask to log in: open it in a browser",
+            )
+        if response.status_code != 206:
+            return self._check_whole(response, start, stop)
+        encoding = response.headers.get("content-encoding", "identity")
+        match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("content-range", ""))
+        if encoding != "identity" or match is None or (match[3] == "*" and self._size is None):
+            odd = (
+                f"Content-Encoding {printable(encoding)}" if encoding != "identity" else "no Content-Range of one range"
+            )
+            raise HubError(f"{self.address}: {host} answers a range with {odd}", WHOLE)
+        self._check_size(host, int(match[3]) if match[3] != "*" else None)
+        end = min(stop, self._size or 0)
+        first, last, length = int(match[1]), int(match[2]), response.headers.get("content-length", "")
+        size = int(length) if length.isdigit() else end - start
+        if (first, last + 1, size) != (start, end, end - start):
+            raise HubError(
+                f"{self.address}: {host} answers with {size:,} bytes, {first:,} to {last + 1:,}, "
+                f"when asked for {start:,} to {end:,}",
+                WHOLE,
+            )
+        etag = response.headers.get("etag")
+        if self._etags.setdefault(host, etag) != etag:
+            raise HubError(f"{self.address} has another ETag than before", CHANGED)
+        return end
+
+    def _check_whole(self, response: Any, start: int, stop: int) -> int:
+        """Where the answer ends that gives all of the file; fine where that is not more than was asked for."""
+        length = response.headers.get("content-length", "")
+        size = int(length) if length.isdigit() else None
+        if response.status_code != 200 or size is None:
+            raise HubError(
+                f"{self.address}: {self._host(response)} answers a range with status {response.status_code}", WHOLE
+            )
+        plain = response.headers.get("content-encoding", "identity") == "identity"
+        if plain and start == 0 and size <= stop:
+            self._check_size(self._host(response), size)
+            return size
+        raise HubError(
+            f"{self.address}: {self._host(response)} ignores the Range header, "
+            f"so all {self._size or size:,} bytes would have to be downloaded",
+            "add --download to do that",
+        )
+
+    def _check_size(self, host: str, size: int | None) -> None:
+        if self._size is None:
+            self._size = size
+        elif size not in (None, self._size):
+            raise HubError(f"{self.address} has {size:,} bytes by {host}, {self._size:,} before", CHANGED)
+
+    def _host(self, response: Any) -> str:
+        return str(urlsplit(str(response.url)).netloc)
+
+
+def _check_pace(seconds: float, taken: int, host: str) -> None:
+    if seconds > SLOW_AFTER and taken < SLOW * seconds:
+        raise Dropped(f"{host} sends fewer than {SLOW:,} bytes a second")

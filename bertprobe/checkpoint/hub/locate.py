@@ -1,0 +1,125 @@
+"""A model's name on the Hub → its files: from the local cache where it has them, else where they lie."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from bertprobe.checkpoint.folder import LocalFolder
+from bertprobe.checkpoint.hub.address import Address, parse
+from bertprobe.checkpoint.hub.client import TRIES, Client, Unreachable
+from bertprobe.checkpoint.hub.repository import HubFolder, Repository, ask, download, snapshot, what_is_cached
+from bertprobe.checkpoint.locate import Located, Wanted, locate_in
+from bertprobe.checkpoint.source import LocalFile
+from bertprobe.errors import NotFound, printable, quoted
+
+COMMIT = re.compile("[0-9a-f]{40}")
+PUBLIC = "https://huggingface.co"
+
+
+def locate_on_hub(ref: str, wanted: Wanted) -> Located | None:
+    """The checkpoint that a name leads to on the Hub or in the local cache; None if it is no name of a model there.
+
+    A revision is resolved to a commit first, and everything is asked for at that commit. Without a connection the
+    cache alone serves, as far as it goes.
+
+    Raises:
+        NotFound: there is no such model, revision, folder or file.
+        HubError: the Hub cannot be reached, or refuses.
+    """
+    client = Client()
+    address = parse(ref, _hosts(client))
+    if address is None:
+        return None
+    cached = snapshot(address.repository, address.revision)
+    if client.offline:
+        return _offline(ref, address, wanted, cached)
+    if cached is not None and COMMIT.fullmatch(address.revision):
+        try:
+            return _in_cache(ref, address, wanted, cached, "from the local Hub cache")
+        except NotFound:
+            pass  # the cache has only a part of it
+    try:
+        repository = ask(client, address.repository, address.revision, tries=TRIES if cached is None else 1)
+    except Unreachable as error:
+        if cached is None:
+            raise
+        return _in_cache(ref, address, wanted, cached, f"from the local Hub cache, as {error.found}")
+    except NotFound as error:
+        raise _or_a_path(ref, address, error) from error
+    root = HubFolder(repository, "")
+    root.warm()
+    located = _locate(ref, address, wanted, root)
+    return _told(_fetched(ref, address, wanted, located), repository)
+
+
+def _hosts(client: Client) -> tuple[str, ...]:
+    return (urlsplit(client.endpoint).netloc, "huggingface.co", "www.huggingface.co", "hf.co")
+
+
+def _locate(ref: str, address: Address, wanted: Wanted, root: HubFolder | LocalFolder) -> Located:
+    """What is at a path of the repository: a folder, or a file to be named."""
+    above, _, name = address.path.rpartition("/")
+    if name and not wanted.weights:
+        folder = root.below(above) if above else root
+        if folder.is_file(name):
+            return locate_in(ref, root, replace(wanted, subfolder="", weights=address.path))
+    within = "/".join(part for part in (address.path, wanted.subfolder.strip("/")) if part)
+    return locate_in(ref, root, replace(wanted, subfolder=within))
+
+
+def _fetched(ref: str, address: Address, wanted: Wanted, located: Located) -> Located:
+    """The files whole in the cache, if that is wanted and they are not there."""
+    folder = located.folder
+    if not wanted.download or not isinstance(folder, HubFolder):
+        return located
+    names = [*(file.name for file in located.files), *located.shards]
+    local = download(folder, names, address.revision)
+    return replace(
+        located,
+        resolved=str(local.path),
+        folder=local,
+        files=tuple(file if isinstance(file, LocalFile) else local.source(file.name) for file in located.files),
+    )
+
+
+def _told(located: Located, repository: Repository) -> Located:
+    """Where the bytes come from, said in the notes."""
+    local = [file.path for file in located.files if isinstance(file, LocalFile)]
+    endpoint = repository.client.endpoint
+    where = "" if endpoint == PUBLIC else f" ({printable(endpoint)})"
+    if len(local) == len(located.files):
+        note, resolved = f"from the local Hub cache{where}", str(local[0].parent)
+    elif not local:
+        note, resolved = f"read from the Hub{where} by byte ranges", located.resolved
+    else:
+        note, resolved = (
+            f"{len(local)} of {len(located.files)} files from the local cache, the rest{where} by byte ranges",
+            located.resolved,
+        )
+    notes = [note, *([f"on the Hub it is {printable(repository.renamed)} now"] if repository.renamed else [])]
+    return replace(located, resolved=resolved, revision=repository.commit, notes=(*notes, *located.notes))
+
+
+def _in_cache(ref: str, address: Address, wanted: Wanted, cached: Path, note: str) -> Located:
+    located = _locate(ref, address, wanted, LocalFolder(cached))
+    return replace(located, revision=cached.name, notes=(note, *located.notes))
+
+
+def _offline(ref: str, address: Address, wanted: Wanted, cached: Path | None) -> Located:
+    if cached is not None:
+        return _in_cache(ref, address, wanted, cached, "from the local Hub cache")
+    nowhere = "" if address.explicit else f"there is no path {quoted(ref)}, and "
+    held = what_is_cached(address.repository)
+    raise NotFound(
+        f"{nowhere}{printable(address.repository)}{'@' * bool(address.revision)}{printable(address.revision)} "
+        f"is not in the local Hub cache{held}",
+        "the network is switched off by HF_HUB_OFFLINE: unset it, or run hf download where there is one",
+    )
+
+
+def _or_a_path(ref: str, address: Address, error: NotFound) -> NotFound:
+    """What was typed may as well have been meant for a path."""
+    return error if address.explicit else NotFound(f"there is no path {quoted(ref)}, and {error.found}", error.cure)

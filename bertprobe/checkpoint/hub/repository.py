@@ -1,0 +1,240 @@
+"""A repository of the Hub at one commit, as a folder: what is cached is read from there, the rest by byte ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from bertprobe.checkpoint.ahead import fetched
+from bertprobe.checkpoint.folder import LocalFolder, check_small
+from bertprobe.checkpoint.hub.client import Client
+from bertprobe.checkpoint.hub.file import KEPT_READ, HubFile
+from bertprobe.checkpoint.source import LocalFile, Source
+from bertprobe.errors import CorruptFile, HubError, NotFound, printable, quoted, shortened
+
+# Fetched side by side at the start, where a repository has them: each would cost a round trip of its own.
+SETTINGS = ("config.json", "bert_config.json", "modules.json", "1_Pooling/config.json", "model.safetensors.index.json")
+
+
+@dataclass(frozen=True)
+class Repository:
+    """What the Hub lists of a repository at one commit; `sizes` by path, None where it does not say.
+
+    `renamed` is the name it has now, where that is another than `id`, by which it was asked for.
+    """
+
+    client: Client
+    id: str
+    commit: str
+    sizes: Mapping[str, int | None]
+    renamed: str = ""
+    sources: dict[str, Source] = field(default_factory=dict)
+
+    def cached(self, path: str) -> Path | None:
+        """Where the local cache has a file at this commit."""
+        return _cached(self.id, path, self.commit)
+
+    def source(self, path: str) -> Source:
+        if path not in self.sizes:
+            raise NotFound(f"{self.id} has no file {quoted(path)}", "see what it has: bertprobe inspect " + self.id)
+        if path not in self.sources:
+            local = self.cached(path)
+            folder = path.rpartition("/")[0]
+            self.sources[path] = (
+                LocalFile(local)
+                if local is not None
+                else HubFile(self.client, self.id, self.commit, path, self.sizes[path], HubFolder(self, folder).source)
+            )
+        return self.sources[path]
+
+
+def ask(client: Client, id: str, revision: str, *, tries: int) -> Repository:
+    """What the Hub has under a repository's id at a revision, pinned to the commit that it names."""
+    what = f"{id}@{revision}" if revision else id
+    path = f"/api/models/{id}/revision/{quote(revision or 'main', safe='')}?blobs=true"
+    told = client.json(path, what, tries=tries)
+    try:
+        commit = told["sha"]
+        sizes = {str(entry["rfilename"]): _size(entry.get("size")) for entry in told["siblings"]}
+    except (TypeError, KeyError, AttributeError) as error:
+        raise HubError(f"{what}: {client.endpoint} answers otherwise than the Hub", "is HF_ENDPOINT right?") from error
+    if not isinstance(commit, str) or not commit.isalnum():
+        raise HubError(f"{what}: {client.endpoint} does not tell the commit", "is HF_ENDPOINT right?")
+    named = told.get("id")
+    return Repository(client, id, commit, sizes, named if isinstance(named, str) and named != id else "")
+
+
+def _size(value: Any) -> int | None:
+    return value if type(value) is int and value >= 0 else None
+
+
+class _All(NamedTuple):
+    """All of a file."""
+
+    source: Source
+    start: int
+    stop: int
+
+
+class HubFolder:
+    """A folder of a repository, empty for its root."""
+
+    def __init__(self, repository: Repository, path: str) -> None:
+        self.repository = repository
+        self.path = path
+        self._texts: dict[str, str] = {}
+
+    @property
+    def address(self) -> str:
+        return f"{self.repository.id}/{self.path}".rstrip("/")
+
+    @property
+    def resolved(self) -> str:
+        return f"hf://{self.repository.id}@{self.repository.commit}/{self.path}".rstrip("/")
+
+    @property
+    def name(self) -> str:
+        return (self.path or self.repository.id).rpartition("/")[2]
+
+    @cached_property
+    def names(self) -> Set[str]:
+        inside = self._inside("")
+        return {path[len(inside) :].partition("/")[0] for path in self.repository.sizes if path.startswith(inside)}
+
+    def at(self, name: str) -> str:
+        return f"{self.address}/{name}"
+
+    def is_file(self, name: str) -> bool:
+        return self._inside(name) in self.repository.sizes
+
+    def is_folder(self, name: str) -> bool:
+        inside = self._inside(name) + "/"
+        return any(path.startswith(inside) for path in self.repository.sizes)
+
+    def below(self, name: str) -> HubFolder:
+        return HubFolder(self.repository, self._inside(name))
+
+    def text(self, name: str) -> str:
+        if name not in self._texts:
+            source = self.source(name)
+            check_small(source.address, source.size)
+            try:
+                self._texts[name] = source.read(0, source.size).decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise CorruptFile(f"{source.address} is not text ({error.reason})", "is it the right file?") from error
+        return self._texts[name]
+
+    def source(self, name: str) -> Source:
+        return self.repository.source(self._inside(name))
+
+    def warm(self) -> None:
+        """Fetches the settings that will be asked for, side by side; their sources keep them."""
+        found = [self.source(name) for name in SETTINGS if self.is_file(name)]
+        small = [_All(source, 0, source.size) for source in found if source.at_once > 1 and source.size <= KEPT_READ]
+        with suppress(HubError, CorruptFile):  # raised again when somebody asks for that one
+            for _ in fetched(small):
+                pass
+
+    def _inside(self, name: str) -> str:
+        return f"{self.path}/{name}" if self.path else name
+
+
+# ------------------------------------------------------------------------------------------------ the cache
+
+# Files of which a model has at least one: the client finds a snapshot by a file in it.
+_CACHED = (
+    "config.json",
+    "bert_config.json",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+    "modules.json",
+    "tokenizer.json",
+    "README.md",
+)
+
+
+def snapshot(id: str, revision: str) -> Path | None:
+    """The folder of the local cache with a repository at a revision, as far as it is there."""
+    return next((path.parent for name in _CACHED if (path := _cached(id, name, revision or "main"))), None)
+
+
+def _cached(id: str, path: str, revision: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(id, path, revision=revision)
+    except (HFValidationError, OSError, ValueError):
+        return None
+    return Path(found) if isinstance(found, str) else None
+
+
+def what_is_cached(id: str) -> str:
+    """What the cache has, to go on after its name: the commits of this repository, else the models."""
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE)
+    commits = _names(cache / f"models--{id.replace('/', '--')}" / "snapshots")
+    if commits:
+        return f", which has it at {shortened([commit[:12] for commit in commits])}"
+    models = [name.removeprefix("models--").replace("--", "/") for name in _names(cache) if name.startswith("models--")]
+    return f", which has {shortened(list(map(printable, models)))}" if models else ", which is empty"
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in folder.iterdir())
+    except OSError:
+        return []
+
+
+# ------------------------------------------------------------------------------------------------ downloads
+
+_SMALL = (".json", ".txt", ".model", ".codes", ".bpe")
+MOST_SETTINGS = 50 * 2**20  # bytes of a file that can be settings or a vocabulary
+
+
+def download(folder: HubFolder, weights: Iterable[str], revision: str) -> LocalFolder:
+    """Puts whole files into the cache: the weights named, and the settings and the tokenizer beside them."""
+    from huggingface_hub import errors, hf_hub_download
+
+    repository = folder.repository
+    beside = [name for name in folder.names if folder.is_file(name) and name.endswith(_SMALL)]
+    beside += [name for name in ("1_Pooling/config.json",) if folder.is_file(name)]
+    settings = [folder._inside(n) for n in beside if (repository.sizes[folder._inside(n)] or 0) <= MOST_SETTINGS]
+    wanted = [*settings, *(folder._inside(name) for name in weights)]
+    here = Path()
+    try:
+        for path in wanted:
+            here = Path(_downloaded(hf_hub_download, repository, path, repository.commit))
+        if revision != repository.commit and settings:
+            # By the name that was typed, so that the cache, and transformers, know what it led to.
+            _downloaded(hf_hub_download, repository, settings[0], revision or "main")
+    except errors.HfHubHTTPError as error:
+        repository.client.check(error.response, folder.address)
+        raise HubError(f"{folder.address} could not be downloaded ({printable(str(error))})", "try again") from error
+    except (OSError, ValueError) as error:
+        reason = printable(" ".join(str(error).split())[:200])
+        raise HubError(f"{folder.address} could not be downloaded ({reason})", "make room, or try again") from error
+    return LocalFolder(here.parent)
+
+
+def _downloaded(fetch: Any, repository: Repository, path: str, revision: str) -> str:
+    import bertprobe
+
+    found: str = fetch(
+        repository.id,
+        path,
+        revision=revision,
+        endpoint=repository.client.endpoint,
+        library_name="bertprobe",
+        library_version=bertprobe.__version__,
+    )
+    return found
