@@ -19,6 +19,7 @@ import torch
 import zoo
 from bundle import BFLOAT16, How, as_google, as_object_graph, index_of, save, shard_of, with_training
 from conftest import Run
+from hub import Hub
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
@@ -515,6 +516,42 @@ def test_casing_by_the_config_then_by_the_folders_name(
     assert ("[UNK]" in data["texts"][0]["tokens"]) == unknown
     assert note in " ".join(data["facts"]["tokenizer_notes"])
     assert note[:20] in run(["pool", "The Ship", "-m", model]).out
+
+
+# ------------------------------------------------------------------------------------------------ on the Hub
+
+HUB_ID = "google/bert_uncased_L-2_H-32"
+
+
+@pytest.fixture
+def published(hub: Hub, state: State, tmp_path: Path) -> Hub:
+    """The model on the stand-in for the Hub, in two shards, with training state that makes them large."""
+    slots = {f"{name}/adam_m": np.ones(400_000, np.float32) for name in ("bert/pooler/dense/kernel",)}
+    folder = tmp_path / "published"
+    folder.mkdir()
+    save(folder / NAME, {**as_google(state), **slots}, How(shards=2))
+    settle(folder)
+    hub.add(HUB_ID, {path.name: path for path in folder.iterdir()})
+    return hub
+
+
+@pytest.mark.parametrize("path", ["", f"/{NAME}.index", f"/{NAME}.data-00001-of-00002"])
+def test_on_the_hub_it_is_read_by_byte_ranges(path: str, published: Hub, state: State, run: Run) -> None:
+    checkpoint = open_checkpoint(f"hf://{HUB_ID}{path}")
+    assert len(list(published.requests)) <= 5
+    found = canonical(checkpoint)
+    assert all(np.array_equal(found[name], values) for name, values in base_of(state).items())
+    assert checkpoint.bytes_read < checkpoint.bytes_total / 4
+    assert run(["inspect", HUB_ID, "--weights", NAME]).code == 0
+
+
+def test_on_the_hub_it_is_run_from_the_cache(published: Hub, state: State, run: Run) -> None:
+    data = json_of(run, "pool", TEXTS[0], "-m", HUB_ID, "--backend", "torch")
+    assert np.array_equal(np.float32(data["texts"][0]["pooled"]["values"]), their_pooled(state, TEXTS[:1])[0])
+    assert "the folder is called 'bert_uncased_L-2_H-32'" in " ".join(data["facts"]["tokenizer_notes"])
+    before = len(published.weights())
+    assert run(["pool", TEXTS[0], "-m", HUB_ID]).code == 0
+    assert len(published.weights()) == before
 
 
 # ------------------------------------------------------------------------------------------------ the format's laws
