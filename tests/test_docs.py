@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from bundle import as_google, save, with_training
 from conftest import ROOT, Run
+from hub import Hub
 from safetensors.numpy import load_file
 
 import bertprobe
@@ -29,9 +30,19 @@ PYTHON = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
 
 
 @pytest.fixture(scope="module")
-def workplace(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the examples can be typed: the model lies in it under its name."""
+def hub(minilm: Path) -> Iterator[Hub]:
+    """A stand-in for the Hub that has the model of the examples."""
+    with Hub() as running:
+        files = {str(path.relative_to(minilm)): path for path in minilm.rglob("*") if path.is_file()}
+        running.add("sentence-transformers/all-MiniLM-L6-v2", files)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def workplace(minilm: Path, hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the examples can be typed: the model lies in it under its name, and a Hub is at hand."""
     here = tmp_path_factory.mktemp("workplace")
+    (here / ".hub").write_text(hub.endpoint)
     model = here / "all-MiniLM-L6-v2"
     model.mkdir()
     for entry in minilm.iterdir():
@@ -54,11 +65,14 @@ def as_of_2018(folder: Path) -> None:
 
 def typed(command: str, workplace: Path) -> str:
     """What a terminal of 80 columns shows for a command, without the path of this machine."""
+    endpoint = (workplace / ".hub").read_text()
     environment = {**os.environ, "COLUMNS": "80", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(workplace / ".cache"), "HF_HUB_OFFLINE": "0"}
     done = subprocess.run(
         command, shell=True, cwd=workplace, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    out = re.sub(r"(?m)^(model +)(\S+) →.*\n(?: +.*\n)*", r"\1\2 → /home/you/\2\n", done.stdout)
+    out = done.stdout.replace(f" ({endpoint})", "")
+    out = re.sub(r"(?m)^(model +)(\S+) →.*\n(?: +.*\n)*", r"\1\2 → /home/you/\2\n", out)
     out = re.sub(r"(?m)^(- \*\*model\*\*: )(\S+) → .*$", r"\1\2 → /home/you/\2", out)
     return "".join(f"{line.rstrip()}\n" for line in out.replace(str(workplace), "/home/you").splitlines())
 

@@ -23,6 +23,7 @@ import bertprobe
 from bertprobe.errors import BertprobeError, HubError, NotFound, printable
 
 TRIES = 6  # of one request, the first among them
+UNHEARD = 3  # of one that no server hears
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds; doubled each time
 PATIENCE = 300  # seconds that the Hub may ask to wait: its windows are of five minutes
 REDIRECTS = 10
@@ -30,11 +31,16 @@ MOST = 50 * 2**20  # bytes of an answer that is no file
 
 
 class Dropped(Exception):
-    """A request that failed in a way that may pass: `after` is how long the server asked to wait, in seconds."""
+    """A request that failed in a way that may pass.
 
-    def __init__(self, reason: str, after: float | None = None) -> None:
+    `after` is how long the server asked to wait, in seconds; `unheard` says that nobody answered the call at all, which
+    seldom passes while one waits.
+    """
+
+    def __init__(self, reason: str, after: float | None = None, *, unheard: bool = False) -> None:
         super().__init__(reason)
         self.after = after
+        self.unheard = unheard
 
 
 class Expired(Exception):
@@ -51,7 +57,7 @@ class Retries:
 
     def restart(self) -> None:
         """After progress: the next failure is the first one again."""
-        self._left, self._wait = self._tries - 1, FIRST_WAIT
+        self._failed, self._wait = 0, FIRST_WAIT
 
     def wait(self, error: Dropped) -> None:
         """Waits as long as the server asked, else twice as long each time; raises `HubError` when it is enough."""
@@ -60,10 +66,11 @@ class Retries:
                 f"{self._what}: {error}, and asks to wait {error.after:,.0f} seconds",
                 "try again then, or log in: hf auth login",
             ) from error
-        if not self._left:
-            often = f", {self._tries} times in a row" if self._tries > 1 else ""
-            raise Unreachable(f"{self._what}: {error}{often}", "try again later") from error
-        self._left -= 1
+        self._failed += 1
+        if self._failed >= (min(self._tries, UNHEARD) if error.unheard else self._tries):
+            often = f", {self._failed} times in a row" if self._failed > 1 else ""
+            cure = "is there a network? HF_ENDPOINT may name a mirror" if error.unheard else "try again later"
+            raise Unreachable(f"{self._what}: {error}{often}", cure) from error
         time.sleep(self._wait if error.after is None else error.after)
         self._wait = min(2 * self._wait, LONGEST_WAIT)
 
@@ -237,9 +244,9 @@ class Client:
                     f"the certificate of {host} cannot be verified ({printable(str(error))})",
                     "let SSL_CERT_FILE name the certificates of your network, if a proxy stands between",
                 ) from error
-            raise Dropped(
-                f"the connection to {host} failed ({printable(str(error)) or type(error).__name__})"
-            ) from error
+            reason = printable(str(error)) or type(error).__name__
+            unheard = isinstance(error, library.ConnectError)
+            raise Dropped(f"the connection to {host} failed ({reason})", unheard=unheard) from error
         except (library.HTTPError, library.InvalidURL) as error:
             raise HubError(
                 f"{host} cannot be asked ({printable(str(error))})", "check HF_ENDPOINT and proxies"

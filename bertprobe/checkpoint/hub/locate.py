@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 from bertprobe.checkpoint.folder import LocalFolder
 from bertprobe.checkpoint.hub.address import Address, parse
 from bertprobe.checkpoint.hub.client import TRIES, Client, Unreachable
-from bertprobe.checkpoint.hub.repository import HubFolder, Repository, ask, download, snapshot, what_is_cached
+from bertprobe.checkpoint.hub.repository import HubFolder, Repository, ask, download, snapshot, warm, what_is_cached
 from bertprobe.checkpoint.locate import Located, Wanted, locate_in
 from bertprobe.checkpoint.source import LocalFile
-from bertprobe.errors import NotFound, printable, quoted
+from bertprobe.errors import BertprobeError, NotFound, printable, quoted
 
 COMMIT = re.compile("[0-9a-f]{40}")
 PUBLIC = "https://huggingface.co"
@@ -45,13 +45,14 @@ def locate_on_hub(ref: str, wanted: Wanted) -> Located | None:
         repository = ask(client, address.repository, address.revision, tries=TRIES if cached is None else 1)
     except Unreachable as error:
         if cached is None:
-            raise
+            raise _or_a_path(ref, address, error) from error
         return _in_cache(ref, address, wanted, cached, f"from the local Hub cache, as {error.found}")
     except NotFound as error:
         raise _or_a_path(ref, address, error) from error
     root = HubFolder(repository, "")
     root.warm()
     located = _locate(ref, address, wanted, root)
+    warm(located.files)
     return _told(_fetched(ref, address, wanted, located), repository)
 
 
@@ -120,6 +121,7 @@ def _offline(ref: str, address: Address, wanted: Wanted, cached: Path | None) ->
     )
 
 
-def _or_a_path(ref: str, address: Address, error: NotFound) -> NotFound:
+def _or_a_path(ref: str, address: Address, error: BertprobeError) -> BertprobeError:
     """What was typed may as well have been meant for a path."""
-    return error if address.explicit else NotFound(f"there is no path {quoted(ref)}, and {error.found}", error.cure)
+    nowhere = f"there is no path {quoted(ref)}, and {error.found}"
+    return error if address.explicit else type(error)(nowhere, error.cure)

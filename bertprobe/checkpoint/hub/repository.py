@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+import bertprobe
 from bertprobe.checkpoint.ahead import fetched
 from bertprobe.checkpoint.folder import LocalFolder, check_small
-from bertprobe.checkpoint.hub.client import Client
-from bertprobe.checkpoint.hub.file import KEPT_READ, HubFile
+from bertprobe.checkpoint.hub.client import Client, Dropped
+from bertprobe.checkpoint.hub.file import HEAD, HubFile
 from bertprobe.checkpoint.source import LocalFile, Source
 from bertprobe.errors import CorruptFile, HubError, NotFound, printable, quoted, shortened
 
@@ -73,12 +74,20 @@ def _size(value: Any) -> int | None:
     return value if type(value) is int and value >= 0 else None
 
 
-class _All(NamedTuple):
-    """All of a file."""
+class _Head(NamedTuple):
+    """The beginning of a file."""
 
     source: Source
     start: int
     stop: int
+
+
+def warm(sources: Iterable[Source]) -> None:
+    """Fetches the heads of files that will be asked for, side by side; the sources keep them."""
+    heads = [_Head(source, 0, min(HEAD, source.size)) for source in sources if source.at_once > 1]
+    with suppress(HubError, CorruptFile):  # raised again when somebody asks for that one
+        for _ in fetched(heads):
+            pass
 
 
 class HubFolder:
@@ -103,21 +112,21 @@ class HubFolder:
 
     @cached_property
     def names(self) -> Set[str]:
-        inside = self._inside("")
+        inside = self.inside("")
         return {path[len(inside) :].partition("/")[0] for path in self.repository.sizes if path.startswith(inside)}
 
     def at(self, name: str) -> str:
         return f"{self.address}/{name}"
 
     def is_file(self, name: str) -> bool:
-        return self._inside(name) in self.repository.sizes
+        return self.inside(name) in self.repository.sizes
 
     def is_folder(self, name: str) -> bool:
-        inside = self._inside(name) + "/"
+        inside = self.inside(name) + "/"
         return any(path.startswith(inside) for path in self.repository.sizes)
 
     def below(self, name: str) -> HubFolder:
-        return HubFolder(self.repository, self._inside(name))
+        return HubFolder(self.repository, self.inside(name))
 
     def text(self, name: str) -> str:
         if name not in self._texts:
@@ -130,17 +139,14 @@ class HubFolder:
         return self._texts[name]
 
     def source(self, name: str) -> Source:
-        return self.repository.source(self._inside(name))
+        return self.repository.source(self.inside(name))
 
     def warm(self) -> None:
-        """Fetches the settings that will be asked for, side by side; their sources keep them."""
-        found = [self.source(name) for name in SETTINGS if self.is_file(name)]
-        small = [_All(source, 0, source.size) for source in found if source.at_once > 1 and source.size <= KEPT_READ]
-        with suppress(HubError, CorruptFile):  # raised again when somebody asks for that one
-            for _ in fetched(small):
-                pass
+        """Fetches the settings that will be asked for, side by side."""
+        warm(self.source(name) for name in SETTINGS if self.is_file(name))
 
-    def _inside(self, name: str) -> str:
+    def inside(self, name: str) -> str:
+        """The path in the repository of a name in this folder."""
         return f"{self.path}/{name}" if self.path else name
 
 
@@ -154,8 +160,10 @@ _CACHED = (
     "pytorch_model.bin",
     "model.safetensors.index.json",
     "pytorch_model.bin.index.json",
+    "bert_model.ckpt.index",
     "modules.json",
     "tokenizer.json",
+    "vocab.txt",
     "README.md",
 )
 
@@ -202,34 +210,30 @@ MOST_SETTINGS = 50 * 2**20  # bytes of a file that can be settings or a vocabula
 
 
 def download(folder: HubFolder, weights: Iterable[str], revision: str) -> LocalFolder:
-    """Puts whole files into the cache: the weights named, and the settings and the tokenizer beside them."""
-    from huggingface_hub import errors, hf_hub_download
+    """Puts whole files into the cache: the weights named, and the settings and the tokenizer beside them.
 
+    Raises:
+        NotFound, HubError: as for the reading of ranges; what came until then stays in the cache.
+    """
     repository = folder.repository
     beside = [name for name in folder.names if folder.is_file(name) and name.endswith(_SMALL)]
     beside += [name for name in ("1_Pooling/config.json",) if folder.is_file(name)]
-    settings = [folder._inside(n) for n in beside if (repository.sizes[folder._inside(n)] or 0) <= MOST_SETTINGS]
-    wanted = [*settings, *(folder._inside(name) for name in weights)]
+    settings = [path for path in map(folder.inside, beside) if (repository.sizes[path] or 0) <= MOST_SETTINGS]
     here = Path()
-    try:
-        for path in wanted:
-            here = Path(_downloaded(hf_hub_download, repository, path, repository.commit))
-        if revision != repository.commit and settings:
+    with _told_by_us(repository.client, folder.address):
+        for path in (*settings, *map(folder.inside, weights)):
+            here = Path(_downloaded(repository, path, repository.commit))
+        known = snapshot(repository.id, revision)
+        if settings and (known is None or known.name != repository.commit):
             # By the name that was typed, so that the cache, and transformers, know what it led to.
-            _downloaded(hf_hub_download, repository, settings[0], revision or "main")
-    except errors.HfHubHTTPError as error:
-        repository.client.check(error.response, folder.address)
-        raise HubError(f"{folder.address} could not be downloaded ({printable(str(error))})", "try again") from error
-    except (OSError, ValueError) as error:
-        reason = printable(" ".join(str(error).split())[:200])
-        raise HubError(f"{folder.address} could not be downloaded ({reason})", "make room, or try again") from error
+            _downloaded(repository, settings[0], revision or "main")
     return LocalFolder(here.parent)
 
 
-def _downloaded(fetch: Any, repository: Repository, path: str, revision: str) -> str:
-    import bertprobe
+def _downloaded(repository: Repository, path: str, revision: str) -> str:
+    from huggingface_hub import hf_hub_download
 
-    found: str = fetch(
+    found: str = hf_hub_download(
         repository.id,
         path,
         revision=revision,
@@ -238,3 +242,22 @@ def _downloaded(fetch: Any, repository: Repository, path: str, revision: str) ->
         library_version=bertprobe.__version__,
     )
     return found
+
+
+@contextmanager
+def _told_by_us(client: Client, what: str) -> Iterator[None]:
+    """The errors of the Hub's client as ours."""
+    from huggingface_hub import errors
+
+    try:
+        with client.translated(client.endpoint):
+            try:
+                yield
+            except errors.HfHubHTTPError as error:  # one of the HTTP library's own, so it must be seen before those
+                client.check(error.response, what)
+                raise Dropped(str(error)) from error
+    except (Dropped, OSError, ValueError) as error:
+        reason = printable(" ".join(str(error).split())[:200])
+        raise HubError(
+            f"{what} could not be downloaded ({reason})", "make room if there is none, else try again"
+        ) from error
