@@ -797,7 +797,7 @@ BAD: dict[str, tuple[bytes, tuple[str, ...]]] = {
         with_entry(bundle.whole(1, 1) + bundle.text(2, bundle.shape_of([4])) + bundle.text(7, b"")),
         ("a slice of it has 0 axes, it has 1",),
     ),
-    "another tool's index": (b"IxFI" + bytes(80), ("m.index is damaged", "magic number")),
+    "another tool's index": (b"IxFI" + bytes(80), ("m.index is no sound index", "magic number")),
 }
 
 

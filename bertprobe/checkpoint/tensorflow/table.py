@@ -51,7 +51,7 @@ def rows(source: Source) -> Iterator[tuple[bytes, bytes]]:
     try:
         yield from _ordered(source, data)
     except Broken as error:
-        raise CorruptFile(f"the index {source.address} is damaged: {error}", DAMAGED) from error
+        raise CorruptFile(f"{source.address} is no sound index: {error}", DAMAGED) from error
 
 
 def unmasked(stored: int) -> int:
