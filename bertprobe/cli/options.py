@@ -15,8 +15,9 @@ Model = Annotated[
     typer.Argument(
         metavar="[MODEL]",
         autocompletion=completion.models,
-        help="A folder, a weights file (.safetensors, .bin, .pt, .pth, .index.json), a model on the Hub (owner/name, "
-        "owner/name@revision, hf:// or its page) or pocket, the built-in model; $BERTPROBE_MODEL, else pocket.",
+        help="A folder, a weights file (.safetensors, .bin, .pt, .pth, .index, .index.json), a model on the Hub "
+        "(owner/name, owner/name@revision, hf:// or its page) or pocket, the built-in model; $BERTPROBE_MODEL, else "
+        "pocket.",
         show_default=False,
     ),
 ]
