@@ -61,7 +61,9 @@ class Intermediate(nn.Module):
         """
         anatomy = find_parts(open_checkpoint(model))
         if anatomy.of("gate"):
-            raise UnsupportedFile(f"{printable(model)} is gated", "Intermediate is one dense layer and an activation")
+            raise UnsupportedFile(
+                f"{printable(model)} is gated", "bertprobe.Intermediate is for one dense layer and an activation"
+            )
         found = [part for part in select(anatomy, ["intermediate"], str(layer)) if part.stack is None]
         act = hidden_act or anatomy.promised.activation
         if act is None:
@@ -105,9 +107,13 @@ class Pooler(nn.Module):
             from bertprobe.verdicts.headers import why_no_pooler
 
             reason, _ = why_no_pooler(checkpoint, anatomy)
-            raise PartMissing(f"{printable(model)} holds no pooler: {reason}", "nothing is invented: take another one")
+            raise PartMissing(
+                f"{printable(model)} holds no pooler: {reason}", "nothing is invented: take a checkpoint that has one"
+            )
         if found[0].activation != "tanh":
-            raise UnsupportedFile(f"the pooler of {printable(model)} ends in {found[0].activation}", "Pooler is tanh")
+            raise UnsupportedFile(
+                f"the pooler of {printable(model)} ends in {found[0].activation}", "bertprobe.Pooler is for tanh only"
+            )
         weight, bias = _tensors(found[0], model)
         module = cls(weight.shape[1])
         _fill(module.dense, weight, bias)

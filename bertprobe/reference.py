@@ -536,7 +536,9 @@ def _check_parts(
         for mine, yours in ((part.weight_name, twin.weight_name), (part.bias_name, twin.bias_name)):
             read = _values(mine, part, tensors, anatomy)
             if read is not None and not torch.equal(read, _halved(state[twin.tensors[yours].name], yours)):
-                raise UnsupportedFile(f"transformers does not load {part.label} as it is stored", "report this model")
+                raise UnsupportedFile(
+                    f"transformers does not load {part.label} as it is stored", "please report this model"
+                )
 
 
 def _values(name: str, part: Part, tensors: Mapping[str, Tensor], anatomy: Anatomy) -> Tensor | None:

@@ -39,7 +39,7 @@ def _version(ctx: typer.Context, wanted: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, help="Show the version and leave.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, help="Show the version and exit.")] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", is_eager=True, help="With --version: all versions, for a bug report.")
     ] = False,

@@ -61,7 +61,12 @@ class Exported(StrEnum):
 
 
 Formats = Literal["table", "json", "csv", "markdown", "github"]
-Format = Annotated[Formats, typer.Option("--format", help="How to write the result; github: findings as annotations.")]
+Format = Annotated[
+    Formats,
+    typer.Option(
+        "--format", metavar="FORMAT", help="table, json, csv, markdown, or github: findings as annotations of a run."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
 
 
@@ -77,7 +82,7 @@ def chosen(model: str | None) -> str:
 
 def check_format(format: Formats, json: bool, table: str | None) -> None:
     if json and format not in ("table", "json"):
-        raise typer.BadParameter(f"--json and --format {format} cannot both be had")
+        raise typer.BadParameter(f"--json and --format {format} contradict each other: choose one")
     if table is not None and (json or format == "json"):
         raise typer.BadParameter("--table goes with --format table, csv or markdown: JSON holds everything")
     if table is not None and format == "github":

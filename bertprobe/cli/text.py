@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from bertprobe.verdicts import Finding
 
 Texts = Annotated[list[str] | None, typer.Argument(metavar="TEXT…", help="Texts to run.", show_default=False)]
+VerifyTexts = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="TEXT…", help="Texts to run; unless said, a few that come along.", show_default=False),
+]
 ModelOption = Annotated[
     str | None,
     typer.Option(
@@ -35,11 +39,30 @@ ModelOption = Annotated[
 File = Annotated[str | None, typer.Option("--file", metavar="FILE", help="Texts, a line each; - is stdin.")]
 Pair = Annotated[bool, typer.Option("--pair", help="Take the texts two by two, as sentence pairs.")]
 Truncate = Annotated[bool, typer.Option("--truncate", help="Cut texts that are too long instead of refusing them.")]
-Backend = Annotated[Literal["auto", "numpy", "torch", "onednn"], typer.Option("--backend", help="What computes.")]
-Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option("--device", help="Where torch computes.")]
-ComputeDtype = Annotated[Literal["float32", "bfloat16", "float16"], typer.Option("--dtype", help="In which precision.")]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor threads; all unless said.")]
-Budget = Annotated[int | None, typer.Option("--budget", min=1, help="Tokens a batch, which bound memory.")]
+Backend = Annotated[
+    Literal["auto", "numpy", "torch", "onednn"],
+    typer.Option("--backend", metavar="NAME", help="What computes: auto, numpy, torch or onednn."),
+]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"],
+    typer.Option("--device", metavar="DEVICE", help="Where: auto, cpu, cuda or mps."),
+]
+ComputeDtype = Annotated[
+    Literal["float32", "bfloat16", "float16"],
+    typer.Option("--dtype", metavar="DTYPE", help="In which precision: float32, bfloat16 or float16."),
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, metavar="N", help="Processor threads; all there are unless said.")
+]
+Budget = Annotated[
+    int | None,
+    typer.Option(
+        "--budget",
+        min=1,
+        metavar="N",
+        help="Tokens in a batch, which bounds memory; unless said, what suits the device.",
+    ),
+]
 FileOut = Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the result to a file.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite FILE if it is there.")]
 
@@ -56,9 +79,14 @@ def pool(
     file: File = None,
     pair: Pair = False,
     vector: Annotated[
-        Literal["pooled", "cls", "mean"], typer.Option("--vector", help="Which vector is told, or written by -o.")
+        Literal["pooled", "cls", "mean"],
+        typer.Option(
+            "--vector", metavar="VECTOR", help="Which vector is shown, or written by -o: pooled, cls or mean."
+        ),
     ] = "pooled",
-    top: Annotated[int, typer.Option("--top", min=0, help="Strongest dimensions shown.")] = 3,
+    top: Annotated[
+        int, typer.Option("--top", min=0, metavar="K", help="How many of the strongest dimensions to show.")
+    ] = 3,
     truncate: Truncate = False,
     output: FileOut = None,
     force: Force = False,
@@ -104,7 +132,9 @@ def activations(
     file: File = None,
     pair: Pair = False,
     layers: Layers = None,
-    top: Annotated[int, typer.Option("--top", min=0, metavar="K", help="Neurons shown a layer and token.")] = 3,
+    top: Annotated[
+        int, typer.Option("--top", min=0, metavar="K", help="How many neurons to show for each layer and token.")
+    ] = 3,
     tokens: Annotated[bool, typer.Option("--tokens", help="Show each token's strongest neurons.")] = False,
     pre: Annotated[bool, typer.Option("--pre", help="Show values before the activation.")] = False,
     truncate: Truncate = False,
@@ -158,7 +188,7 @@ def activations(
 
 
 def verify(
-    texts: Texts = None,
+    texts: VerifyTexts = None,
     model: ModelOption = None,
     subfolder: Subfolder = "",
     weights: Weights = "",

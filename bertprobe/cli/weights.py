@@ -28,13 +28,19 @@ from bertprobe.cli.options import (
 def inspect(
     model: Model = None,
     part: Annotated[
-        list[Seen] | None, typer.Option("--part", help="Only this part, gates included; may be repeated.")
+        list[Seen] | None,
+        typer.Option("--part", metavar="PART", help="Only intermediate (gates included) or pooler; may be repeated."),
     ] = None,
     layers: Layers = None,
     shapes: Annotated[bool, typer.Option("--shapes", help="Read headers only, no tensor data.")] = False,
-    spectrum: Annotated[bool, typer.Option("--spectrum", help="Add ranks, spikes, α and condition number.")] = False,
-    neurons: Annotated[int, typer.Option("--neurons", metavar="N", min=0, help="Show N neurons of each kind.")] = 0,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 on a warning or an error.")] = False,
+    spectrum: Annotated[
+        bool, typer.Option("--spectrum", help="Add what all singular values tell: ranks, spikes, α, condition.")
+    ] = False,
+    neurons: Annotated[
+        int,
+        typer.Option("--neurons", metavar="N", min=0, help="Show the N neurons of largest, smallest and oddest norm."),
+    ] = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="End with exit code 3 on a warning or an error.")] = False,
     table: Table = None,
     subfolder: Subfolder = "",
     weights: Weights = "",
@@ -75,19 +81,28 @@ def inspect(
 
 def export(
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FILE", help="Where to: .safetensors or .npz.", show_default=False)
+        Path,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="The file to write: .safetensors or .npz.", show_default=False
+        ),
     ],
     model: Model = None,
     part: Annotated[
         list[Exported] | None,
-        typer.Option("--part", help="What to write; may be repeated. The pooler unless said."),
+        typer.Option(
+            "--part", metavar="PART", help="pooler, intermediate or model; may be repeated. The pooler unless said."
+        ),
     ] = None,
     layers: Layers = None,
     dtype: Annotated[
-        Literal["keep", "float32", "float16", "bfloat16"], typer.Option("--dtype", help="Cast floating-point tensors.")
+        Literal["keep", "float32", "float16", "bfloat16"],
+        typer.Option(
+            "--dtype", metavar="DTYPE", help="Cast floating-point tensors to float32, float16 or bfloat16, or keep."
+        ),
     ] = "keep",
     names: Annotated[
-        Literal["canonical", "stored"], typer.Option("--names", help="transformers' names, or the file's.")
+        Literal["canonical", "stored"],
+        typer.Option("--names", metavar="NAMES", help="canonical: transformers' names, or stored: the file's."),
     ] = "canonical",
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE if it is there.")] = False,
     subfolder: Subfolder = "",
