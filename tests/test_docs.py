@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 
@@ -155,17 +156,36 @@ def called(name: str, value: object) -> str:
         if parameter.default is not parameter.empty:
             shown = repr(parameter.default)
             default = f" = {'…' if shown.startswith('<') else shown}"
-        parts.append(f"{parameter.name}: {parameter.annotation}{default}")
-    return f"{name}({', '.join(parts)})"
+        annotation = getattr(parameter.annotation, "__forward_arg__", parameter.annotation)
+        parts.append(f"{parameter.name}{'' if annotation is parameter.empty else f': {annotation}'}{default}")
+    returned = inspect.signature(value).return_annotation  # type: ignore[arg-type]
+    gives = "" if isinstance(value, type) or returned is inspect.Signature.empty else f" -> {returned}"
+    return f"{name}({', '.join(parts)}){gives}"
+
+
+def signature(text: str) -> str:
+    """A block of its own, so that headings stay short; a long one has a line a parameter."""
+    if len(text) > 90:
+        head, _, rest = text.partition("(")
+        inside, _, gives = rest.rpartition(")")
+        depth, lines = 0, [""]
+        for char in inside:
+            depth += (char in "[({") - (char in "])}")
+            lines[-1] += char
+            if char == "," and depth == 0:
+                lines.append("")
+        text = "\n".join([f"{head}(", *(f"    {line.strip()}" for line in lines), f"){gives}"])
+    return f"```text\n{text}\n```\n\n"
 
 
 def members(value: type) -> Iterator[str]:
     for name, member in vars(value).items():
-        function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+        is_attribute = isinstance(member, property | cached_property)
+        function = getattr(member, "fget", None) or getattr(member, "func", None) or getattr(member, "__func__", member)
         if name.startswith("_") or not inspect.isfunction(function) or not function.__doc__:
             continue
-        head = name if isinstance(member, property) else called(name, getattr(value, name))
-        yield f"#### `.{head}`\n\n{prose(function.__doc__)}\n"
+        head = "" if is_attribute else signature(called(name, getattr(value, name)))
+        yield f"#### `.{name}`\n\n{head}{prose(function.__doc__)}\n"
 
 
 def api_page() -> str:
@@ -174,7 +194,9 @@ def api_page() -> str:
         found.append(f"## {home.removeprefix('bertprobe.')}\n\n{prose(import_module(home).__doc__)}\n")
         for name in names:
             value = getattr(bertprobe, name)
-            found.append(f"### `{called(name, value)}`\n\n{prose(value.__doc__)}\n")
+            is_sequence = isinstance(value, type) and issubclass(value, tuple) and not hasattr(value, "_fields")
+            head = "" if is_sequence else signature(called(name, value))
+            found.append(f"### `{name}`\n\n{head}{prose(value.__doc__)}\n")
             found += members(value) if isinstance(value, type) else ()
     return "\n".join(found)
 
