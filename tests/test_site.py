@@ -8,8 +8,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -138,6 +141,37 @@ def test_the_tour_is_there_in_chinese_too() -> None:
             assert info.callback is not None
             command = f"bertprobe {info.name or info.callback.__name__} "
             assert command not in there or command in here, f"{chinese} says nothing of {command}"
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Files of a folder, without a line on stderr for each."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_in_a_browser_nothing_is_asked_of_others_and_nothing_overflows(
+    site: Path, pages: dict[Path, Page], tmp_path: Path
+) -> None:
+    browser = pytest.importorskip("browser", reason="tests/browser.py, which drives a browser, is not there")
+    pytest.importorskip("websocket", reason="websocket-client is not installed")
+    if browser.executable() is None:
+        pytest.skip("there is no Chromium")
+    serve = partial(Quiet, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        base = f"http://127.0.0.1:{server.server_port}/"
+        with browser.Browser(browser.executable(), tmp_path) as tab:
+            for width in (400, 1600):
+                tab.resize(width)
+                for path in pages:
+                    tab.send("Page.navigate", url=base + path.relative_to(site).as_posix())
+                    tab.wait_for(f"location.pathname.endsWith({path.name!r}) && document.readyState === 'complete'")
+                    page = "document.documentElement"
+                    assert tab.value(f"{page}.scrollWidth <= {page}.clientWidth"), f"{path.name} overflows at {width}"
+            assert {u for u in tab.requests() if not u.startswith((base, f"blob:{base}", "about:"))} == set()
+            assert tab.messages() == []
+        server.shutdown()
 
 
 # ------------------------------------------------------------------------------------------------ in CI
