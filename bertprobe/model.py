@@ -81,7 +81,8 @@ class Activations:
     """What intermediate modules put out for texts.
 
     `tokens` holds the tokens of each text; `values` a matrix (S, I) of each text, by the label of the part.
-    `found[3]` is short for `found.values["intermediate.3"]`.
+    `found[3]` is short for `found.values["intermediate.3"]`. Where layers share a module, as in ALBERT, its later calls
+    stand under labels such as `intermediate.0 (call 1)`; gated families have `gate.3`, too.
     """
 
     tokens: tuple[tuple[str, ...], ...]
@@ -94,7 +95,7 @@ class Activations:
         return self.values[label]
 
     def __repr__(self) -> str:
-        return f"Activations({len(self.tokens)} texts, {', '.join(self.values)})"
+        return f"<Activations of {_count(len(self.tokens), 'text')}: {printable(', '.join(self.values))}>"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -267,8 +268,9 @@ class Model(Shown):
     def __repr__(self) -> str:
         hidden, inner = self.anatomy.widths
         pooler = "with a pooler" if self.anatomy.of("pooler") else "without a pooler"
+        layers = _count(len(self.layers), "layer")
         return (
-            f"<Model {printable(self.checkpoint.ref)}: {printable(self.anatomy.family)}, {len(self.layers)} layers, "
+            f"<Model {printable(self.checkpoint.ref)}: {printable(self.anatomy.family)}, {layers}, "
             f"hidden {hidden}, intermediate {inner}, {pooler}>"
         )
 
@@ -306,6 +308,10 @@ class Model(Shown):
 def _texts(texts: str | Iterable[str]) -> list[str]:
     """A single text is one text, not its letters."""
     return [texts] if isinstance(texts, str) else list(texts)
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _layer_list(layers: Layers) -> str | None:

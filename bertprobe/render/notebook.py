@@ -8,10 +8,11 @@ from typing import Any
 
 from bertprobe.errors import printable
 from bertprobe.render.looks import has_facts, look
-from bertprobe.render.terminal import NUMERIC, text_of
+from bertprobe.render.terminal import NUMERIC, fitting, texts_of
 from bertprobe.render.words import fact_lines
 from bertprobe.report import Column, Report, View
 
+WIDTH = 120  # in characters
 MOST_ROWS = 200  # a notebook keeps what it shows: of longer tables the beginning
 
 
@@ -40,31 +41,29 @@ def _facts(model: str, facts: Mapping[str, Any]) -> str:
 
 
 def _table(view: View) -> str:
-    """A view with every column that says something; numbers to the right."""
-    shown = view.rows[:MOST_ROWS]
-    columns = [column for column in view.columns if any(column.value(row) is not None for row in shown)]
-    head = "".join(f'<th scope="col" style="{_align(column)}">{_text(column.title)}</th>' for column in columns)
-    body = "".join(f"<tr>{''.join(_cell(column, row) for column in columns)}</tr>" for row in shown)
-    left = len(view.rows) - len(shown)
+    """The columns of a view that a terminal of `WIDTH` would show; numbers to the right, nothing folded."""
+    rows = view.rows[:MOST_ROWS]
+    cells = {id(column): texts_of(column, rows) for column in view.columns}
+    columns = fitting(view.columns, cells, WIDTH)
+    head = "".join(f'<th scope="col" style="{_style(column)}">{_text(column.title)}</th>' for column in columns)
+    body = "".join(
+        f"<tr>{''.join(_cell(column, cells[id(column)][i]) for column in columns)}</tr>" for i in range(len(rows))
+    )
+    left = len(view.rows) - len(rows)
     more = f"<p>and {left:,} rows more</p>" if left else ""
     caption = f'<caption style="text-align:left;font-weight:bold">{_text(view.title)}</caption>'
-    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+    table = f"{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+    return f'<table style="margin:1em 0">{table}</table>{more}'
 
 
-def _cell(column: Column, row: Mapping[str, Any]) -> str:
-    value = column.value(row)
-    if column.kind == "heat":
-        return f'<td style="{_align(column)}">{" ".join(text_of(_REAL, cell) for cell in value)}</td>'
-    return f'<td style="{_align(column)}">{_text(text_of(column, value))}</td>'
+def _cell(column: Column, text: str) -> str:
+    return f'<td style="{_style(column)}">{_text(text)}</td>'
 
 
-_REAL = Column("", (), "real")
-
-
-def _align(column: Column) -> str:
-    if column.kind == "bar":
+def _style(column: Column) -> str:
+    if column.kind in ("bar", "heat"):
         return "text-align:left;white-space:pre;font-family:monospace"
-    return f"text-align:{'right' if column.kind in (*NUMERIC, 'shape') else 'left'}"
+    return f"white-space:nowrap;text-align:{'right' if column.kind in (*NUMERIC, 'shape') else 'left'}"
 
 
 def _findings(view: View) -> str:

@@ -106,8 +106,8 @@ def _wrapped(console: Console, text: str, width: int) -> list[str]:
 
 def _write_view(console: Console, view: View, width: int) -> int:
     """Draws a view and says how many of its columns found no place."""
-    cells = {id(column): _texts(column, view.rows) for column in view.columns}
-    shown = _fitting(view.columns, cells, width)
+    cells = {id(column): texts_of(column, view.rows) for column in view.columns}
+    shown = fitting(view.columns, cells, width)
     table = Table(box=None, show_header=True, header_style="bold", padding=(0, PADDING, 0, 0), pad_edge=False)
     for column in shown:
         numeric = column.kind in (*NUMERIC, "shape")
@@ -123,7 +123,7 @@ def _write_view(console: Console, view: View, width: int) -> int:
     return sum(column not in shown for column in view.columns if any(cell != "–" for cell in cells[id(column)]))
 
 
-def _texts(column: Column, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def texts_of(column: Column, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A column's cells; those of a heat map share one scale, from zero to its largest value.
 
     It goes by the square root: one neuron of an early layer often towers so high that all else would be one shade.
@@ -146,7 +146,7 @@ def _column_width(column: Column, cells: Mapping[int, list[str]]) -> int:
     return max(cell_len(column.title), *(cell_len(cell) for cell in cells[id(column)]), 1)
 
 
-def _fitting(columns: Sequence[Column], cells: Mapping[int, list[str]], width: int) -> list[Column]:
+def fitting(columns: Sequence[Column], cells: Mapping[int, list[str]], width: int) -> list[Column]:
     """The columns that fit, those of least importance left out first; empty ones are not shown."""
     shown = [column for column in columns if any(cell != "–" for cell in cells[id(column)]) or column.kind == "place"]
     while True:
