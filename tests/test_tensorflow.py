@@ -545,6 +545,16 @@ def test_on_the_hub_it_is_read_by_byte_ranges(path: str, published: Hub, state: 
     assert run(["inspect", HUB_ID, "--weights", NAME]).code == 0
 
 
+def test_on_the_hub_an_index_alone_in_the_cache_is_not_taken(published: Hub, state: State) -> None:
+    from huggingface_hub import hf_hub_download
+
+    index = next(file.name for file in open_checkpoint(HUB_ID).files if file.name.endswith(".index"))
+    hf_hub_download(HUB_ID, index)
+    checkpoint = open_checkpoint(HUB_ID)
+    assert checkpoint.resolved.startswith("hf://")
+    assert len(list(read_tensors(checkpoint.headers.values()))) == len(checkpoint.headers)
+
+
 def test_on_the_hub_it_is_run_from_the_cache(published: Hub, state: State, run: Run) -> None:
     data = json_of(run, "pool", TEXTS[0], "-m", HUB_ID, "--backend", "torch")
     assert np.array_equal(np.float32(data["texts"][0]["pooled"]["values"]), their_pooled(state, TEXTS[:1])[0])
