@@ -72,8 +72,8 @@ class Findings(tuple[Finding, ...], Shown):
 class Dense(NamedTuple):
     """The numbers of a dense layer as they are stored, neurons as rows; `bias` is None where it has none."""
 
-    weight: Any
-    bias: Any
+    weight: npt.NDArray[Any]
+    bias: npt.NDArray[Any] | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -324,4 +324,6 @@ def _layer_list(layers: Layers) -> str | None:
 def _dense(part: Part) -> Dense:
     found = {header.name: array for header, array in read_tensors(part.tensors.values())}
     weight, bias = part.weight, part.bias
-    return Dense(None if weight is None else found[weight.name], None if bias is None else found[bias.name])
+    if weight is None:
+        raise PartMissing(f"{printable(part.label)} has no weight", "look at model.parts")
+    return Dense(found[weight.name], None if bias is None else found[bias.name])
