@@ -36,7 +36,7 @@ def index(source: Source) -> Index:
     if text.count(b"{") > MAX_TENSORS or text.count(b",") > MAX_COMMAS:
         raise UnsupportedFile(
             f"the header of {source.name} holds more than {MAX_TENSORS:,} tensors need",
-            "no model has so many: is this the right file?",
+            "no model has so many: is it the right file?",
         )
     entries = _parse(source, text)
     notes = entries.pop("__metadata__", None)
@@ -102,9 +102,7 @@ def _unique(source: Source, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _tensor(source: Source, name: str, entry: Any, data_start: int) -> TensorHeader:
     shown = f"tensor {printable(name[:SHOWN])} in {source.name}"
     if len(name) > MAX_NAME:
-        raise UnsupportedFile(
-            f"{shown} has a name of {len(name):,} characters", "no model has: is this the right file?"
-        )
+        raise UnsupportedFile(f"{shown} has a name of {len(name):,} characters", "no model has: is it the right file?")
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise CorruptFile(f"{shown} has no dtype, shape and data_offsets", DAMAGED)
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]

@@ -63,7 +63,7 @@ class _Window:
         if stop - start > MAX_DIRECTORY:
             raise UnsupportedFile(
                 f"the table of contents of {self.source.name} has more than {MAX_DIRECTORY:,} bytes",
-                "is this the right file?",
+                "is it the right file?",
             )
         self._at = stop
         return self.span(start, stop)
@@ -132,7 +132,7 @@ class _Archive:
         if member.size > most:
             raise UnsupportedFile(
                 f"{_shown(self._source, member)} has {member.size:,} bytes, more than {most:,}",
-                "is this the right file?",
+                "is it the right file?",
             )
         # The local header's two variable fields are not known yet: one read takes them along at their longest.
         data = self._window.span(member.first, min(member.stop, member.first + 30 + 2 * 65535 + member.size))

@@ -60,9 +60,7 @@ def _more(source: Source, head: bytes, error: Malformed) -> bytes:
     if not error.ended or len(head) == source.size:
         raise CorruptFile(f"{source.name} is not a sound pickle ({error})", DAMAGED) from error
     if len(head) >= MAX_PICKLE:
-        raise UnsupportedFile(
-            f"{source.name} has a pickle of more than {MAX_PICKLE:,} bytes", "is this the right file?"
-        )
+        raise UnsupportedFile(f"{source.name} has a pickle of more than {MAX_PICKLE:,} bytes", "is it the right file?")
     return source.read(len(head), min(2 * len(head), source.size))
 
 

@@ -39,7 +39,7 @@ def tensors(source: Source, saved: Value, locate: Locate) -> Index:
         if len(found) > MAX_TENSORS:
             raise UnsupportedFile(
                 f"{source.name} lists more than {MAX_TENSORS:,} tensors",
-                "no model has so many; is this the right file?",
+                "no model has so many: is it the right file?",
             )
     return Index(tuple(found.values()), wrapper=".".join(keys))
 
@@ -195,7 +195,7 @@ def _flatten(source: Source, root: Value, held: _Held) -> Iterator[tuple[str, Va
             if len(name) > MAX_NAME:
                 raise UnsupportedFile(
                     f"{source.name} has a tensor under a name of over {MAX_NAME:,} characters",
-                    "is this the right file?",
+                    "is it the right file?",
                 )
             if not _is_mapping(child) and not _is_list(child):
                 yield name, child
@@ -208,7 +208,7 @@ def _flatten(source: Source, root: Value, held: _Held) -> Iterator[tuple[str, Va
             inside.remove(id(value))
             path.pop()
         if visits > MAX_VISITS:
-            raise UnsupportedFile(f"{source.name} repeats its own contents too often", "is this the right file?")
+            raise UnsupportedFile(f"{source.name} repeats its own contents too often", "is it the right file?")
 
 
 def _children(value: Value, held: _Held) -> list[tuple[str, Value]]:
