@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bertprobe.errors import printable
+from bertprobe.render.prose import write_sections
 from bertprobe.render.words import fact_lines
 from bertprobe.report import Column, Report, View
 
@@ -35,6 +36,9 @@ def write(report: Report, out: TextIO, views: Sequence[View], *, whole: bool = T
     width = _width(out)
     # soft_wrap: rich must not fold what we have measured, and a pipe has no width
     console = Console(file=out, width=width, highlight=False, soft_wrap=True)
+    if report.sections:
+        write_sections(console, report.sections, width)
+        return
     if whole:
         _write_facts(console, report, width)
     hidden = 0
