@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from bertprobe.errors import printable
-from bertprobe.render.words import fact_lines
 from bertprobe.render.markdown import write_sections
+from bertprobe.render.words import fact_lines
 from bertprobe.report import Report, View
 
 

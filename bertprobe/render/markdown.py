@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 from bertprobe.errors import printable
 from bertprobe.render.drawing import path_lines
-from bertprobe.render.wrapping import spans
+from bertprobe.render.wrapping import colon, spans
 from bertprobe.report.sections import Checked, Code, Grid, Path, Prose, Section, Verbatim
 
 MARKS = {True: "✓", False: "✗", None: "?"}
@@ -58,8 +58,8 @@ def _code(block: Code) -> Iterator[str]:
 
 
 def _checked(block: Checked) -> Iterator[str]:
-    yield f"**{MARKS[block.holds]} {_inline(block.said)}**"
-    yield f"{_inline(block.word)}{': ' if block.word.isascii() else '：'}{_inline(block.shown)}"
+    yield f"- {MARKS[block.holds]} **{_inline(block.said)}**{colon(block.word)}{_inline(block.word)}  "
+    yield f"  {_inline(block.shown)}"
 
 
 DRAW: Mapping[type, Callable[[Any], Iterator[str]]] = {

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from bertprobe.errors import printable
 from bertprobe.render.drawing import path_lines
-from bertprobe.render.wrapping import GLUE, cells, padded, spans, wrap
-from bertprobe.report.sections import Block, Checked, Code, Grid, Path, Prose, Section, Verbatim
+from bertprobe.render.wrapping import GLUE, cells, colon, padded, spans, wrap
+from bertprobe.report.sections import Checked, Code, Grid, Path, Prose, Section, Verbatim
 
 WIDEST = 100  # cells of a line of prose; longer ones are hard to read
 CODE_STYLE = "cyan"
@@ -26,7 +26,8 @@ def write_sections(console: Console, sections: Sequence[Section], width: int) ->
     for number, section in enumerate(sections):
         if number:
             console.print()
-        console.print(Text(section.title, style="bold underline"))
+        for line in wrap(printable(section.title), width):
+            console.print(Text(line, style="bold underline"))
         for place, block in enumerate(section.blocks):
             if place:
                 console.print()
@@ -84,7 +85,7 @@ def _grid(console: Console, block: Grid, width: int) -> Iterator[Text]:
 
 
 def _shared(natural: Sequence[int], fixed: set[int], room: int) -> list[int]:
-    """Widths of columns: the fixed ones what they need, the rest in equal parts what is left, or less if they need less."""
+    """Widths of columns: the fixed ones what they need, the others equal parts of the rest, or less if they need less."""
     widths = list(natural)
     left = room - sum(natural[i] for i in fixed)
     free = sorted((i for i in range(len(natural)) if i not in fixed), key=lambda i: natural[i])
@@ -99,7 +100,8 @@ def _code(console: Console, block: Code, width: int) -> Iterator[Any]:
     last = block.line + block.code.count("\n")
     digits = len(str(last))
     for number, line in enumerate(_highlighted(console, block.code), block.line):
-        yield Text(f"{number:>{digits}}  ", style="dim") + line
+        line.rstrip()
+        yield Text(f"{number:>{digits}}{'  ' if line else ''}", style="dim") + line
 
 
 def _highlighted(console: Console, code: str) -> list[Text]:
@@ -114,16 +116,15 @@ def _highlighted(console: Console, code: str) -> list[Text]:
 
 
 def _checked(console: Console, block: Checked, width: int) -> Iterator[Text]:
+    """The claim with its mark and word, and below it what was found."""
     mark, style = MARKS[block.holds]
-    said = list(_lines(f"{block.said} ", width - _INDENT))
-    for number, line in enumerate(said):
+    for number, line in enumerate(_lines(f"{block.said}{colon(block.word)}{block.word}", width - _INDENT)):
         line.stylize("bold")
-        yield Text(f"{mark} " if number == 0 else "  ", style=style) + line
-    for line in _lines(f"{block.word}{_COLON[block.word.isascii()]}{block.shown}", width - _INDENT):
+        yield Text.assemble((f"{mark} " if number == 0 else "  ", style), line)
+    for line in _lines(block.shown, width - _INDENT):
         yield Text(" " * _INDENT) + line
 
 
-_COLON = {True: ": ", False: "："}
 DRAW: Mapping[type, Callable[[Console, Any, int], Iterator[Any]]] = {
     Prose: _prose,
     Verbatim: _verbatim,

@@ -28,6 +28,11 @@ def padded(text: str, width: int) -> str:
     return text + " " * (width - cells(text))
 
 
+def colon(text: str) -> str:
+    """The colon that belongs before a text: Chinese has one of its own."""
+    return ": " if text.isascii() else "："
+
+
 def wrap(text: str, width: int) -> list[str]:
     """Lines of at most so many cells; a word longer than that is cut."""
     lines: list[str] = []

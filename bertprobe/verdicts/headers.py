@@ -106,7 +106,7 @@ def pooler_unused(evidence: Evidence) -> Iterator[Finding]:
 
 
 def pooling_modes(checkpoint: Checkpoint) -> list[str]:
-    """How sentence-transformers pools this model by its settings, such as `mean_tokens`; empty where they do not say."""
+    """How sentence-transformers pools this model, such as `mean_tokens`; empty where no settings say."""
     pooling = checkpoint.pooling or {}
     modes = [
         key.removeprefix("pooling_mode_")

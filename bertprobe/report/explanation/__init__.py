@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 import bertprobe
 from bertprobe.errors import PartMissing, printable
-from bertprobe.report import Report, facts as facts_of
+from bertprobe.report import Report
+from bertprobe.report import facts as facts_of
 from bertprobe.report.explanation.claims import told
 from bertprobe.report.explanation.facts import TEXT, Facts, gather
 from bertprobe.report.inspection import take_numbers
@@ -21,6 +23,7 @@ from bertprobe.report.sections import Block, Checked, Section, as_data
 from bertprobe.verdicts import Evidence
 
 LANGUAGES = ("en", "zh")
+ANSWERS = {True: "right", False: "wrong", None: "open"}
 ORDER = ("model", "place", "formula", "steps", "source", "comparison", "claims", "next")
 
 
@@ -59,13 +62,7 @@ def _plain(facts: Facts) -> dict[str, Any]:
 
 
 def _spoken(language: str) -> ModuleType:
-    if language == "zh":
-        from bertprobe.report.explanation import zh
-
-        return zh
-    from bertprobe.report.explanation import en
-
-    return en
+    return import_module(f"bertprobe.report.explanation.{language}")
 
 
 def _sections(facts: Facts, module: str, language: ModuleType) -> Iterator[Section]:
@@ -82,5 +79,5 @@ def _checked(facts: Facts, module: str, language: ModuleType) -> Iterator[Checke
     for claim in told(facts, module):
         said, shown = language.CLAIMS[claim.name](facts)
         holds = claim.holds(facts)
-        word = language.WORDS[{True: "right", False: "wrong", None: "open"}[holds]]
+        word = language.WORDS[ANSWERS[holds]]
         yield Checked(claim.name, said, holds, word, shown)

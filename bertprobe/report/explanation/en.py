@@ -23,20 +23,17 @@ WORDS = {
     "step": "step",
     "shape": "shape",
     "values": "first values",
-    "attended": "x, from attention",
+    "attended": "x, out of attention",
     "dense": "after dense",
     "activated": "after the activation",
-    "output": "after what follows, back to H",
-    "last_hidden_state": "last_hidden_state, first token",
+    "output": "after {0}",
+    "last_hidden_state": "last_hidden_state",
     "first": "[:, 0]",
     "pooled": "after the activation",
-    "neuron": "neuron {}",
-    "dimension": "dimension {}",
-    "source": "{}: {}, line {}, transformers {}",
-    "not checked": "not checked",
-    "wrong": "not so here",
-    "right": "so it is here",
-    "open": "cannot be told",
+    "source": "transformers {3}, {1}, line {2}:",
+    "wrong": "false here",
+    "right": "true here",
+    "open": "cannot be told here",
 }
 
 TITLES = {
@@ -55,10 +52,10 @@ def plural(count: int, word: str) -> str:
     return f"{count:,} {word}{'s' * (count != 1)}"
 
 
-def listed(names: tuple[str, ...]) -> str:
+def listed(names: tuple[str, ...], word: str = "and") -> str:
     """Names of code as a list: `A`, `B` and `C`."""
     ticked = [f"`{safe(name)}`" for name in names]
-    return ticked[0] if len(ticked) == 1 else f"{', '.join(ticked[:-1])} and {ticked[-1]}"
+    return ticked[0] if len(ticked) == 1 else f"{', '.join(ticked[:-1])} {word} {ticked[-1]}"
 
 
 # ------------------------------------------------------------------------------------------------ sections
@@ -68,7 +65,7 @@ def model(facts: Facts, module: str) -> Iterator[Block]:
     hidden, inner = (f"{n:,}" if n is not None else "unknown" for n in (facts.hidden_size, facts.intermediate_size))
     yield Prose(
         f"`{safe(facts.model)}` is of the family `{safe(facts.family)}`: {plural(facts.layers, 'layer')}, hidden size "
-        f"H = {hidden}, intermediate size I = {inner}, {facts.parameters:,} parameters."
+        f"`H = {hidden}`, intermediate size `I = {inner}`, {facts.parameters:,} parameters."
     )
     run = facts.run
     if run is None:
@@ -76,7 +73,8 @@ def model(facts: Facts, module: str) -> Iterator[Block]:
     else:
         cut = f" ({plural(run.cut, 'token')} cut off)" if run.cut else ""
         yield Prose(
-            f"All numbers below are this model's own, from one text of S = {len(run.tokens)} tokens{cut}, computed by "
+            f"All numbers below are this model's own, from one text of `S = {len(run.tokens)}` tokens{cut}, computed "
+            "by "
             f"{run.backend} in float32. Every shape begins with the batch, here 1."
         )
     yield frame.text_lines(facts, WORDS)
@@ -100,7 +98,8 @@ def _widening_place(facts: Facts) -> str:
     return (
         f"`{name}` stands in every layer, so a text passes it {plural(facts.called, 'time')}. Before it, attention has "
         f"mixed information between tokens. `{name}` then spreads each token's H numbers out to I, and "
-        f"`{narrowing_name(facts)}` after it brings them back to H, adds what had come in (the residual) and normalises."
+        f"`{narrowing_name(facts)}` after it brings them back to H, adds what had come in (the residual) and "
+        "normalises."
     )
 
 
@@ -132,7 +131,7 @@ def formula(facts: Facts, module: str) -> Iterator[Block]:
         there = "" if facts.pooler else ", if there were one here"
         yield Prose(f"`{pooler_name(facts)}`{there}:")
         yield frame.pooler_formula(facts)
-        yield Prose("The first token is `[CLS]` in BERT's vocabulary. tanh bends every number into (−1, 1).")
+        yield Prose("The first token is `[CLS]` in BERT's vocabulary. tanh bends every number into `(−1, 1)`.")
 
 
 def _about_the_widening(facts: Facts) -> str:
@@ -142,7 +141,7 @@ def _about_the_widening(facts: Facts) -> str:
         if name
         else "No config says which activation it is: `act` stands in its place."
     )
-    rows = "Each row of W is a *neuron*: one pattern that it looks for in x.".replace("*", "")
+    rows = "Each row of W is a neuron: it looks for one pattern in x."
     if facts.gated:
         return f"{known} Two dense layers side by side: the first, the gate, decides how much of the second passes."
     return f"{known} {rows}"
@@ -154,21 +153,21 @@ def steps(facts: Facts, module: str) -> Iterator[Block]:
         return
     if module in ("intermediate", "both"):
         yield Prose(f"`{widening_name(facts)}` of layer 0; the values are those of {_token(run)}:")
-        yield frame.steps(run.widening, WORDS)
-        yield Prose("The neuron that answers loudest to it:")
-        yield frame.neuron_sum(facts, run.neuron, WORDS)
+        yield frame.steps(run.widening, WORDS, narrowing_name(facts))
+        yield Prose(f"The neuron that answers loudest to it is {run.neuron.unit}:")
+        yield frame.neuron_sum(facts, run.neuron)
     if module in ("pooler", "both") and run.pooled is not None:
         yield Prose(f"`{pooler_name(facts)}`:")
         yield frame.steps(run.pooling, WORDS)
         if run.dimension is not None:
-            yield Prose("Its largest entry:")
-            yield frame.dimension_sum(facts, run.dimension, WORDS)
+            yield Prose(f"The entry of largest magnitude is {run.dimension.unit}:")
+            yield frame.dimension_sum(facts, run.dimension)
 
 
 def _token(run: Run) -> str:
     if not run.rows_are_tokens:
         return f"row {run.token}"
-    return f'token {run.token}, "{safe(run.tokens[run.token])}"'
+    return f'token {run.token}, "{safe(run.tokens[run.token])}", counted from 0'
 
 
 def source(facts: Facts, module: str) -> Iterator[Block]:
@@ -193,8 +192,9 @@ def comparison(facts: Facts, module: str) -> Iterator[Block]:
     if facts.widening is None or not frame.pools(facts):
         return
     yield Prose(
-        "Alike: each is one dense layer and one activation, works without dropout, residual or LayerNorm of its own, "
-        "and knows no attention mask."
+        "Alike: each is one dense layer and one activation, has no dropout, residual or LayerNorm of its own, and "
+        "knows "
+        "no attention mask."
         if facts.native
         else "Alike: each is dense layers and an activation, and knows no attention mask."
     )
@@ -205,21 +205,33 @@ def comparison(facts: Facts, module: str) -> Iterator[Block]:
 def _rows(facts: Facts, wide: Module, pooler: Module | None) -> Iterator[tuple[str, str, str]]:
     sizes = frame.Shapes.of(facts)
     yield "place", "in every layer, after attention", "once, behind the last layer"
-    yield "in this model", plural(wide.count, "time"), plural(pooler.count if pooler else 0, "time")
+    yield "in this model", f"{wide.count:,}", f"{pooler.count if pooler else 0:,}"
     yield "reads", "every token, each by itself", "the first token, no other"
     yield "shape", f"{sizes.hidden} → {sizes.inner}", f"{sizes.hidden} → {sizes.vector}"
-    yield "activation", f"{act(wide)}, by the config", f"{act(pooler) if pooler else 'tanh'}, fixed in the class"
+    yield (
+        "activation",
+        f"{act(wide)}, by the config",
+        f"{act(pooler) if pooler else 'tanh'}, {frame.fixed(facts, 'fixed in the class', 'by the config')}",
+    )
     if facts.run is not None and not facts.gated:
         yield "range", f"{real(facts.run.compared.lowest)} and up, here", "between −1 and 1"
     yield "weights of one", frame.sizes(wide), frame.sizes(pooler) if pooler else "–"
     of_all = [f"{m.parameters:,} ({share(m.parameters, facts.parameters)})" if m else "0" for m in (wide, pooler)]
     yield "parameters", of_all[0], of_all[1]
-    yield "these weights", *(_words(m) if m else "absent" for m in (wide, pooler))
+    yield "these weights", _words(wide), _words(pooler) if pooler else "absent"
     yield "trained by", "any objective", "a loss on pooler_output; in BERT next-sentence prediction"
     yield "good for", "features that the next layer builds on", "one vector a text, for a classifier"
     if facts.library.with_pooler and facts.native:
-        lacking = ", ".join(facts.library.without_pooler)
-        yield "classes", "all of the family", ", ".join(facts.library.with_pooler) + (f"; not: {lacking}" if lacking else "")
+        yield from _classes(facts)
+
+
+def _classes(facts: Facts) -> Iterator[tuple[str, str, str]]:
+    """The model classes that have it and those that do not, by the installed source."""
+    having, lacking = facts.library.with_pooler, facts.library.without_pooler
+    start, names = frame.without((*having, *lacking))
+    yield f"in {start}…", "all", ", ".join(names[: len(having)])
+    if lacking:
+        yield f"not in {start}…", "none", ", ".join(names[len(having) :])
 
 
 def _words(module: Module) -> str:
@@ -246,57 +258,71 @@ SECTIONS: Mapping[str, Callable[[Facts, str], Iterator[Block]]] = {
 
 
 def relu(facts: Facts) -> tuple[str, str]:
-    run, name = facts.run, str(activation(facts))
+    run, name, said = facts.run, str(activation(facts)), f"{_subject(facts)} uses ReLU"
     if name == "relu":
-        return "Its activation is ReLU.", "The config says `relu`. Most other BERTs have GELU."
+        return said, "The config says `relu`. Original BERTs have GELU."
     shown = f"The config says `{safe(name)}`."
     if run is not None and run.compared.relu is not None:
         shown += (
-            f" On this text ReLU would differ from it by up to {real(run.compared.relu)}: {share(run.compared.negative)} "
-            "of the outputs are below zero, and ReLU would make each of them 0."
+            f" On this text ReLU would differ from it by up to {real(run.compared.relu)}: "
+            f"{share(run.compared.negative)} "
+            "of the activations are below zero, and ReLU would make each of them 0."
         )
-    return "Its activation is ReLU.", shown
+    return said, shown
+
+
+def _subject(facts: Facts) -> str:
+    name = widening_name(facts)
+    return f"`{name}`" if name.endswith("Intermediate") else "The widening"
 
 
 def tanh_gelu(facts: Facts) -> tuple[str, str]:
-    said, compared, name = "GELU is computed by the tanh formula.", facts.run and facts.run.compared, safe(str(activation(facts)))
+    said, name = "Its GELU is the formula with tanh.", safe(str(activation(facts)))
+    compared = facts.run.compared if facts.run else None
     if compared is None or compared.tanh is None or compared.gelu is None:
         return said, f"The config says `{name}`."
     if compared.tanh < compared.gelu:
-        return said, f"`{name}` is that formula. The exact GELU, by erf, differs by up to {real(compared.gelu)} here."
+        return (
+            said,
+            f"`{name}` is that one. The exact GELU, by erf, differs by up to {real(compared.gelu)} on this text.",
+        )
     return said, (
-        f"`{name}` is the exact one, by erf. The tanh formula is `gelu_new` or `gelu_pytorch_tanh`; on this text it "
-        f"would be off by up to {real(compared.tanh)}: little, but more than rounding."
+        f"`{name}` is the exact one, by erf. The formula with tanh is an approximation (`gelu_new`, "
+        "`gelu_pytorch_tanh`); "
+        f"on this text it would be off by up to {real(compared.tanh)}: little, but far more than rounding."
     )
 
 
 def whole_network(facts: Facts) -> tuple[str, str]:
-    return "It is the feed-forward network.", (
-        f"It is its first half. The second, H numbers out of I, is `{narrowing_name(facts)}`, with residual and "
-        f"LayerNorm. The output of `{widening_name(facts)}` is bit for bit the input of `output.dense`."
+    return f"{_subject(facts)} is the feed-forward network", (
+        f"It is its first half, H → I. The second, I → H, is `{narrowing_name(facts)}`, which also adds the residual "
+        "and "
+        f"normalises. What `{widening_name(facts)}` puts out is bit for bit what `output.dense` takes in."
     )
 
 
 def mixes_tokens(facts: Facts) -> tuple[str, str]:
-    return "It lets tokens see each other.", (
-        "Only attention does. One token's row was run through it without the others and came out the same (to 1e-5 of "
+    return "It lets tokens exchange information", (
+        "Only attention does. One token's vector, sent through it without the others, came out the same (within 1e-5 "
+        "of "
         "the largest value)."
         if facts.run and facts.run.alone
-        else "One token's row, run without the others, came out otherwise: this should not be."
+        else "But one token's vector, sent through it without the others, came out otherwise: look into this."
     )
 
 
 def hidden_states(facts: Facts) -> tuple[str, str]:
     sizes = frame.Shapes.of(facts)
-    return "`output_hidden_states=True` returns its output.", (
-        f"`hidden_states` are {facts.called + 1} tensors of shape {sizes.hidden}: the embeddings and what each layer puts "
+    return "`output_hidden_states=True` returns its output", (
+        f"`hidden_states` are {facts.called + 1} tensors of shape {sizes.hidden}: the embeddings and what each layer "
+        "puts "
         f"out. The widened {sizes.inner} never leaves its layer; a forward hook sees it, or `bertprobe activations`."
     )
 
 
 def four_times(facts: Facts) -> tuple[str, str]:
     hidden, inner = facts.hidden_size or 1, facts.intermediate_size or 0
-    return "I is four times H.", (
+    return "`I` is always `4H`", (
         f"{inner:,} / {hidden:,} = {inner / hidden:.4g}. It is a setting, `intermediate_size`, not a law."
     )
 
@@ -304,15 +330,20 @@ def four_times(facts: Facts) -> tuple[str, str]:
 def always_there(facts: Facts) -> tuple[str, str]:
     said, library = "Every checkpoint has a pooler.", facts.library
     if facts.pooler is not None:
-        shown = "This one has."
+        shown = "This one does."
         if library.without_pooler and facts.native:
-            shown += f" Saved again by {listed(library.without_pooler)}, it would lose it without a word."
+            shown += (
+                f" Loaded and saved as {listed(library.without_pooler, 'or')} it would be gone, with no more than a "
+                "line in "
+                "the log."
+            )
         return said, shown
     shown = no_pooler(facts)
     if library.with_pooler and facts.native:
         shown += (
-            f" Loading it as {listed(library.with_pooler[:1])} invents one from random numbers, other ones at every load, "
-            "and says so in a line of the log only."
+            f" Loaded as {listed(library.with_pooler[:1])} it gets one of random numbers, others at every load, and "
+            "only a "
+            "line in the log says so."
         )
     return said, shown + " Pool the hidden states instead."
 
@@ -323,9 +354,9 @@ def there_so_trained(facts: Facts) -> tuple[str, str]:
     scale = f"Its largest singular value is {edge} times that of random numbers of the same size and scale"
     word = verdict(facts)
     shown = {
-        "trained": f"{scale}: this one shows training. That says nothing about how good it is.",
-        "untrained": f"{scale}, and its bias is all zero: these are its initial random numbers, never trained. Its "
-        "output is a random mixture of the first token's numbers.",
+        "trained": f"{scale}: this one shows training. How good it is, that does not say.",
+        "untrained": f"{scale}, and its bias is all zero: no trace of training. Its output is a random mixture of the "
+        "first token's numbers.",
         "probably untrained": f"{scale}: nothing but its bias speaks for training.",
         "undecided": f"{scale}: between noise and training, too close to say.",
         "too small to tell": f"{scale}, but a matrix with a side below 64 is too small to tell.",
@@ -339,36 +370,35 @@ def by_next_sentence(facts: Facts) -> tuple[str, str]:
         return said, f"`{safe(facts.family)}` was pretrained without it: whatever trained this one came later."
     by = f"The config says that {listed(saved)} saved it" if saved else "The config does not say which class saved it"
     if any(name.endswith(WITH_NSP) for name in saved):
-        return said, f"{by}, which has the next-sentence head on the pooler."
+        return said, f"{by}, the class with the next-sentence head on top of the pooler."
     return said, (
-        f"{by}; the weights do not say what trained them. A classifier's fine-tuning does it as well, and SimCSE keeps an "
+        f"{by}; the weights do not say what trained them. A classifier's fine-tuning does it as well, and SimCSE "
+        "keeps an "
         "MLP of its own under this name."
     )
 
 
 def mean_pooling(facts: Facts) -> tuple[str, str]:
-    pooled = frame.pooled(facts)
-    return "Pooler means mean pooling.", (
-        f"It averages nothing: {_others(facts)}. On this text the cosine of pooled output and mean vector is "
-        f"{real(pooled.to_mean or 0)}."
+    pooled, others = frame.pooled(facts), (facts.run.hidden[1] if facts.run else 1) - 1
+    return "The pooler averages the tokens", (
+        f"It reads the first token's vector alone; of the other {others:,} it knows what attention has brought there. "
+        "On "
+        f"this text the cosine of pooled output and mean vector is {real(pooled.to_mean or 0)}; that of first token "
+        "and "
+        f"mean vector is {real(pooled.first_to_mean or 0)}."
     )
-
-
-def _others(facts: Facts) -> str:
-    count = (facts.run.hidden[1] if facts.run else 1) - 1
-    return f"the other {plural(count, 'token')} {'is' if count == 1 else 'are'} not read at all"
 
 
 def first_hidden_state(facts: Facts) -> tuple[str, str]:
     pooled = frame.pooled(facts)
-    return "`pooler_output` is `last_hidden_state[:, 0]`.", (
-        f"That is its input. Dense and {act(facts.pooler)} lie between: here entries move by up to "
+    return "`pooler_output` is `last_hidden_state[:, 0]`", (
+        f"That is the pooler's input. Dense and {act(facts.pooler)} lie between: here entries differ by up to "
         f"{real(pooled.from_first)}, and the cosine of the two is {real(pooled.to_first or 0)}."
     )
 
 
 def sentence_vector(facts: Facts) -> tuple[str, str]:
-    said = "`pooler_output` is the model's sentence embedding."
+    said = "`pooler_output` is the model's sentence embedding"
     if facts.pools_by:
         return said, f"The settings of sentence-transformers beside this model say {listed(facts.pools_by)} instead."
     return said, (
@@ -379,17 +409,19 @@ def sentence_vector(facts: Facts) -> tuple[str, str]:
 
 def minds_the_mask(facts: Facts) -> tuple[str, str]:
     takes = facts.library.pooling.takes if facts.library.pooling else ()
-    return "The pooler needs the attention mask.", (
-        f"Its `forward` takes {listed(takes)} and nothing else. Padding behind the text cannot reach it; padding on the "
-        "left would put `[PAD]` where it looks for `[CLS]`."
+    return "The pooler leaves out padding", (
+        f"It knows of none: its `forward` takes {listed(takes)} and nothing else. The mask works earlier, in "
+        "attention; "
+        "without it padding changes the first token's vector, and so the pooled output. And with padding on the left, "
+        "the first token is a padding token."
     )
 
 
 def unit_length(facts: Facts) -> tuple[str, str]:
     pooled = frame.pooled(facts)
-    return "Its output has length 1.", (
+    return "The pooled output has length 1", (
         f"tanh bounds each entry, not the length: {real(pooled.norm)} here, with entries from {real(pooled.lowest)} to "
-        f"{real(pooled.highest)}; {share(pooled.saturated)} of them lie beyond ±0.99. Normalise before a dot product."
+        f"{real(pooled.highest)}; {share(pooled.saturated)} of them lie beyond ±0.99. Normalise it for dot products."
     )
 
 

@@ -18,7 +18,7 @@ from bertprobe.activations import Compute, Native, Runner, cosines, open_runner,
 from bertprobe.anatomy import Anatomy, Part
 from bertprobe.backends import ACTIVATIONS, Array, NumpyBackend
 from bertprobe.checkpoint import Checkpoint
-from bertprobe.encoder import encode, first_tokens, why_not_native
+from bertprobe.encoder import encode, why_not_native
 from bertprobe.errors import BertprobeError, printable
 from bertprobe.report import facts as facts_of
 from bertprobe.report.explanation.source import Library, read_library
@@ -190,7 +190,7 @@ def gather(evidence: Evidence, text: str, *, truncate: bool = False) -> Facts:
 
 
 def _open(checkpoint: Checkpoint, anatomy: Anatomy) -> tuple[Runner | None, str | None]:
-    """What runs texts, and if nothing can, why. The house's own encoder runs on numpy: its digits are the same always."""
+    """What runs texts, or why nothing can. The house's own encoder runs on numpy: its digits are the same always."""
     native = why_not_native(checkpoint, anatomy) is None
     try:
         return open_runner(checkpoint, anatomy, Compute("numpy" if native else "auto")), None
@@ -278,6 +278,7 @@ class _Ear:
         self._gaps: dict[str, float] = {}
         self._negative, self._count, self._lowest = 0, 0, math.inf
         self._kept: tuple[Floats, Floats] | None = None
+        self._label = ""
 
     def __call__(self, label: str, before: Array, after: Array) -> None:
         label = label.partition(" ")[0]

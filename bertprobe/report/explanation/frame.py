@@ -87,9 +87,9 @@ def pools(facts: Facts) -> bool:
 
 
 def real(value: float) -> str:
-    """A number in a sentence: four decimals, or three digits where it is small; a minus as wide as a plus."""
-    text = f"{value:.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:.2e}"
-    return text.replace("-", "−") if "e" not in text else text
+    """A number in a sentence: four decimals, or three digits where it is small."""
+    text = f"{value:.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:#.3g}"
+    return text.replace("-", "−")
 
 
 def share(part: float, whole: float = 1) -> str:
@@ -184,10 +184,12 @@ def pooler_formula(facts: Facts) -> Verbatim:
 # ------------------------------------------------------------------------------------------------ steps
 
 
-def steps(rows: Sequence[Step], words: Words) -> Grid:
-    """Each tensor with its shape and first values."""
+def steps(rows: Sequence[Step], words: Words, *names: str) -> Grid:
+    """Each tensor with its shape and first values; `names` are what the words for it ask for."""
     head = (words["step"], words["shape"], words["values"])
-    return Grid(head, tuple((words[row.name], shape(row.shape), _values(row)) for row in rows), fixed=(1, 2))
+    return Grid(
+        head, tuple((words[row.name].format(*names), shape(row.shape), _values(row)) for row in rows), (0, 1, 2)
+    )
 
 
 def _values(row: Step) -> str:
@@ -195,20 +197,17 @@ def _values(row: Step) -> str:
     return " ".join(f"{value:8.4f}".replace("-", "−") for value in row.values) + more
 
 
-def neuron_sum(facts: Facts, worked: Worked, words: Words) -> Verbatim:
-    """One activation worked out: w·x + b, then the activation."""
+def neuron_sum(facts: Facts, worked: Worked) -> Verbatim:
+    """One activation worked out: w·x + b, then the activation; of a gated pair the product."""
     name = act(facts.widening)
-    label = words["neuron"].format(worked.unit)
     if facts.gated:
         gate = worked.after / worked.before if worked.before else 0.0
-        return Verbatim((f"{label}  {name}(gate) × up = {real(gate)} × {real(worked.before)} = {real(worked.after)}",))
-    return Verbatim((f"{label}  {_sum(worked)}", f"{' ' * len(label)}  {_result(name, worked)}"))
+        return Verbatim((f"{name}(gate) × up = {real(gate)} × {real(worked.before)} = {real(worked.after)}",))
+    return Verbatim((_sum(worked), _result(name, worked)))
 
 
-def dimension_sum(facts: Facts, worked: Worked, words: Words) -> Verbatim:
-    label = words["dimension"].format(worked.unit)
-    lines = (f"{label}  {_sum(worked, 'h₀')}", f"{' ' * len(label)}  {_result(act(facts.pooler), worked)}")
-    return Verbatim(lines)
+def dimension_sum(facts: Facts, worked: Worked) -> Verbatim:
+    return Verbatim((_sum(worked, "h₀"), _result(act(facts.pooler), worked)))
 
 
 def _sum(worked: Worked, x: str = "x") -> str:
@@ -230,6 +229,20 @@ def _result(name: str, worked: Worked) -> str:
 def code(facts: Facts, source: Source, words: Words) -> Code:
     caption = words["source"].format(source.name, source.file, source.line, facts.library.version or "?")
     return Code(caption, source.code.rstrip("\n"), source.line)
+
+
+def without(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """What the names of classes begin with, and the names without it."""
+    shortest = min(names, key=len, default="")
+    starts = (shortest[:n] for n in range(len(shortest) - 1, 0, -1))
+    start = next((s for s in starts if all(n.startswith(s) and n[len(s)].isupper() for n in names)), "")
+    return start, tuple(name[len(start) :] for name in names)
+
+
+def fixed(facts: Facts, fixed: str, chosen: str) -> str:
+    """One of two words: whether the pooler's class settles its activation, or leaves it to the config."""
+    source = facts.library.pooling
+    return chosen if source is not None and "config.pooler_hidden_act" in source.code else fixed
 
 
 def sizes(module: Module) -> str:

@@ -157,7 +157,10 @@ def _pools_by_default(node: ast.ClassDef) -> bool | None:
     if init is None:
         return None
     given = init.args.args[len(init.args.args) - len(init.args.defaults) :]
-    pairs = [*zip(given, init.args.defaults, strict=True), *zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True)]
+    pairs = [
+        *zip(given, init.args.defaults, strict=True),
+        *zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True),
+    ]
     return next((ast.unparse(d) == "True" for a, d in pairs if a.arg == "add_pooling_layer" and d is not None), None)
 
 
