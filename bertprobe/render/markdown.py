@@ -48,7 +48,7 @@ def _grid(block: Grid) -> Iterator[str]:
     yield f"| {' | '.join(map(escaped, block.head))} |"
     yield f"| {' | '.join('---' for _ in block.head)} |"
     for row in block.rows:
-        yield f"| {' | '.join(map(escaped, row))} |"
+        yield f"| {' | '.join(escaped(cell.strip()) for cell in row)} |"
 
 
 def _code(block: Code) -> Iterator[str]:

@@ -85,7 +85,7 @@ def _grid(console: Console, block: Grid, width: int) -> Iterator[Text]:
 
 
 def _shared(natural: Sequence[int], fixed: set[int], room: int) -> list[int]:
-    """Widths of columns: the fixed ones what they need, the others equal parts of the rest, or less if they need less."""
+    """Widths of columns: the fixed ones what they need, the others equal parts of the rest."""
     widths = list(natural)
     left = room - sum(natural[i] for i in fixed)
     free = sorted((i for i in range(len(natural)) if i not in fixed), key=lambda i: natural[i])

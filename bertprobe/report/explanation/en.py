@@ -15,7 +15,7 @@ WORDS = {
     "tokens": "tokens",
     "token ids": "token ids",
     "embeddings": "embeddings",
-    "layer": "{}, {} times",
+    "layer": "layer",
     "attention": "self-attention",
     "add & norm": " + residual + LayerNorm",
     "narrowing": "dense, back to H",
@@ -27,10 +27,12 @@ WORDS = {
     "dense": "after dense",
     "activated": "after the activation",
     "output": "after {0}",
+    "up": "up, after dense",
+    "product": "act(gate) × up",
     "last_hidden_state": "last_hidden_state",
     "first": "[:, 0]",
     "pooled": "after the activation",
-    "source": "transformers {3}, {1}, line {2}:",
+    "source": "transformers {}, {}, line {}:",
     "wrong": "false here",
     "right": "true here",
     "open": "cannot be told here",
@@ -78,6 +80,8 @@ def model(facts: Facts, module: str) -> Iterator[Block]:
             f"{run.backend} in float32. Every shape begins with the batch, here 1."
         )
     yield frame.text_lines(facts, WORDS)
+    if unknown := frame.unknown(facts):
+        yield Prose(f"{plural(unknown, 'token')} of the text {'is' if unknown == 1 else 'are'} not in the vocabulary.")
 
 
 def place(facts: Facts, module: str) -> Iterator[Block]:
@@ -92,8 +96,10 @@ def _widening_place(facts: Facts) -> str:
     name = widening_name(facts)
     if not facts.native:
         return (
-            f"The widening stands in every layer, after attention: a text passes it {plural(facts.called, 'time')}. "
-            f"In this family it is part of the class `{name}`."
+            f"The widening stands in every layer, after attention: a text passes it {plural(facts.called, 'time')}"
+            f"{', each time the same weights' if facts.called > facts.layers else ''}. In this family it is the "
+            "affair of "
+            f"the class `{name}`, and what stands around it is not quite as in BERT."
         )
     return (
         f"`{name}` stands in every layer, so a text passes it {plural(facts.called, 'time')}. Before it, attention has "
@@ -105,9 +111,13 @@ def _widening_place(facts: Facts) -> str:
 
 def _pooler_place(facts: Facts) -> str:
     return (
-        f"`{pooler_name(facts)}` stands once, behind the last layer. It takes the first token's vector, and what it "
+        f"{_the_pooler(facts)} stands once, behind the last layer. It takes the first token's vector, and what it "
         "makes of it, `pooler_output`, is not read by the encoder again: it is there for a classifier on top."
     )
+
+
+def _the_pooler(facts: Facts) -> str:
+    return f"`{pooler_name(facts)}`" if facts.library.pooling else "The pooler"
 
 
 def no_pooler(facts: Facts) -> str:
@@ -129,9 +139,10 @@ def formula(facts: Facts, module: str) -> Iterator[Block]:
         yield Prose(_about_the_widening(facts))
     if module in ("pooler", "both") and frame.pools(facts):
         there = "" if facts.pooler else ", if there were one here"
-        yield Prose(f"`{pooler_name(facts)}`{there}:")
+        yield Prose(f"{_the_pooler(facts)}{there}:")
         yield frame.pooler_formula(facts)
-        yield Prose("The first token is `[CLS]` in BERT's vocabulary. tanh bends every number into `(−1, 1)`.")
+        first = f"The first token is `{safe(facts.run.tokens[0])}` here. " if facts.run else ""
+        yield Prose(f"{first}tanh bends every number into `(−1, 1)`.")
 
 
 def _about_the_widening(facts: Facts) -> str:
@@ -157,7 +168,7 @@ def steps(facts: Facts, module: str) -> Iterator[Block]:
         yield Prose(f"The neuron that answers loudest to it is {run.neuron.unit}:")
         yield frame.neuron_sum(facts, run.neuron)
     if module in ("pooler", "both") and run.pooled is not None:
-        yield Prose(f"`{pooler_name(facts)}`:")
+        yield Prose(f"{_the_pooler(facts)}:")
         yield frame.steps(run.pooling, WORDS)
         if run.dimension is not None:
             yield Prose(f"The entry of largest magnitude is {run.dimension.unit}:")
@@ -185,7 +196,7 @@ def source(facts: Facts, module: str) -> Iterator[Block]:
         elif facts.pooler is not None:
             yield Prose("Its pooler has no class of its own: the model holds a bare dense layer and its activation.")
         else:
-            yield Prose(f"For `{safe(facts.family)}` transformers has no pooler class, as there is no pooler.")
+            yield Prose(f"transformers has no pooler class for `{safe(facts.family)}`.")
 
 
 def comparison(facts: Facts, module: str) -> Iterator[Block]:
@@ -277,7 +288,7 @@ def _subject(facts: Facts) -> str:
 
 
 def tanh_gelu(facts: Facts) -> tuple[str, str]:
-    said, name = "Its GELU is the formula with tanh.", safe(str(activation(facts)))
+    said, name = "Its GELU is the formula with tanh", safe(str(activation(facts)))
     compared = facts.run.compared if facts.run else None
     if compared is None or compared.tanh is None or compared.gelu is None:
         return said, f"The config says `{name}`."
@@ -286,10 +297,12 @@ def tanh_gelu(facts: Facts) -> tuple[str, str]:
             said,
             f"`{name}` is that one. The exact GELU, by erf, differs by up to {real(compared.gelu)} on this text.",
         )
+    seen = (
+        "little, but far more than rounding" if compared.tanh > frame.ROUNDING else "activations so small hardly tell"
+    )
     return said, (
         f"`{name}` is the exact one, by erf. The formula with tanh is an approximation (`gelu_new`, "
-        "`gelu_pytorch_tanh`); "
-        f"on this text it would be off by up to {real(compared.tanh)}: little, but far more than rounding."
+        f"`gelu_pytorch_tanh`); on this text it would be off by up to {real(compared.tanh)}: {seen}."
     )
 
 
@@ -328,7 +341,7 @@ def four_times(facts: Facts) -> tuple[str, str]:
 
 
 def always_there(facts: Facts) -> tuple[str, str]:
-    said, library = "Every checkpoint has a pooler.", facts.library
+    said, library = "Every checkpoint has a pooler", facts.library
     if facts.pooler is not None:
         shown = "This one does."
         if library.without_pooler and facts.native:
@@ -339,17 +352,16 @@ def always_there(facts: Facts) -> tuple[str, str]:
             )
         return said, shown
     shown = no_pooler(facts)
-    if library.with_pooler and facts.native:
+    if library.with_pooler and frame.invented(facts):
         shown += (
-            f" Loaded as {listed(library.with_pooler[:1])} it gets one of random numbers, others at every load, and "
-            "only a "
-            "line in the log says so."
+            f" Loaded as {listed(library.with_pooler[:1])} it gets one of random numbers, different ones at every "
+            "load, and only a line in the log says so."
         )
     return said, shown + " Pool the hidden states instead."
 
 
 def there_so_trained(facts: Facts) -> tuple[str, str]:
-    said, pooler = "If a pooler is there, it was trained.", facts.pooler
+    said, pooler = "If a pooler is there, it was trained", facts.pooler
     edge = frame.edges(pooler) if pooler else ""
     scale = f"Its largest singular value is {edge} times that of random numbers of the same size and scale"
     word = verdict(facts)
@@ -365,7 +377,7 @@ def there_so_trained(facts: Facts) -> tuple[str, str]:
 
 
 def by_next_sentence(facts: Facts) -> tuple[str, str]:
-    said, saved = "A trained pooler was trained by next-sentence prediction.", facts.saved_by
+    said, saved = "A trained pooler was trained by next-sentence prediction", facts.saved_by
     if facts.family in WITHOUT_NSP:
         return said, f"`{safe(facts.family)}` was pretrained without it: whatever trained this one came later."
     by = f"The config says that {listed(saved)} saved it" if saved else "The config does not say which class saved it"

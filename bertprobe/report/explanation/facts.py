@@ -226,6 +226,7 @@ def _run(runner: Runner, text: str, truncate: bool) -> Run:
     before, after = ear.first
     place = _loudest(after)
     unit = int(after[place].argmax())
+    gated = bool(runner.anatomy.of("gate"))
     inner = _inside(runner.engine, packed) if isinstance(runner.engine, Native) else None
     head = [Step("attended", (1, *inner.attended.shape), _few(inner.attended[place]))] if inner else []
     tail = [Step("output", (1, *inner.output.shape), _few(inner.output[place]))] if inner else []
@@ -238,8 +239,8 @@ def _run(runner: Runner, text: str, truncate: bool) -> Run:
         token=place,
         widening=(
             *head,
-            Step("dense", (1, *before.shape), _few(before[place])),
-            Step("activated", (1, *after.shape), _few(after[place])),
+            Step("up" if gated else "dense", (1, *before.shape), _few(before[place])),
+            Step("product" if gated else "activated", (1, *after.shape), _few(after[place])),
             *tail,
         ),
         neuron=inner.worked(place, unit) if inner else Worked(unit, None, None, *_at(before, after, place, unit)),

@@ -16,6 +16,8 @@ Words = Mapping[str, str]
 
 LONGEST_TEXT = 200  # characters of the text that are written out, as in a table
 MOST_TOKENS = 24
+ROUNDING = 1e-5  # of activations in float32
+UNKNOWN = ("[UNK]", "<unk>")
 FORMULAS = {
     "gelu": "gelu(z) = z/2 · (1 + erf(z/√2))",
     "gelu_python": "gelu(z) = z/2 · (1 + erf(z/√2))",
@@ -86,10 +88,15 @@ def pools(facts: Facts) -> bool:
     return facts.pooler is not None or (facts.library.pooling is not None and facts.native)
 
 
+def invented(facts: Facts) -> bool:
+    """Whether transformers would fill in a pooler that this checkpoint lacks: its family's models have one."""
+    return facts.native and facts.absence is not None and facts.absence[0] != "design"
+
+
 def real(value: float) -> str:
     """A number in a sentence: four decimals, or three digits where it is small."""
-    text = f"{value:.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:#.3g}"
-    return text.replace("-", "−")
+    text = f"{abs(value):.4f}" if abs(value) >= 0.001 or value == 0 else f"{abs(value):#.3g}"
+    return f"−{text}" if value < 0 else text
 
 
 def share(part: float, whole: float = 1) -> str:
@@ -131,7 +138,7 @@ def _layer(facts: Facts, words: Words, module: str) -> Iterator[Stop]:
     name = act(facts.widening)
     does = f"{name}(gate) × up" if facts.gated else f"dense + {name}"
     around = words["add & norm"] if facts.native else ""
-    yield Stop("open", words["layer"].format(layer_name(facts) if facts.native else "layer", facts.called))
+    yield Stop("open", f"{layer_name(facts) if facts.native else words['layer']} × {facts.called}")
     yield Stop("work", words["attention"] + around, sizes.hidden)
     inside = widening_name(facts).endswith("Intermediate")
     title = f"{widening_name(facts)}: {does}" if inside else f"{does}  ({widening_name(facts)})"
@@ -226,8 +233,13 @@ def _result(name: str, worked: Worked) -> str:
 # ------------------------------------------------------------------------------------------------ source
 
 
+def unknown(facts: Facts) -> int:
+    """Tokens of the text that the vocabulary does not have."""
+    return 0 if facts.run is None else sum(token in UNKNOWN for token in facts.run.tokens)
+
+
 def code(facts: Facts, source: Source, words: Words) -> Code:
-    caption = words["source"].format(source.name, source.file, source.line, facts.library.version or "?")
+    caption = words["source"].format(facts.library.version or "?", source.file, source.line)
     return Code(caption, source.code.rstrip("\n"), source.line)
 
 

@@ -65,7 +65,7 @@ POOLING = {
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A class as the installed transformers has it: `file` from the package's folder on, its first `line`, its `code`.
+    """A class as the installed transformers has it: its `file` in the package, its first `line`, its `code`.
 
     `takes` are the arguments of its `forward`.
     """
@@ -135,7 +135,7 @@ def _source(path: Path, text: str, node: ast.ClassDef | None) -> Source | None:
     lines = text.splitlines(keepends=True)[first - 1 : node.end_lineno]
     forward = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "forward"), None)
     takes = () if forward is None else tuple(a.arg for a in forward.args.args if a.arg != "self")
-    return Source(node.name, "/".join(path.parts[-4:]), first, "".join(lines), takes)
+    return Source(node.name, "/".join(path.parts[-3:]), first, "".join(lines), takes)
 
 
 def _models(classes: Mapping[str, ast.ClassDef]) -> tuple[tuple[str, ...], tuple[str, ...]]:

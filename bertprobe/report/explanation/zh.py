@@ -15,7 +15,7 @@ WORDS = {
     "tokens": "token ",
     "token ids": "token id 序列",
     "embeddings": "嵌入层",
-    "layer": "{}，共 {} 层",
+    "layer": "层",
     "attention": "自注意力",
     "add & norm": " + 残差 + LayerNorm",
     "narrowing": "全连接，降回 H 维",
@@ -27,10 +27,12 @@ WORDS = {
     "dense": "全连接之后",
     "activated": "激活之后",
     "output": "{0} 之后",
+    "up": "up，全连接之后",
+    "product": "act(gate) × up",
     "last_hidden_state": "last_hidden_state",
     "first": "[:, 0]",
     "pooled": "激活之后",
-    "source": "transformers {3}，{1}，第 {2} 行：",
+    "source": "transformers {}，{}，第 {} 行：",
     "wrong": "此处不成立",
     "right": "此处成立",
     "open": "无法判定",
@@ -81,6 +83,8 @@ def model(facts: Facts, module: str) -> Iterator[Block]:
             f"由 {run.backend} 以 float32 算出。形状的第一维是 batch，这里是 1。"
         )
     yield frame.text_lines(facts, WORDS)
+    if unknown := frame.unknown(facts):
+        yield Prose(f"这条文本里有 {unknown:,} 个 token 不在词表中。")
 
 
 def place(facts: Facts, module: str) -> Iterator[Block]:
@@ -94,7 +98,11 @@ def place(facts: Facts, module: str) -> Iterator[Block]:
 def _widening_place(facts: Facts) -> str:
     name = widening_name(facts)
     if not facts.native:
-        return f"升维在每层的注意力之后，一条文本要经过 {facts.called:,} 次。在这个家族里，它写在 `{name}` 类中。"
+        return (
+            f"升维在每层的注意力之后，一条文本要经过 {facts.called:,} 次"
+            f"{'，每次都是同一份权重' if facts.called > facts.layers else ''}。"
+            f"在这个家族里，它由 `{name}` 类完成，前后的结构和 BERT 不尽相同。"
+        )
     return (
         f"`{name}` 每层一个，一条文本要经过 {facts.called:,} 次。在它之前，自注意力已经让 token 之间交换过信息；"
         f"`{name}` 把每个 token 的向量从 H 维升到 I 维；随后 `{narrowing_name(facts)}` 再降回 H 维，加上残差，做 "
@@ -104,9 +112,13 @@ def _widening_place(facts: Facts) -> str:
 
 def _pooler_place(facts: Facts) -> str:
     return (
-        f"`{pooler_name(facts)}` 整个模型只有一个，接在最后一层之后。它只取首个 token 的向量，得到 `pooler_output`；"
+        f"{_the_pooler(facts)} 整个模型只有一个，接在最后一层之后。它只取首个 token 的向量，得到 `pooler_output`；"
         "编码器自己不再用到这个结果，它是留给上层分类器的。"
     )
+
+
+def _the_pooler(facts: Facts) -> str:
+    return f"`{pooler_name(facts)}`" if facts.library.pooling else "pooler"
 
 
 _BY_DESIGN = {
@@ -135,9 +147,10 @@ def formula(facts: Facts, module: str) -> Iterator[Block]:
         yield Prose(_about_the_widening(facts))
     if module in ("pooler", "both") and frame.pools(facts):
         there = "" if facts.pooler else "（假如这里有的话）"
-        yield Prose(f"`{pooler_name(facts)}`{there}：")
+        yield Prose(f"{_the_pooler(facts)}{there}：")
         yield frame.pooler_formula(facts)
-        yield Prose("在 BERT 的词表里，首个 token 是 `[CLS]`。tanh 把每一维都压进 `(−1, 1)`。")
+        first = f"这里的首个 token 是 `{safe(facts.run.tokens[0])}`。" if facts.run else ""
+        yield Prose(f"{first}tanh 把每一维都压进 `(−1, 1)`。")
 
 
 def _about_the_widening(facts: Facts) -> str:
@@ -158,7 +171,7 @@ def steps(facts: Facts, module: str) -> Iterator[Block]:
         yield Prose(f"对它响应最强的是神经元 {run.neuron.unit}：")
         yield frame.neuron_sum(facts, run.neuron)
     if module in ("pooler", "both") and run.pooled is not None:
-        yield Prose(f"`{pooler_name(facts)}`：")
+        yield Prose(f"{_the_pooler(facts)}：")
         yield frame.steps(run.pooling, WORDS)
         if run.dimension is not None:
             yield Prose(f"绝对值最大的是第 {run.dimension.unit} 维：")
@@ -186,7 +199,7 @@ def source(facts: Facts, module: str) -> Iterator[Block]:
         elif facts.pooler is not None:
             yield Prose("它的 pooler 没有单独的类：模型里直接放了一个全连接层和激活函数。")
         else:
-            yield Prose(f"`{safe(facts.family)}` 没有 pooler，transformers 里也就没有对应的类。")
+            yield Prose(f"transformers 里没有 `{safe(facts.family)}` 的 pooler 类。")
 
 
 def comparison(facts: Facts, module: str) -> Iterator[Block]:
@@ -278,15 +291,16 @@ def relu(facts: Facts) -> tuple[str, str]:
 
 
 def tanh_gelu(facts: Facts) -> tuple[str, str]:
-    said, name = "它的 GELU 是带 tanh 的那个公式。", safe(str(activation(facts)))
+    said, name = "它的 GELU 是带 tanh 的那个公式", safe(str(activation(facts)))
     compared = facts.run.compared if facts.run else None
     if compared is None or compared.tanh is None or compared.gelu is None:
         return said, f"配置写的是 `{name}`。"
     if compared.tanh < compared.gelu:
         return said, f"`{name}` 正是那个公式。在这条文本上，它和用 erf 算的精确 GELU 最多差 {real(compared.gelu)}。"
+    seen = "不大，但远不止舍入误差" if compared.tanh > frame.ROUNDING else "激活值太小，看不出差别"
     return said, (
         f"`{name}` 是用 erf 算的精确版。带 tanh 的公式只是近似（`gelu_new`、`gelu_pytorch_tanh`），"
-        f"在这条文本上最多差 {real(compared.tanh)}：不大，但远不止舍入误差。"
+        f"在这条文本上最多差 {real(compared.tanh)}：{seen}。"
     )
 
 
@@ -321,14 +335,14 @@ def four_times(facts: Facts) -> tuple[str, str]:
 
 
 def always_there(facts: Facts) -> tuple[str, str]:
-    said, library = "每个 checkpoint 都有 pooler。", facts.library
+    said, library = "每个 checkpoint 都有 pooler", facts.library
     if facts.pooler is not None:
         shown = "这一个有。"
         if library.without_pooler and facts.native:
             shown += f"但只要用 {listed(library.without_pooler, '或')} 加载再保存，它就丢了，日志里顶多提一句。"
         return said, shown
     shown = no_pooler(facts)
-    if library.with_pooler and facts.native:
+    if library.with_pooler and frame.invented(facts):
         shown += (
             f"用 {listed(library.with_pooler[:1])} 加载时，会补上一个随机初始化的 pooler，每次加载都不一样，"
             "而且只在日志里提一句。"
@@ -337,7 +351,7 @@ def always_there(facts: Facts) -> tuple[str, str]:
 
 
 def there_so_trained(facts: Facts) -> tuple[str, str]:
-    said, pooler = "有 pooler，就说明它训练过。", facts.pooler
+    said, pooler = "有 pooler，就说明它训练过", facts.pooler
     scale = f"它的最大奇异值是同尺寸、同尺度随机矩阵的 {frame.edges(pooler) if pooler else ''} 倍"
     shown = {
         "trained": f"{scale}：看得出训练的痕迹。至于好不好用，这个数说明不了。",
@@ -350,7 +364,7 @@ def there_so_trained(facts: Facts) -> tuple[str, str]:
 
 
 def by_next_sentence(facts: Facts) -> tuple[str, str]:
-    said, saved = "训练过的 pooler，都是靠下一句预测（NSP）训练的。", facts.saved_by
+    said, saved = "训练过的 pooler，都是靠下一句预测（NSP）训练的", facts.saved_by
     if facts.family in WITHOUT_NSP:
         return said, f"`{safe(facts.family)}` 的预训练没有 NSP：这个 pooler 是后来才训练的。"
     by = f"配置显示保存它的是 {listed(saved)}" if saved else "配置没有写明是哪个类保存的"
