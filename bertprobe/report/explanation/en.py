@@ -277,7 +277,7 @@ def relu(facts: Facts) -> tuple[str, str]:
         shown += (
             f" On this text ReLU would differ from it by up to {real(run.compared.relu)}: "
             f"{share(run.compared.negative)} "
-            "of the activations are below zero, and ReLU would make each of them 0."
+            "of what goes in is below zero, and ReLU would make each of them 0."
         )
     return said, shown
 

@@ -81,7 +81,8 @@ class Worked:
 class Compared:
     """The activation in force against ReLU and GELU's tanh approximation, over every layer and token of the text.
 
-    Largest absolute differences, None where there is nothing to compare; `negative` is the share of outputs below zero.
+    Largest absolute differences, None where there is nothing to compare; `negative` is the share of values below
+    zero that go into the activation, `lowest` the lowest that comes out.
     """
 
     relu: float | None
@@ -287,8 +288,8 @@ class _Ear:
         if self._kept is None or (label == self._first and self._label != self._first):
             self._kept, self._label = (z, a), label
         if label in self._acting:
-            self._negative += int((a < 0).sum())
-            self._count += a.size
+            self._negative += int((z < 0).sum())
+            self._count += z.size
             self._lowest = min(self._lowest, float(a.min()))
             for other in ("relu", "gelu_new", "gelu"):
                 gap = float(abs(NumpyBackend().activation(other)(z) - a).max())

@@ -134,8 +134,16 @@ def _source(path: Path, text: str, node: ast.ClassDef | None) -> Source | None:
     first = min((line.lineno for line in node.decorator_list), default=node.lineno)
     lines = text.splitlines(keepends=True)[first - 1 : node.end_lineno]
     forward = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "forward"), None)
-    takes = () if forward is None else tuple(a.arg for a in forward.args.args if a.arg != "self")
-    return Source(node.name, "/".join(path.parts[-3:]), first, "".join(lines), takes)
+    return Source(node.name, "/".join(path.parts[-3:]), first, "".join(lines), _takes(forward))
+
+
+def _takes(function: ast.FunctionDef | None) -> tuple[str, ...]:
+    """The names of a method's arguments, but for the first."""
+    if function is None:
+        return ()
+    given = function.args
+    rest = (given.vararg, *given.kwonlyargs, given.kwarg)
+    return tuple(argument.arg for argument in (*given.args[1:], *rest) if argument is not None)
 
 
 def _models(classes: Mapping[str, ast.ClassDef]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -285,7 +285,7 @@ def relu(facts: Facts) -> tuple[str, str]:
     if run is not None and run.compared.relu is not None:
         shown += (
             f"在这条文本上换成 ReLU，激活值最多会差 {real(run.compared.relu)}："
-            f"{share(run.compared.negative)} 的激活值小于零，ReLU 会把它们全部变成 0。"
+            f"{share(run.compared.negative)} 的输入小于零，ReLU 会把它们全部变成 0。"
         )
     return said, shown
 
