@@ -226,7 +226,7 @@ def _rows(facts: Facts, wide: Module, pooler: Module | None) -> Iterator[tuple[s
     )
     if facts.run is not None and not facts.gated:
         yield "range", f"{real(facts.run.compared.lowest)} and up, here", "between −1 and 1"
-    yield "weights of one", frame.sizes(wide), frame.sizes(pooler) if pooler else "–"
+    yield "weight + bias", frame.sizes(wide), frame.sizes(pooler) if pooler else "–"
     of_all = [f"{m.parameters:,} ({share(m.parameters, facts.parameters)})" if m else "0" for m in (wide, pooler)]
     yield "parameters", of_all[0], of_all[1]
     yield "these weights", _words(wide), _words(pooler) if pooler else "absent"

@@ -218,7 +218,7 @@ def _rows(facts: Facts, wide: Module, pooler: Module | None) -> Iterator[tuple[s
     sizes = frame.Shapes.of(facts)
     yield "位置", "每层一个，在自注意力之后", "全模型一个，在最后一层之后"
     yield "本模型中", f"{wide.count:,} 个", f"{pooler.count if pooler else 0:,} 个"
-    yield "读什么", "每个 token，各算各的", "只读首个 token"
+    yield "输入", "每个 token，各算各的", "只读首个 token"
     yield "形状", f"{sizes.hidden} → {sizes.inner}", f"{sizes.hidden} → {sizes.vector}"
     yield (
         "激活函数",
@@ -227,7 +227,7 @@ def _rows(facts: Facts, wide: Module, pooler: Module | None) -> Iterator[tuple[s
     )
     if facts.run is not None and not facts.gated:
         yield "值域", f"这里最低 {real(facts.run.compared.lowest)}，无上界", "−1 到 1 之间"
-    yield "单个权重", frame.sizes(wide), frame.sizes(pooler) if pooler else "–"
+    yield "权重 + 偏置", frame.sizes(wide), frame.sizes(pooler) if pooler else "–"
     of_all = [f"{m.parameters:,}（{share(m.parameters, facts.parameters)}）" if m else "0" for m in (wide, pooler)]
     yield "参数量", of_all[0], of_all[1]
     yield "这份权重", _words(wide), _words(pooler) if pooler else "没有"
@@ -307,7 +307,7 @@ def tanh_gelu(facts: Facts) -> tuple[str, str]:
 def whole_network(facts: Facts) -> tuple[str, str]:
     return f"{_subject(facts)}就是前馈网络（FFN）", (
         f"它只是前一半，H → I。后一半 I → H 是 `{narrowing_name(facts)}`，残差和 LayerNorm 也在那里。"
-        f"`{widening_name(facts)}` 的输出和 `output.dense` 的输入逐比特相同。"
+        f"`{widening_name(facts)}` 的输出和 `output.dense` 的输入逐比特一致。"
     )
 
 
