@@ -8,6 +8,7 @@ import typer
 
 from bertprobe.cli.options import Json, Subfolder, Weights, check_format, chosen
 from bertprobe.cli.text import ModelOption, Truncate
+from bertprobe.cli.weights import one_thread_per_product
 
 Explained = Literal["intermediate", "pooler", "both"]
 Written = Literal["table", "json", "markdown"]
@@ -39,5 +40,6 @@ def explain(
 
     check_format(format, json, None)
     checkpoint = open_checkpoint(chosen(model), subfolder=subfolder, weights=weights, download=True)
+    one_thread_per_product()
     report = explanation(Evidence(checkpoint, find_parts(checkpoint)), module, lang, text, truncate=truncate)
     render.show(report, "json" if json else format)
