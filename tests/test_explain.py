@@ -18,6 +18,7 @@ import pytest
 import torch
 import zoo
 from conftest import Run
+from hub import Hub
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
@@ -486,3 +487,10 @@ def test_explaining_loads_no_torch(minilm: Path) -> None:
             [sys.executable, "-c", code, "explain", *argv], capture_output=True, text=True, check=True
         )
         assert not set(done.stderr.split()) & {"torch", "transformers", "huggingface_hub", "pygments", "safetensors"}
+
+
+def test_a_model_on_the_hub(hub: Hub, minilm: Path, run: Run) -> None:
+    hub.add("owner/mini", {str(path.relative_to(minilm)): path for path in minilm.rglob("*") if path.is_file()})
+    data = data_of(run, "pooler", "-m", "owner/mini")
+    assert data["model"] == "owner/mini"
+    assert data["numbers"]["run"] == data_of(run, "pooler", "-m", minilm)["numbers"]["run"]

@@ -76,8 +76,7 @@ def model(facts: Facts, module: str) -> Iterator[Block]:
         cut = f" ({plural(run.cut, 'token')} cut off)" if run.cut else ""
         yield Prose(
             f"All numbers below are this model's own, from one text of `S = {len(run.tokens)}` tokens{cut}, computed "
-            "by "
-            f"{run.backend} in float32. Every shape begins with the batch, here 1."
+            f"by {run.backend} in float32. Every shape begins with the batch, here 1."
         )
     yield frame.text_lines(facts, WORDS)
     if unknown := frame.unknown(facts):
@@ -97,9 +96,8 @@ def _widening_place(facts: Facts) -> str:
     if not facts.native:
         return (
             f"The widening stands in every layer, after attention: a text passes it {plural(facts.called, 'time')}"
-            f"{', each time the same weights' if facts.called > facts.layers else ''}. In this family it is the "
-            "affair of "
-            f"the class `{name}`, and what stands around it is not quite as in BERT."
+            f"{', each time through the same weights' if facts.called > facts.layers else ''}. In this family it "
+            f"lives in the class `{name}`, and what stands around it is not quite as in BERT."
         )
     return (
         f"`{name}` stands in every layer, so a text passes it {plural(facts.called, 'time')}. Before it, attention has "
@@ -204,8 +202,7 @@ def comparison(facts: Facts, module: str) -> Iterator[Block]:
         return
     yield Prose(
         "Alike: each is one dense layer and one activation, has no dropout, residual or LayerNorm of its own, and "
-        "knows "
-        "no attention mask."
+        "knows no attention mask."
         if facts.native
         else "Alike: each is dense layers and an activation, and knows no attention mask."
     )
@@ -276,8 +273,7 @@ def relu(facts: Facts) -> tuple[str, str]:
     if run is not None and run.compared.relu is not None:
         shown += (
             f" On this text ReLU would differ from it by up to {real(run.compared.relu)}: "
-            f"{share(run.compared.negative)} "
-            "of what goes in is below zero, and ReLU would make each of them 0."
+            f"{share(run.compared.negative)} of what goes in is below zero, and ReLU would make each of them 0."
         )
     return said, shown
 
@@ -288,7 +284,7 @@ def _subject(facts: Facts) -> str:
 
 
 def tanh_gelu(facts: Facts) -> tuple[str, str]:
-    said, name = "Its GELU is the formula with tanh", safe(str(activation(facts)))
+    said, name = "Its GELU is the tanh formula", safe(str(activation(facts)))
     compared = facts.run.compared if facts.run else None
     if compared is None or compared.tanh is None or compared.gelu is None:
         return said, f"The config says `{name}`."
@@ -297,9 +293,8 @@ def tanh_gelu(facts: Facts) -> tuple[str, str]:
             said,
             f"`{name}` is that one. The exact GELU, by erf, differs by up to {real(compared.gelu)} on this text.",
         )
-    seen = (
-        "little, but far more than rounding" if compared.tanh > frame.ROUNDING else "activations so small hardly tell"
-    )
+    far = compared.tanh > frame.ROUNDING
+    seen = "little, but far more than rounding" if far else "too small here to tell the two apart"
     return said, (
         f"`{name}` is the exact one, by erf. The formula with tanh is an approximation (`gelu_new`, "
         f"`gelu_pytorch_tanh`); on this text it would be off by up to {real(compared.tanh)}: {seen}."
@@ -309,16 +304,14 @@ def tanh_gelu(facts: Facts) -> tuple[str, str]:
 def whole_network(facts: Facts) -> tuple[str, str]:
     return f"{_subject(facts)} is the feed-forward network", (
         f"It is its first half, H → I. The second, I → H, is `{narrowing_name(facts)}`, which also adds the residual "
-        "and "
-        f"normalises. What `{widening_name(facts)}` puts out is bit for bit what `output.dense` takes in."
+        f"and normalises. What `{widening_name(facts)}` puts out is bit for bit what `output.dense` takes in."
     )
 
 
 def mixes_tokens(facts: Facts) -> tuple[str, str]:
     return "It lets tokens exchange information", (
         "Only attention does. One token's vector, sent through it without the others, came out the same (within 1e-5 "
-        "of "
-        "the largest value)."
+        "of the largest value)."
         if facts.run and facts.run.alone
         else "But one token's vector, sent through it without the others, came out otherwise: look into this."
     )
@@ -328,8 +321,8 @@ def hidden_states(facts: Facts) -> tuple[str, str]:
     sizes = frame.Shapes.of(facts)
     return "`output_hidden_states=True` returns its output", (
         f"`hidden_states` are {facts.called + 1} tensors of shape {sizes.hidden}: the embeddings and what each layer "
-        "puts "
-        f"out. The widened {sizes.inner} never leaves its layer; a forward hook sees it, or `bertprobe activations`."
+        f"puts out. The widened {sizes.inner} never leaves its layer; a forward hook sees it, or `bertprobe "
+        "activations`."
     )
 
 
@@ -347,8 +340,7 @@ def always_there(facts: Facts) -> tuple[str, str]:
         if library.without_pooler and facts.native:
             shown += (
                 f" Loaded and saved as {listed(library.without_pooler, 'or')} it would be gone, with no more than a "
-                "line in "
-                "the log."
+                "line in the log."
             )
         return said, shown
     shown = no_pooler(facts)
@@ -366,7 +358,7 @@ def there_so_trained(facts: Facts) -> tuple[str, str]:
     scale = f"Its largest singular value is {edge} times that of random numbers of the same size and scale"
     word = verdict(facts)
     shown = {
-        "trained": f"{scale}: this one shows training. How good it is, that does not say.",
+        "trained": f"{scale}: this one shows training. It says nothing about how good it is.",
         "untrained": f"{scale}, and its bias is all zero: no trace of training. Its output is a random mixture of the "
         "first token's numbers.",
         "probably untrained": f"{scale}: nothing but its bias speaks for training.",
@@ -385,8 +377,7 @@ def by_next_sentence(facts: Facts) -> tuple[str, str]:
         return said, f"{by}, the class with the next-sentence head on top of the pooler."
     return said, (
         f"{by}; the weights do not say what trained them. A classifier's fine-tuning does it as well, and SimCSE "
-        "keeps an "
-        "MLP of its own under this name."
+        "keeps an MLP of its own under this name."
     )
 
 
@@ -394,10 +385,8 @@ def mean_pooling(facts: Facts) -> tuple[str, str]:
     pooled, others = frame.pooled(facts), (facts.run.hidden[1] if facts.run else 1) - 1
     return "The pooler averages the tokens", (
         f"It reads the first token's vector alone; of the other {others:,} it knows what attention has brought there. "
-        "On "
-        f"this text the cosine of pooled output and mean vector is {real(pooled.to_mean or 0)}; that of first token "
-        "and "
-        f"mean vector is {real(pooled.first_to_mean or 0)}."
+        f"On this text the cosine of pooled output and mean vector is {real(pooled.to_mean or 0)}; that of first "
+        f"token and mean vector is {real(pooled.first_to_mean or 0)}."
     )
 
 
@@ -423,9 +412,8 @@ def minds_the_mask(facts: Facts) -> tuple[str, str]:
     takes = facts.library.pooling.takes if facts.library.pooling else ()
     return "The pooler leaves out padding", (
         f"It knows of none: its `forward` takes {listed(takes)} and nothing else. The mask works earlier, in "
-        "attention; "
-        "without it padding changes the first token's vector, and so the pooled output. And with padding on the left, "
-        "the first token is a padding token."
+        "attention; without it padding changes the first token's vector, and so the pooled output. And with padding "
+        "on the left, the first token is a padding token."
     )
 
 
