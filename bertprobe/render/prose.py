@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from rich.console import Console
@@ -53,10 +55,9 @@ def _lines(text: str, width: int) -> Iterator[Text]:
 
 
 def _coloured(line: str, codes: Sequence[bool]) -> Text:
-    text = Text(line)
-    for place, is_code in enumerate(codes):
-        if is_code:
-            text.stylize(CODE_STYLE, place, place + 1)
+    text = Text()
+    for is_code, run in groupby(zip(line, codes, strict=True), key=itemgetter(1)):
+        text.append("".join(char for char, _ in run), CODE_STYLE if is_code else "")
     return text
 
 
@@ -101,7 +102,7 @@ def _code(console: Console, block: Code, width: int) -> Iterator[Any]:
     digits = len(str(last))
     for number, line in enumerate(_highlighted(console, block.code), block.line):
         line.rstrip()
-        yield Text(f"{number:>{digits}}{'  ' if line else ''}", style="dim") + line
+        yield Text.assemble((f"{number:>{digits}}{'  ' if line else ''}", "dim"), line)
 
 
 def _highlighted(console: Console, code: str) -> list[Text]:

@@ -13,7 +13,6 @@ from bertprobe.report.explanation.facts import Facts
 TANH_GELUS = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate")
 ERF_GELUS = ("gelu", "gelu_python")
 WITHOUT_NSP = ("roberta", "xlm-roberta", "camembert", "data2vec-text", "xmod", "xlm-roberta-xl", "roberta-prelayernorm")
-WITH_NSP = ("ForPreTraining", "ForNextSentencePrediction")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ def _is_trained(facts: Facts) -> bool | None:
 def _by_nsp(facts: Facts) -> bool | None:
     if facts.family in WITHOUT_NSP:
         return False
-    return True if any(name.endswith(WITH_NSP) for name in facts.saved_by) else None
+    return True if facts.next_sentence_head else None
 
 
 def _as_sentence(facts: Facts) -> bool | None:
@@ -96,7 +95,12 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim("always-there", "pooler", lambda f: True, lambda f: f.pooler is not None),
     Claim("there-so-trained", "pooler", lambda f: verdict(f) is not None, _is_trained),
-    Claim("by-next-sentence", "pooler", lambda f: f.pooler is not None and verdict(f) == "trained", _by_nsp),
+    Claim(
+        "by-next-sentence",
+        "pooler",
+        lambda f: verdict(f) == "trained" or (f.pooler is not None and f.family in WITHOUT_NSP),
+        _by_nsp,
+    ),
     Claim("mean-pooling", "pooler", _has_pooled, lambda f: False),
     Claim("first-hidden-state", "pooler", _has_pooled, lambda f: False),
     Claim("sentence-vector", "pooler", lambda f: f.pooler is not None, _as_sentence),

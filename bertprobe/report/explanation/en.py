@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from bertprobe.report.explanation import frame
-from bertprobe.report.explanation.claims import WITH_NSP, WITHOUT_NSP, activation, verdict
+from bertprobe.report.explanation.claims import WITHOUT_NSP, activation, verdict
 from bertprobe.report.explanation.facts import Facts, Module, Run
 from bertprobe.report.explanation.frame import act, narrowing_name, pooler_name, real, safe, share, widening_name
 from bertprobe.report.sections import Block, Grid, Prose, Verbatim
@@ -371,13 +371,13 @@ def there_so_trained(facts: Facts) -> tuple[str, str]:
 def by_next_sentence(facts: Facts) -> tuple[str, str]:
     said, saved = "A trained pooler was trained by next-sentence prediction", facts.saved_by
     if facts.family in WITHOUT_NSP:
-        return said, f"`{safe(facts.family)}` was pretrained without it: whatever trained this one came later."
-    by = f"The config says that {listed(saved)} saved it" if saved else "The config does not say which class saved it"
-    if any(name.endswith(WITH_NSP) for name in saved):
-        return said, f"{by}, the class with the next-sentence head on top of the pooler."
+        return said, f"`{safe(facts.family)}` was pretrained without it: if anything trained this one, it came later."
+    if head := facts.next_sentence_head:
+        return said, f"A strong sign: the head of that task lies in the same file, on top of this pooler, as `{head}`."
+    by = f" The config names {listed(saved)}." if saved else ""
     return said, (
-        f"{by}; the weights do not say what trained them. A classifier's fine-tuning does it as well, and SimCSE "
-        "keeps an MLP of its own under this name."
+        f"No head of that task lies in the file, and weights do not say what trained them.{by} Fine-tuning a "
+        "classifier trains the pooler, too, and SimCSE keeps an MLP of its own under this name."
     )
 
 

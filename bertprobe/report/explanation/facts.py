@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float32]
 
 TEXT = "The ship left the harbour."
+_NEXT_SENTENCE = "seq_relationship.weight"  # of the head that BERT's next-sentence prediction has on the pooler
 SHOWN = 4  # numbers of a vector that are written out
 SATURATED = 0.99
 SAME = 1e-5  # of the largest value: float32 summed in another order
@@ -135,7 +136,8 @@ class Facts:
 
     `native` says that the model has BERT's layout, and so BERT's attention, residuals and norms around the two modules;
     `gated` that the widening is a product of two. `called` is how often a text passes a widening. `absence` says why
-    there is no pooler, as a kind and the word that belongs to it. `refusal` says why no text was run.
+    there is no pooler, as a kind and the word that belongs to it; `next_sentence_head` is the tensor of such a head in
+    the same file. `refusal` says why no text was run.
     """
 
     model: str
@@ -151,6 +153,7 @@ class Facts:
     pooler: Module | None
     absence: tuple[str, str] | None
     saved_by: tuple[str, ...]
+    next_sentence_head: str | None
     pools_by: tuple[str, ...]
     library: Library
     run: Run | None
@@ -183,6 +186,7 @@ def gather(evidence: Evidence, text: str, *, truncate: bool = False) -> Facts:
         pooler=_module(evidence, pooler),
         absence=None if pooler else absence(checkpoint, anatomy),
         saved_by=tuple(printable(str(name)) for name in saved_by) if isinstance(saved_by, list) else (),
+        next_sentence_head=next((printable(n) for n in anatomy.tensors if n.endswith(_NEXT_SENTENCE)), None),
         pools_by=tuple(printable(mode) for mode in pooling_modes(checkpoint)),
         library=read_library(anatomy.family),
         run=run,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from bertprobe.report.explanation import frame
-from bertprobe.report.explanation.claims import WITH_NSP, WITHOUT_NSP, activation, verdict
+from bertprobe.report.explanation.claims import WITHOUT_NSP, activation, verdict
 from bertprobe.report.explanation.facts import Facts, Module, Run
 from bertprobe.report.explanation.frame import act, narrowing_name, pooler_name, real, safe, share, widening_name
 from bertprobe.report.sections import Block, Grid, Prose, Verbatim
@@ -366,11 +366,17 @@ def there_so_trained(facts: Facts) -> tuple[str, str]:
 def by_next_sentence(facts: Facts) -> tuple[str, str]:
     said, saved = "训练过的 pooler，都是靠下一句预测（NSP）训练的", facts.saved_by
     if facts.family in WITHOUT_NSP:
-        return said, f"`{safe(facts.family)}` 的预训练没有 NSP：这个 pooler 是后来才训练的。"
-    by = f"配置显示保存它的是 {listed(saved)}" if saved else "配置没有写明是哪个类保存的"
-    if any(name.endswith(WITH_NSP) for name in saved):
-        return said, f"{by}，这个类的 NSP 头正接在 pooler 上。"
-    return said, f"{by}；靠什么训练的，从权重里看不出来。分类微调也会训练它，SimCSE 则把自己的 MLP 存在这个名字下。"
+        return said, f"`{safe(facts.family)}` 的预训练没有 NSP：这个 pooler 就算训练过，也是后来的事。"
+    if facts.next_sentence_head:
+        return (
+            said,
+            f"有个有力的旁证：NSP 的任务头就在同一份权重里，接在这个 pooler 上，名为 `{facts.next_sentence_head}`。",
+        )
+    by = f"配置里写的类是 {listed(saved)}。" if saved else ""
+    return said, (
+        f"这份权重里没有 NSP 的任务头，而靠什么训练的，从权重本身看不出来。{by}"
+        "分类微调也会训练 pooler，SimCSE 则把自己的 MLP 存在这个名字下。"
+    )
 
 
 def mean_pooling(facts: Facts) -> tuple[str, str]:
