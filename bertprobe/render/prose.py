@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
@@ -17,6 +18,7 @@ from bertprobe.report.sections import Checked, Code, Grid, Path, Prose, Section,
 
 WIDEST = 100  # cells of a line of prose; longer ones are hard to read
 CODE_STYLE = "cyan"
+SHAPE = re.compile(r"\(\w+(?:, \w+)*,?\)")
 MARKS = {True: ("✓", "green"), False: ("✗", "bold red"), None: ("?", "yellow")}
 _INDENT = 2
 _GAP = 2
@@ -46,7 +48,7 @@ def _lines(text: str, width: int) -> Iterator[Text]:
     plain, codes = "", []
     for piece, is_code in spans(text):
         codes += [is_code] * len(piece)
-        plain += piece.replace(" ", GLUE) if is_code else piece
+        plain += piece.replace(" ", GLUE) if is_code else _glued(piece)
     start = 0
     for line in wrap(plain, width):
         start = plain.index(line, start)
@@ -63,10 +65,15 @@ def _coloured(line: str, codes: Sequence[bool]) -> Text:
 
 def _verbatim(console: Console, block: Verbatim, width: int) -> Iterator[Text]:
     for line in block.lines:
-        first, *rest = wrap(printable(line).replace("  ", f"{GLUE} "), width - _INDENT) or [""]
+        first, *rest = wrap(_glued(printable(line)).replace("  ", f"{GLUE} "), width - _INDENT)
         yield Text(" " * _INDENT + first.replace(GLUE, " "))
         for more in rest:
             yield from (Text(" " * (_INDENT + 4) + part.replace(GLUE, " ")) for part in wrap(more, width - _INDENT - 4))
+
+
+def _glued(text: str) -> str:
+    """A text whose shapes, such as (1, 8, 128), no line is broken in."""
+    return SHAPE.sub(lambda match: match[0].replace(" ", GLUE), text)
 
 
 def _path(console: Console, block: Path, width: int) -> Iterator[Text]:
@@ -75,14 +82,14 @@ def _path(console: Console, block: Path, width: int) -> Iterator[Text]:
 
 
 def _grid(console: Console, block: Grid, width: int) -> Iterator[Text]:
-    rows = [block.head, *block.rows]
+    rows = [tuple(map(_glued, row)) for row in (block.head, *block.rows)]
     natural = [max(cells(row[i]) for row in rows) for i in range(len(block.head))]
     widths = _shared(natural, set(block.fixed), width - _GAP * (len(natural) - 1))
     for number, row in enumerate(rows):
         folded = [wrap(cell, room) for cell, room in zip(row, widths, strict=True)]
         for line in range(max(map(len, folded))):
             parts = [padded(cell[line] if line < len(cell) else "", w) for cell, w in zip(folded, widths, strict=True)]
-            yield Text((" " * _GAP).join(parts).rstrip(), style="bold" if number == 0 else "")
+            yield Text((" " * _GAP).join(parts).rstrip().replace(GLUE, " "), style="bold" if number == 0 else "")
 
 
 def _shared(natural: Sequence[int], fixed: set[int], room: int) -> list[int]:
