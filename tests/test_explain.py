@@ -464,12 +464,14 @@ def test_a_text_that_does_not_fit(run: Run) -> None:
     assert data["numbers"]["run"]["cut"] == 74
 
 
-def test_a_model_that_cannot_run_a_text_is_told_without_one(small_bert: Path, run: Run) -> None:
-    data = data_of(run, "both", "-m", small_bert)
-    assert data["numbers"]["run"] is None
-    assert data["numbers"]["refusal"]
-    assert [section["name"] for section in data["sections"]] == [name for name in ORDER if name != "steps"]
-    assert "(B, S, 64)" in run(["explain", "both", "-m", small_bert]).out
+def test_a_model_that_cannot_run_a_text_is_told_without_one(small_bert: Path, with_tokenizer: Save, run: Run) -> None:
+    """Without a tokenizer, and where a text alone is not enough."""
+    for model in (small_bert, with_tokenizer("bros")):
+        data = data_of(run, "both", "-m", model)
+        assert data["numbers"]["run"] is None
+        assert data["numbers"]["refusal"]
+        assert [section["name"] for section in data["sections"]] == [name for name in ORDER if name != "steps"]
+        assert "(B, S, 64)" in run(["explain", "both", "-m", model]).out
 
 
 def test_an_intermediate_that_is_not_there_is_an_error(odd: list[Path], run: Run) -> None:

@@ -166,8 +166,7 @@ def gather(evidence: Evidence, text: str, *, truncate: bool = False) -> Facts:
     A checkpoint that cannot run a text is told without one; a text that does not fit is an error.
     """
     checkpoint, anatomy = evidence.checkpoint, evidence.anatomy
-    runner, refusal = _open(checkpoint, anatomy)
-    run = None if runner is None else _run(runner, text, truncate)
+    run, refusal = _tried(checkpoint, anatomy, text, truncate)
     known = facts_of(checkpoint, anatomy)
     pooler = tuple(part for part in anatomy.of("pooler") if part.stack is None)
     saved_by = (checkpoint.config or {}).get("architectures")
@@ -194,11 +193,19 @@ def gather(evidence: Evidence, text: str, *, truncate: bool = False) -> Facts:
     )
 
 
-def _open(checkpoint: Checkpoint, anatomy: Anatomy) -> tuple[Runner | None, str | None]:
-    """What runs texts, or why nothing can. The house's own encoder runs on numpy: its digits are the same always."""
+def _tried(checkpoint: Checkpoint, anatomy: Anatomy, text: str, truncate: bool) -> tuple[Run | None, str | None]:
+    """A text's run, or why this checkpoint can run none; what is wrong with the text itself is raised.
+
+    The house's own encoder runs on numpy, whatever is loaded: its digits are then the same always.
+    """
     native = why_not_native(checkpoint, anatomy) is None
     try:
-        return open_runner(checkpoint, anatomy, Compute("numpy" if native else "auto")), None
+        runner = open_runner(checkpoint, anatomy, Compute("numpy" if native else "auto"))
+    except BertprobeError as error:
+        return None, error.found
+    packed = next(iter(runner.batches([text], truncate=truncate)))
+    try:
+        return _run(runner, packed, text), None
     except BertprobeError as error:
         return None, error.found
 
@@ -224,8 +231,7 @@ def _module(evidence: Evidence, parts: Sequence[Part]) -> Module | None:
 # ------------------------------------------------------------------------------------------------ a text
 
 
-def _run(runner: Runner, text: str, truncate: bool) -> Run:
-    packed = next(iter(runner.batches([text], truncate=truncate)))
+def _run(runner: Runner, packed: Packed, text: str) -> Run:
     ear = _Ear(runner)
     ((states, pooled),) = runner.engine.states(packed, ear)
     before, after = ear.first
