@@ -36,8 +36,8 @@ FLOORS = {
     "shown": -1,
 }
 DOORKEEPERS = {
-    "typer": {"cli/__init__.py", "cli/options.py", "cli/weights.py", "cli/text.py"},
-    "rich": {"render/terminal.py", "render/progress.py"},
+    "typer": {"cli/__init__.py", "cli/options.py", "cli/weights.py", "cli/text.py", "cli/teach.py"},
+    "rich": {"render/terminal.py", "render/prose.py", "render/progress.py"},
     "huggingface_hub": {"checkpoint/hub/client.py", "checkpoint/hub/repository.py"},
     "torch": {"backends.py", "modules.py", "reference.py"},
     "transformers": {"reference.py"},

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from bertprobe.errors import printable
+from bertprobe.render.markdown import write_sections
 from bertprobe.render.words import fact_lines
 from bertprobe.report import Report, View
 
@@ -38,7 +39,10 @@ def write_csv(report: Report, out: TextIO, views: Sequence[View]) -> None:
 
 
 def write_markdown(report: Report, out: TextIO, views: Sequence[View]) -> None:
-    """The facts as a list, then each view as a table."""
+    """The facts as a list, then each view as a table; of a report in words its sections."""
+    if report.sections:
+        write_sections(report.sections, out)
+        return
     for label, text in fact_lines(str(report.data["model"]), report.data["facts"]):
         out.write(f"- **{label}**: {_cell(text)}\n")
     for view in views:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from bertprobe.errors import printable
 from bertprobe.render.looks import has_facts, look
+from bertprobe.render.prose import write_sections
 from bertprobe.render.words import fact_lines
 from bertprobe.report import Column, Report, View
 
@@ -37,6 +38,9 @@ def write(report: Report, out: TextIO, views: Sequence[View], *, whole: bool = T
     width = _width(out)
     # soft_wrap: rich must not fold what we have measured, and a pipe has no width
     console = Console(file=out, width=width, highlight=False, soft_wrap=True)
+    if report.sections:
+        write_sections(console, report.sections, width)
+        return
     if _draw(console, report, views, width, whole):
         console.print()
         for line in _wrapped(console, "more columns in a wider terminal, all of them with --format json", width):

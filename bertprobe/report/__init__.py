@@ -9,6 +9,7 @@ from typing import Any
 
 from bertprobe.anatomy import Anatomy
 from bertprobe.checkpoint import DTYPES, Checkpoint
+from bertprobe.report.sections import Section
 from bertprobe.shown import Shown
 from bertprobe.verdicts import Finding
 
@@ -57,11 +58,15 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Report(Shown):
-    """`data` is the JSON contract; `views` are tables over it; `findings` stand in `data` too."""
+    """`data` is the JSON contract; `views` are tables over it; `findings` stand in `data` too.
+
+    A report in words has `sections`, which say all there is to say: facts and views are then not drawn.
+    """
 
     data: Mapping[str, Any]
     views: tuple[View, ...]
     findings: tuple[Finding, ...] = ()
+    sections: tuple[Section, ...] = ()
 
     @property
     def is_alarming(self) -> bool:

@@ -58,32 +58,43 @@ _HEAD_CLASSES = (
 
 def why_no_pooler(checkpoint: Checkpoint, anatomy: Anatomy) -> tuple[str, list[str]]:
     """Why a checkpoint has no pooler, in words, and the classes its config says saved it."""
-    named = (checkpoint.config or {}).get("architectures")
-    saved_by = [printable(str(name)) for name in named] if isinstance(named, list) else []
+    kind, what = absence(checkpoint, anatomy)
+    return _ABSENCES[kind].format(what), _saved_by(checkpoint)
+
+
+_ABSENCES = {
+    "design": "{}",
+    "family": "the {} family has none",
+    "class": "{}, which saved it, has none",
+    "head": "it was saved with {}, by a class that has none",
+    "unnamed": "no tensor is named pooler.dense",
+}
+
+
+def absence(checkpoint: Checkpoint, anatomy: Anatomy) -> tuple[str, str]:
+    """Why a checkpoint has no pooler: `design`, `family`, `class`, `head` or `unnamed`, and what of that kind."""
     if anatomy.family in _NEVER_POOL:
-        return _NEVER_POOL[anatomy.family], saved_by
+        return "design", _NEVER_POOL[anatomy.family]
     if anatomy.row.pooler is None:
-        return f"the {anatomy.family} family has none", saved_by
-    for name in saved_by:
+        return "family", printable(anatomy.family)
+    for name in _saved_by(checkpoint):
         if name.endswith(_HEAD_CLASSES):
-            return f"{name}, which saved it, has none", saved_by
+            return "class", name
     for start, head in _HEADS:
         if any(name.startswith(start) for name in anatomy.tensors):
-            return f"it was saved with {head}, by a class that has none", saved_by
-    return "no tensor is named pooler.dense", saved_by
+            return "head", head
+    return "unnamed", ""
+
+
+def _saved_by(checkpoint: Checkpoint) -> list[str]:
+    named = (checkpoint.config or {}).get("architectures")
+    return [printable(str(name)) for name in named] if isinstance(named, list) else []
 
 
 def pooler_unused(evidence: Evidence) -> Iterator[Finding]:
-    pooling = evidence.checkpoint.pooling
-    if pooling is None or not evidence.anatomy.of("pooler"):
+    if evidence.checkpoint.pooling is None or not evidence.anatomy.of("pooler"):
         return
-    modes = [
-        key.removeprefix("pooling_mode_")
-        for key, on in pooling.items()
-        if key.startswith("pooling_mode_") and on is True
-    ]
-    named = pooling.get("pooling_mode")
-    modes = modes or ([named] if isinstance(named, str) else [])
+    modes = pooling_modes(evidence.checkpoint)
     mode = printable(" and ".join(modes).replace("_", " ")) or "its own"
     yield Finding(
         "pooler-unused",
@@ -93,6 +104,18 @@ def pooler_unused(evidence: Evidence) -> Iterator[Finding]:
         {"pooling": modes},
         "use the sentence embedding of sentence-transformers, not pooler_output",
     )
+
+
+def pooling_modes(checkpoint: Checkpoint) -> list[str]:
+    """How sentence-transformers pools this model, such as `mean_tokens`; empty where no settings say."""
+    pooling = checkpoint.pooling or {}
+    modes = [
+        key.removeprefix("pooling_mode_")
+        for key, on in pooling.items()
+        if key.startswith("pooling_mode_") and on is True
+    ]
+    named = pooling.get("pooling_mode")
+    return modes or ([named] if isinstance(named, str) else [])
 
 
 def shape_mismatch(evidence: Evidence) -> Iterator[Finding]:

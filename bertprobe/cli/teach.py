@@ -1,0 +1,45 @@
+"""The command that explains: `explain`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from bertprobe.cli.options import Json, Subfolder, Weights, check_format, chosen
+from bertprobe.cli.text import ModelOption, Truncate
+from bertprobe.cli.weights import one_thread_per_product
+
+Explained = Literal["intermediate", "pooler", "both"]
+Written = Literal["table", "json", "markdown"]
+
+
+def explain(
+    module: Annotated[Explained, typer.Argument(help="Which of the two modules.")],
+    text: Annotated[
+        str | None, typer.Argument(metavar="[TEXT]", help="The text it is shown with.", show_default=False)
+    ] = None,
+    model: ModelOption = None,
+    lang: Annotated[Literal["en", "zh"], typer.Option("--lang", help="English or Chinese.")] = "en",
+    subfolder: Subfolder = "",
+    weights: Weights = "",
+    truncate: Truncate = False,
+    format: Annotated[Written, typer.Option("--format", help="How to write the result.")] = "table",
+    json: Json = False,
+) -> None:
+    """Explains BertIntermediate, BertPooler or both, with this checkpoint's own shapes and numbers.
+
+    Where the module stands, its formula, a text step by step, its source in the installed transformers, how the two
+    differ, and what people get wrong about them, each checked against this checkpoint.
+    """
+    from bertprobe import render
+    from bertprobe.anatomy import find_parts
+    from bertprobe.checkpoint import open_checkpoint
+    from bertprobe.report.explanation import explanation
+    from bertprobe.verdicts import Evidence
+
+    check_format(format, json, None)
+    checkpoint = open_checkpoint(chosen(model), subfolder=subfolder, weights=weights, download=True)
+    one_thread_per_product()
+    report = explanation(Evidence(checkpoint, find_parts(checkpoint)), module, lang, text, truncate=truncate)
+    render.show(report, "json" if json else format)

@@ -1,0 +1,83 @@
+"""The report of `explain`: the two modules as this checkpoint has them, in English or Chinese.
+
+Facts are gathered once (`facts`), what people say is checked against them (`claims`), `frame` builds drawings, tables
+and sums, and a language (`en`, `zh`) turns the same facts into sentences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import bertprobe
+from bertprobe.errors import PartMissing, printable
+from bertprobe.report import Report
+from bertprobe.report import facts as facts_of
+from bertprobe.report.explanation.claims import told
+from bertprobe.report.explanation.facts import TEXT, Facts, gather
+from bertprobe.report.inspection import take_numbers
+from bertprobe.report.sections import Block, Checked, Section, as_data
+from bertprobe.verdicts import Evidence
+
+LANGUAGES = ("en", "zh")
+ANSWERS = {True: "right", False: "wrong", None: "open"}
+ORDER = ("model", "place", "formula", "steps", "source", "comparison", "claims", "next")
+
+
+def explanation(evidence: Evidence, module: str, language: str, text: str | None, *, truncate: bool = False) -> Report:
+    """Explains `intermediate`, `pooler` or `both` of a checkpoint with a text of its reader's, else one of ours.
+
+    `evidence` needs no numbers: they are taken here. Raises `PartMissing` where there is nothing to explain, and what a
+    text that does not fit raises.
+    """
+    checkpoint, anatomy = evidence.checkpoint, evidence.anatomy
+    if module == "intermediate" and not anatomy.of("intermediate"):
+        raise PartMissing(
+            f"{printable(checkpoint.ref)} holds no intermediate module", "explain its pooler: bertprobe explain pooler"
+        )
+    measured = Evidence(checkpoint, anatomy, take_numbers(anatomy.parts))
+    found = gather(measured, TEXT if text is None else text, truncate=truncate)
+    sections = tuple(_sections(found, module, _spoken(language)))
+    data = {
+        "model": checkpoint.ref,
+        "facts": facts_of(checkpoint, anatomy),
+        "module": module,
+        "language": language,
+        "numbers": _plain(found),
+        "claims": {claim.name: claim.holds(found) for claim in told(found, module)},
+        "sections": as_data(sections),
+        "findings": [],
+        "version": bertprobe.__version__,
+    }
+    return Report(data, (), sections=sections)
+
+
+def _plain(facts: Facts) -> dict[str, Any]:
+    found = asdict(facts)
+    del found["model"]
+    return found
+
+
+def _spoken(language: str) -> ModuleType:
+    return import_module(f"bertprobe.report.explanation.{language}")
+
+
+def _sections(facts: Facts, module: str, language: ModuleType) -> Iterator[Section]:
+    for name in ORDER:
+        if name == "claims":
+            blocks: tuple[Block, ...] = tuple(_checked(facts, module, language))
+        else:
+            blocks = tuple(language.SECTIONS[name](facts, module))
+        if blocks:
+            yield Section(name, language.TITLES[name], blocks)
+
+
+def _checked(facts: Facts, module: str, language: ModuleType) -> Iterator[Checked]:
+    for claim in told(facts, module):
+        said, shown = language.CLAIMS[claim.name](facts)
+        holds = claim.holds(facts)
+        word = language.WORDS[ANSWERS[holds]]
+        yield Checked(claim.name, said, holds, word, shown)
