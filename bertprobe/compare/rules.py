@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from statistics import median
@@ -11,7 +12,7 @@ from bertprobe.compare import Comparison, Delta, Pair
 from bertprobe.errors import printable, shortened
 from bertprobe.verdicts import Finding, verdict
 from bertprobe.verdicts.evidence import SEVERITIES
-from bertprobe.verdicts.headers import why_no_pooler
+from bertprobe.verdicts.headers import never_pools, why_no_pooler
 
 UNRELATED_BELOW = 0.1  # cosine of matrices that have nothing to do with each other; of independent noise it is 1/√(m·k)
 LEAST_COUNT = 1024  # elements from which a cosine says that much
@@ -38,20 +39,21 @@ def judge(comparison: Comparison) -> tuple[Finding, ...]:
 
 
 def identical(comparison: Comparison) -> Iterator[Finding]:
-    if comparison.identical:
+    deltas = [found for _, found in comparison.compared]
+    if deltas and not comparison.reshaped and all(found.identical for found in deltas):
         yield Finding(
             "identical",
             "note",
             None,
-            f"{_all(comparison)} of A and B are the same, bit for bit",
-            {"tensors": len(comparison.pairs)},
-            "nothing: one of them will do",
+            f"{_all(comparison)} are the same, bit for bit{_apart(comparison)}",
+            {"tensors": len(comparison.pairs), "only_a": len(comparison.only_a), "only_b": len(comparison.only_b)},
+            "nothing: one of them will do" if comparison.fits else "nothing, unless what only one of them has is missed",
         )
 
 
 def same_up_to_rounding(comparison: Comparison) -> Iterator[Finding]:
     deltas = [found for _, found in comparison.compared if not found.identical]
-    if not deltas or not comparison.fits or any(found.rounding is None for found in deltas):
+    if not deltas or comparison.reshaped or any(found.rounding is None for found in deltas):
         return
     dtypes = sorted({str(found.rounding) for found in deltas})
     holders = {found.rounded for found in deltas} - {"both"}
@@ -65,9 +67,10 @@ def same_up_to_rounding(comparison: Comparison) -> Iterator[Finding]:
         "same-up-to-rounding",
         "note",
         None,
-        f"{said}: {len(deltas):,} of {len(comparison.pairs):,} tensors differ, by no more than that",
+        f"{said}: {len(deltas):,} of {len(comparison.pairs):,} tensors differ, by no more than that"
+        f"{_apart(comparison)}",
         {"dtypes": dtypes, "tensors": len(deltas), "of": len(comparison.pairs), "largest_change": largest},
-        "they are one model; a --tolerance of 0.01 lets --strict pass",
+        "they are one model; a --tolerance of 0.01 tells such rounding from training",
     )
 
 
@@ -85,7 +88,7 @@ def shapes_differ(comparison: Comparison) -> Iterator[Finding]:
         return
     rows = [pair for pair in comparison.pairs if pair.rows is not None]
     parts = [*differing, *([_reshaped(comparison)] if comparison.reshaped else [])]
-    can = f"{len(comparison.pairs):,} tensors can be compared"
+    can = f"{len(comparison.pairs):,} tensors can be compared" if comparison.pairs else "none can be compared"
     if rows:
         can += f", of {printable(shortened([pair.name for pair in rows], 2))} the rows that both have"
     yield Finding(
@@ -140,7 +143,8 @@ def became_not_finite(comparison: Comparison) -> Iterator[Finding]:
 
 
 def pooler_lost(comparison: Comparison) -> Iterator[Finding]:
-    if not comparison.a.anatomy.of("pooler") or comparison.b.anatomy.of("pooler") or _left_out(comparison, "pooler"):
+    here, there = (bool(of.anatomy.of("pooler")) for of in (comparison.a, comparison.b))
+    if not here or there or _left_out(comparison, "pooler") or never_pools(comparison.b.anatomy):
         return
     reason, saved_by = why_no_pooler(comparison.b.checkpoint, comparison.b.anatomy)
     a, b = (printable(of.checkpoint.ref) for of in (comparison.a, comparison.b))
@@ -231,7 +235,7 @@ def low_rank_change(comparison: Comparison) -> Iterator[Finding]:
         return
     ranks = sorted({found.rank for _, found in low if found.rank is not None})
     shown = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
-    kinds = sorted({pair.name.removesuffix(".weight").rpartition(".layer.")[2].partition(".")[2] for pair, _ in low})
+    kinds = sorted({re.sub(r"^.*?\.\d+\.", "", pair.name.removesuffix(".weight")) for pair, _ in low})
     of = "all" if len(low) == len(ranked) else f"{len(low):,} of"
     yield Finding(
         "low-rank-change",
@@ -284,7 +288,16 @@ def _left_out(comparison: Comparison, label: str) -> bool:
 
 def _all(comparison: Comparison) -> str:
     count = len(comparison.pairs)
-    return f"all {count:,} tensors" if comparison.labels is None else f"the {count:,} tensors looked at"
+    if comparison.labels is not None:
+        return f"the {count:,} tensors looked at"
+    return f"all {count:,} tensors" if comparison.fits else f"the {count:,} tensors that both have"
+
+
+def _apart(comparison: Comparison) -> str:
+    """Where one has what the other lacks, as much in words."""
+    sides = (("A", comparison.only_a), ("B", comparison.only_b))
+    some = [f"{len(only):,} {'is' if len(only) == 1 else 'are'} in {which} only" for which, only in sides if only]
+    return f"; {' and '.join(some)}" if some else ""
 
 
 def _bits(deltas: Iterable[Delta]) -> str:

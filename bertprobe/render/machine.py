@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from bertprobe.errors import printable
-from bertprobe.render.words import fact_lines
+from bertprobe.render.words import report_lines
 from bertprobe.report import Report, View
 
 
@@ -39,7 +39,7 @@ def write_csv(report: Report, out: TextIO, views: Sequence[View]) -> None:
 
 def write_markdown(report: Report, out: TextIO, views: Sequence[View]) -> None:
     """The facts as a list, then each view as a table."""
-    for label, text in fact_lines(str(report.data["model"]), report.data["facts"]):
+    for label, text in report_lines(report.data):
         out.write(f"- **{label}**: {_cell(text)}\n")
     for view in views:
         if view.rows:

@@ -16,7 +16,7 @@ def pooler_absent(evidence: Evidence) -> Iterator[Finding]:
     if evidence.anatomy.of("pooler"):
         return
     reason, saved_by = why_no_pooler(evidence.checkpoint, evidence.anatomy)
-    never = evidence.anatomy.family in _NEVER_POOL or evidence.anatomy.row.pooler is None
+    never = never_pools(evidence.anatomy)
     yield Finding(
         "pooler-absent",
         "note",
@@ -53,6 +53,11 @@ _HEAD_CLASSES = (
     "ForQuestionAnswering",
     "ForPreTraining",
 )
+
+
+def never_pools(anatomy: Anatomy) -> bool:
+    """Whether models of this family have no pooler at all, whoever saved them."""
+    return anatomy.family in _NEVER_POOL or anatomy.row.pooler is None
 
 
 def why_no_pooler(checkpoint: Checkpoint, anatomy: Anatomy) -> tuple[str, list[str]]:
