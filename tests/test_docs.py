@@ -12,17 +12,19 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
+import kin
 import pytest
 from conftest import ROOT, Run
 from hub import Hub
 
 import bertprobe
+from bertprobe.compare import rules
 from bertprobe.statistics import STATISTICS
 from bertprobe.verdicts import RULES, SMALLEST_SIDE, TRAINED_ABOVE, UNTRAINED_BELOW
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.M | re.S)
-FOLDERS = ("checkpoint", "verdicts", "tokens", "export", "report", "render", "cli")
+FOLDERS = ("checkpoint", "compare", "verdicts", "tokens", "export", "report", "render", "cli")
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
 
 
@@ -44,6 +46,7 @@ def workplace(minilm: Path, hub: Hub, tmp_path_factory: pytest.TempPathFactory) 
     model.mkdir()
     for entry in minilm.iterdir():
         (model / entry.name).symlink_to(entry)
+    kin.without_pooler(here / "lost")
     return here
 
 
@@ -172,7 +175,7 @@ def test_readme_begins_with_the_two_commands() -> None:
 def test_the_findings_page_has_a_section_a_rule() -> None:
     text = (ROOT / "docs" / "findings.md").read_text()
     sections = dict(re.findall(r"^## `([\w-]+)`\n\n\*\*(\w+)\.\*\*", text, re.M))
-    assert sections == {rule.name: rule.severity for rule in RULES}
+    assert sections == {rule.name: rule.severity for rule in (*RULES, *rules.RULES)}
 
 
 def test_the_statistics_page_has_every_statistic_and_threshold() -> None:
@@ -190,7 +193,7 @@ def test_the_exports_page_names_every_key(tiny_bert: Path, run: Run) -> None:
     assert not [key for key in keys if f"`{key}`" not in text and f'"{key}"' not in text]
 
 
-@pytest.mark.parametrize("command", ["inspect", "export", "pool", "activations", "verify"])
+@pytest.mark.parametrize("command", ["inspect", "export", "diff", "graft", "pool", "activations", "verify"])
 def test_every_command_and_option_has_help(command: str) -> None:
     from bertprobe.cli import app
 

@@ -52,9 +52,8 @@ def comparison(found: Comparison, tolerance: float = 0.0, *, whole: bool = True)
         "findings": told,
         "version": bertprobe.__version__,
     }
-    views = [*_part_views(parts, whole), *_place_view(data["places"]), *_neuron_view(parts), *_apart_view(found)]
-    views += _text_views(data["texts"])
-    views += [_tensor_view(data), finding_view(told)]
+    views = [*_part_views(parts, whole), *_place_view(data["places"]), *_apart_view(found)]
+    views += [*_text_views(data["texts"]), _tensor_view(data), *_neuron_view(parts), finding_view(told)]
     return Report(data, tuple(views), findings)
 
 
