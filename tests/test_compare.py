@@ -1,4 +1,4 @@
-"""`diff`: numbers against a second way, corresponding tensors across files, findings on real kin of the built-in model."""
+"""`diff`: numbers against a second way, corresponding tensors across files, findings on kin of the built-in model."""
 
 from __future__ import annotations
 
@@ -215,8 +215,7 @@ def test_its_numbers_are_those_of_torch(family: Path, diff: Diff) -> None:
     tensors = [tensor for part in data["parts"] for tensor in part["tensors"]] + data["elsewhere"]
     assert len(tensors) == 71
     for tensor in tensors:
-        a, b = (file[name].double() for file, name in zip((old, new), (tensor["stored_name_a"], tensor["stored_name_b"]),
-                                                          strict=True))  # fmt: skip
+        a, b = old[tensor["stored_name_a"]].double(), new[tensor["stored_name_b"]].double()
         found = tensor["difference"]
         assert found["identical"] == torch.equal(a, b)
         assert found["change"] == pytest.approx(float((b - a).norm() / a.norm()), rel=1e-9)

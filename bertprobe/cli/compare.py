@@ -107,7 +107,9 @@ def graft(
     ],
     part: Annotated[Literal["pooler", "intermediate"], typer.Option("--part", help="What to put in.")] = "pooler",
     layers: Layers = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of the recipient's own pooler.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Put it in the place of the recipient's own pooler.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the files in DIR, if it holds no others.")] = False,
     format: Format = "table",
     json: Json = False,

@@ -47,7 +47,9 @@ def identical(comparison: Comparison) -> Iterator[Finding]:
             None,
             f"{_all(comparison)} are the same, bit for bit{_apart(comparison)}",
             {"tensors": len(comparison.pairs), "only_a": len(comparison.only_a), "only_b": len(comparison.only_b)},
-            "nothing: one of them will do" if comparison.fits else "nothing, unless what only one of them has is missed",
+            "nothing: one of them will do"
+            if comparison.fits
+            else "nothing, unless what only one of them has is missed",
         )
 
 
@@ -159,7 +161,7 @@ def pooler_lost(comparison: Comparison) -> Iterator[Finding]:
 
 
 def pooler_reinitialised(comparison: Comparison) -> Iterator[Finding]:
-    for pair, found in _poolers(comparison):
+    for found in _poolers(comparison):
         words = [_verdict(comparison, which) for which in ("a", "b")]
         others = [d.cosine for p, d in _matrices(comparison) if p.place.piece != "pooler" and d.cosine is not None]
         kept = bool(others) and median(others) > 0.5
@@ -241,7 +243,8 @@ def low_rank_change(comparison: Comparison) -> Iterator[Finding]:
         "low-rank-change",
         "note",
         None,
-        f"the change of {of} {len(ranked):,} changed matrices has a low rank, {shown}: {printable(shortened(kinds, 4))}",
+        f"the change of {of} {len(ranked):,} changed matrices has a low rank, {shown}: "
+        f"{printable(shortened(kinds, 4))}",
         {"tensors": [{"name": p.name, "rank": d.rank, "of": d.full_rank} for p, d in low], "changed": len(ranked)},
         "a merged adapter such as LoRA leaves that, or training on very few tokens; to ship it, the adapter is smaller",
     )
@@ -271,10 +274,10 @@ def _matrices(comparison: Comparison) -> Iterator[tuple[Pair, Delta]]:
             yield pair, found
 
 
-def _poolers(comparison: Comparison) -> Iterator[tuple[Pair, Delta]]:
+def _poolers(comparison: Comparison) -> Iterator[Delta]:
     for pair, found in comparison.compared:
         if pair.place.piece == "pooler" and len(pair.a.shape) == 2:
-            yield pair, found
+            yield found
 
 
 def _verdict(comparison: Comparison, which: str) -> str | None:

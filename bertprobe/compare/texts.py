@@ -72,16 +72,15 @@ def move(a: Side, b: Side, texts: Sequence[str]) -> Moved:
         found = [_text(texts[i], *(side[i] for side in vectors)) for i in range(len(texts))]
         return Moved(tuple(found), {}, unlike, notes)
     sums: dict[str, _Sums] = {}
-    found = []
+    placed: dict[int, TextMove] = {}
     for packed in left.batches(texts):
         one, other = _states(left, packed), _states(right, packed)
         for label, values in one.matrices.items():
             if label in other.matrices and values.shape == other.matrices[label].shape:
                 sums.setdefault(label, _Sums()).take(values, other.matrices[label])
-        ours = dict(_by_place(packed, one.vectors)), dict(_by_place(packed, other.vectors))
-        found += [(place, _text(texts[place], ours[0][place], ours[1][place])) for place in ours[0]]
-    ordered = [text for _, text in sorted(found, key=lambda item: item[0])]
-    return Moved(tuple(ordered), {label: s.move for label, s in sums.items()}, "", notes)
+        both = zip(_by_place(packed, one.vectors), _by_place(packed, other.vectors), strict=True)
+        placed |= {place: _text(texts[place], mine, its) for (place, mine), (_, its) in both}
+    return Moved(tuple(placed[i] for i in sorted(placed)), {label: s.move for label, s in sums.items()}, "", notes)
 
 
 def _tokenizers(a: Side, b: Side) -> tuple[tuple[Tokenizer, Tokenizer], tuple[str, ...]]:

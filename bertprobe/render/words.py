@@ -35,7 +35,10 @@ def report_lines(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     names = [key.upper() if len(key) == 1 else key for key in pair]
     facts = [data[key]["facts"] for key in pair]
     sides = [dict(fact_lines(str(data[key]["model"]), data[key]["facts"])) for key in pair]
-    lines = [(name, printable(_model(data[key]["model"], data[key]["facts"], ""))) for key, name in zip(pair, names, strict=True)]
+    lines = [
+        (name, printable(_model(data[key]["model"], data[key]["facts"], "")))
+        for key, name in zip(pair, names, strict=True)
+    ]
     for label in ("family", "layers", "parameters", "files"):
         one, other = sides[0][label], sides[1][label]
         lines += [(label, one)] if one == other else [(f"{label} {names[0]}", one), (f"{label} {names[1]}", other)]
