@@ -76,7 +76,7 @@ def _fetched(ref: str, address: Address, wanted: Wanted, located: Located) -> Lo
     folder = located.folder
     if not wanted.download or not isinstance(folder, HubFolder):
         return located
-    names = [file.name for file in located.files]
+    names = [*(file.name for file in located.files), *located.shards]
     local = download(folder, names, address.revision)
     return replace(
         located,
