@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bundle
 import kin
 import ml_dtypes
 import numpy as np
@@ -286,6 +287,23 @@ def test_files_prefixes_and_ties_do_not_matter(family: Path, diff: Diff, tmp_pat
     data = diff(family / "without_pooler", folder, "--strict")
     assert set(rules(data)) == {"identical"}
     assert data["apart"] == {"reshaped": [], "only_a": [], "only_b": []}
+
+
+def test_a_tensorflow_checkpoint_compares_with_what_became_of_it(family: Path, diff: Diff, tmp_path: Path) -> None:
+    stored = {name: t.float().numpy() for name, t in load_file(kin.POCKET / "model.safetensors").items()}
+    (tmp_path / "tf").mkdir()
+    bundle.save(tmp_path / "tf" / "bert_model.ckpt", bundle.with_training(bundle.as_google(stored)))
+    shutil.copy(kin.POCKET / "config.json", tmp_path / "tf" / "bert_config.json")
+    data = diff(tmp_path / "tf", "pocket", "--strict")
+    assert data["a"]["facts"]["storage"] == "TensorFlow"
+    assert set(rules(data)) == {"identical"}
+    ours, theirs = diff("pocket", family / "tuned"), diff(tmp_path / "tf", family / "tuned")
+    assert rules(theirs)["layers-frozen"]["evidence"] == rules(ours)["layers-frozen"]["evidence"]
+    for one, other in zip(ours["parts"], theirs["parts"], strict=True):
+        assert one["neurons"] == other["neurons"]
+        for key in ("change", "cosine", "largest", "place"):
+            mine, its = (part["tensors"][0]["difference"][key] for part in (one, other))
+            assert mine == (its if key == "place" else pytest.approx(its, rel=1e-9))
 
 
 def test_a_turned_tensor_compares_in_its_orientation(tmp_path: Path, diff: Diff, family: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bundle
 import kin
 import pytest
 import torch
@@ -158,6 +159,23 @@ def test_wrapped_names_and_a_lone_bert_config(make: Make, graft: Any, tmp_path: 
     assert not info["missing_keys"]
     states = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("pooler")}
     assert all(torch.equal(tensor, own.state_dict()[name]) for name, tensor in states.items())
+
+
+def test_a_tensorflow_donor_and_recipient(graft: Any, tmp_path: Path) -> None:
+    stored = {name: t.float().numpy() for name, t in load_file(kin.POCKET / "model.safetensors").items()}
+    config = json.loads((kin.POCKET / "config.json").read_text())
+    for name, kept in (("whole", stored), ("lost", {n: t for n, t in stored.items() if "pooler" not in n})):
+        (tmp_path / name).mkdir()
+        bundle.save(tmp_path / name / "bert_model.ckpt", bundle.as_google(kept))
+        (tmp_path / name / "bert_config.json").write_text(
+            json.dumps({k: v for k, v in config.items() if k != "model_type"})
+        )
+        shutil.copy(kin.POCKET / "vocab.txt", tmp_path / name)
+    assert graft(tmp_path / "whole", tmp_path / "lost", tmp_path / "out").code == 0
+    model, info = loaded(tmp_path / "out", transformers.BertForPreTraining)
+    assert not info["missing_keys"]
+    original = kin.load(transformers.BertForPreTraining)
+    assert all(torch.equal(t, original.state_dict()[n]) for n, t in model.state_dict().items())
 
 
 def test_an_exported_pooler_is_a_donor(run: Run, make: Make, graft: Any, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 BLOCK = 65_536  # elements looked at together, in three float64 buffers that stay in the cache
+RUN = 2**20  # bytes that are compared at once
 LARGEST_RANKED = 2**24  # elements of Δ beyond which its rank is not looked for: tables of embeddings
 MOST_RANK = 64  # the largest rank that is found where a matrix is only sketched
 SPARE = 8  # columns of the sketch beyond that (Halko, Martinsson & Tropp, SIAM Review 53(2), 2011, section 4.2)
@@ -118,7 +119,8 @@ def _same_bytes(a: Array, b: Array) -> bool:
         a, b = a.T, b.T
     if not a.flags.c_contiguous:
         return False
-    return bool(np.array_equal(a.reshape(-1).view(np.uint8), b.reshape(-1).view(np.uint8)))
+    one, other = a.reshape(-1).view(np.uint8), b.reshape(-1).view(np.uint8)
+    return all(np.array_equal(one[i : i + RUN], other[i : i + RUN]) for i in range(0, one.size, RUN))
 
 
 def _of_equals(a: Array) -> Delta:

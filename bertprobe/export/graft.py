@@ -265,8 +265,8 @@ def _metadata(
 def _config(recipient: Side) -> str:
     """The recipient's settings, with the model_type that from_pretrained asks for where they have none."""
     config = dict(recipient.checkpoint.config or {})
-    original = recipient.checkpoint.folder / CONFIG
-    if "model_type" in config and original.is_file():
+    original = recipient.checkpoint.config_file
+    if "model_type" in config and original is not None:
         return original.read_text(encoding="utf-8")
     return json.dumps({"model_type": recipient.anatomy.family, **config}, indent=2, ensure_ascii=False) + "\n"
 
@@ -277,7 +277,9 @@ def _beside(recipient: Checkpoint) -> list[Path]:
         raise UnsupportedFile(
             f"{printable(recipient.ref)} has no config.json", "put it beside the weights: from_pretrained asks for it"
         )
-    return [recipient.folder / name for name in BESIDE if (recipient.folder / name).is_file()]
+    config = recipient.config_file
+    folder = recipient.folder if config is None else config.parent
+    return [folder / name for name in BESIDE if (folder / name).is_file()]
 
 
 def _check_not_theirs(donor: Checkpoint, recipient: Checkpoint, path: Path) -> None:
