@@ -164,6 +164,16 @@ def test_noise_and_training_have_no_low_rank(dtype: Any) -> None:
     assert of(a, a + more.astype(np.float32)).rank is None  # more than a sketch can tell
 
 
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
+def test_scattered_steps_of_the_last_digit_are_no_low_rank(share: float) -> None:
+    """What a small learning rate does to weights in bfloat16: most round back to what they were."""
+    a = normal(256, 256).astype(ml_dtypes.bfloat16)
+    steps = (NOISE.random(a.shape) < share).astype(np.uint16)
+    b = (a.view(np.uint16) + steps).view(ml_dtypes.bfloat16)
+    for spectrum in (False, True):
+        assert not of(a, b, spectrum=spectrum).is_low_rank
+
+
 # ------------------------------------------------------------------------------------------------ real kin
 
 

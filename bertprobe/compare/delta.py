@@ -25,6 +25,7 @@ RUN = 2**20  # bytes that are compared at once
 LARGEST_RANKED = 2**24  # elements of Δ beyond which its rank is not looked for: tables of embeddings
 MOST_RANK = 64  # the largest rank that is found where a matrix is only sketched
 SPARE = 8  # columns of the sketch beyond that (Halko, Martinsson & Tropp, SIAM Review 53(2), 2011, section 4.2)
+MOSTLY = 0.5  # of ‖Δ‖² must lie in a low rank; scattered steps of the last digit leave a σ or two above the rest, too
 SEED = 0
 ROUNDING = 1e-6  # of σ₁: below it lies the rounding of a Gram matrix in float64, the square root of 2^-52 · √k
 
@@ -51,7 +52,8 @@ class Delta:
     not equal as numbers, `broken` ones are finite in one array only, or infinite otherwise. `change` is ‖Δ‖ / ‖A‖;
     `largest` is the element of Δ of largest magnitude and `place` where it stands. `rounding` is the widest dtype to
     which both round to the same numbers; `rounded` says which of them holds such numbers only: a, b, both or neither.
-    `rank` counts the σ above the rounding of the stored numbers, `full_rank` is the most there could be.
+    `rank` counts the σ above the rounding of the stored numbers, `full_rank` is the most there could be and `explained`
+    the share of ‖Δ‖² in those σ.
     """
 
     count: int
@@ -68,6 +70,7 @@ class Delta:
     rounded: str = ""
     rank: int | None = None
     full_rank: int | None = None
+    explained: float | None = None
     effective_rank: float | None = None
     neurons: tuple[Neuron, ...] = ()
 
@@ -84,8 +87,10 @@ class Delta:
 
     @property
     def is_low_rank(self) -> bool:
-        """Whether Δ has a rank far below what it could have, as a merged adapter leaves it."""
-        return self.rank is not None and self.full_rank is not None and 0 < self.rank <= self.full_rank // 4
+        """Whether Δ has a rank far below what it could have, as a merged adapter leaves it, and not mere rounding."""
+        if self.rank is None or self.full_rank is None or self.explained is None:
+            return False
+        return 0 < self.rank <= self.full_rank // 4 and self.explained > MOSTLY
 
 
 def delta(a: Array, b: Array, dtypes: tuple[str, str], *, neurons: int = 0, spectrum: bool = False) -> Delta:
@@ -347,7 +352,11 @@ def _ranked(found: Delta, a: Array, b: Array, sums: _Sums, dtypes: tuple[str, st
     if sigmas is None:
         return replace(found, full_rank=min(m, k))
     rank = int(np.count_nonzero(sigmas > max(floor * (math.sqrt(m) + math.sqrt(k)), ROUNDING * sigmas[0])))
-    return replace(found, rank=rank, full_rank=min(m, k), effective_rank=effective_rank(sigmas))
+    squares = np.square(sigmas)
+    explained = float(squares[:rank].sum() / np.vdot(change, change))
+    return replace(
+        found, rank=rank, full_rank=min(m, k), explained=min(explained, 1.0), effective_rank=effective_rank(sigmas)
+    )
 
 
 def _noise(sums: _Sums, dtypes: tuple[str, str]) -> float:

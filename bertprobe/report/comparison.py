@@ -194,6 +194,7 @@ def _difference(found: Delta) -> dict[str, Any]:
         "rounded": found.rounded or None,
         "rank": found.rank,
         "full_rank": found.full_rank,
+        "explained": found.explained,
         "effective_rank": found.effective_rank,
     }
 
