@@ -83,6 +83,10 @@ def test_identical_is_of_values_after_promotion() -> None:
     numbers = np.arange(5)
     assert of(numbers, numbers.copy()).identical
     assert of(numbers, numbers + 1).exceeds(1e9)
+    assert delta(numbers * 1j, numbers * 2j, ("C64", "C64")).changed == 4
+    empty = np.empty((0, 3), np.float32)
+    assert of(empty, empty.copy()).identical
+    assert of(np.float32(1).reshape(()), np.float32(2).reshape(())).change == 1
 
 
 def test_what_is_not_finite_is_counted_and_left_out() -> None:

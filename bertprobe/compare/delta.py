@@ -105,8 +105,8 @@ def delta(a: Array, b: Array, dtypes: tuple[str, str], *, neurons: int = 0, spec
     if _same_bytes(a, b):
         return _of_equals(_matrix(a))
     left, right = _matrix(a), _matrix(b)
-    if left.dtype.kind in "iub" and right.dtype.kind in "iub":
-        return _of_integers(left, right, a.shape)
+    if {left.dtype.kind, right.dtype.kind} <= set("iub") or "c" in left.dtype.kind + right.dtype.kind:
+        return _equal_or_not(left, right, a.shape)
     sums = _Sums(left.shape, dtypes)
     with np.errstate(all="ignore"):
         for rows, columns in _tiles(*left.shape):
@@ -151,8 +151,8 @@ def _matrix(array: Array) -> Array:
     return np.ascontiguousarray(array.reshape(shape))
 
 
-def _of_integers(a: Array, b: Array, shape: tuple[int, ...]) -> Delta:
-    """Integers are buffers, such as positions: they are equal or not."""
+def _equal_or_not(a: Array, b: Array, shape: tuple[int, ...]) -> Delta:
+    """Integers are buffers, such as positions, and complex numbers no weights of a BERT: they are equal or not."""
     import numpy as np
 
     differ = a != b

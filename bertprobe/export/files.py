@@ -129,7 +129,8 @@ def whole_folder_or_not_at_all(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():  # else what was there before could not be put back, and is all there is
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _take_name(temporary: Path, output: Output) -> None:
