@@ -204,15 +204,20 @@ def open_runner(
     *,
     depth: int | None = None,
     pooler: bool = True,
+    tokenizer: Tokenizer | None = None,
 ) -> Runner:
-    """The encoder and tokenizer of a checkpoint; `auto` chooses the backend by the `texts` known beforehand."""
+    """The encoder and tokenizer of a checkpoint; `auto` chooses the backend by the `texts` known beforehand.
+
+    The tokenizer is the one beside its weights unless one is given.
+    """
     engine: Engine
     if why_not_native(checkpoint, anatomy) is None:
         backend = choose_backend(compute, anatomy, _work(anatomy, texts))
         engine = Native(load_encoder(checkpoint, anatomy, backend, depth=depth, pooler=pooler))
     else:
         engine = _foreign(checkpoint, anatomy, compute)
-    tokenizer = open_tokenizer(checkpoint, lambda: _their_tokenizer(checkpoint))
+    if tokenizer is None:
+        tokenizer = open_tokenizer(checkpoint, lambda: _their_tokenizer(checkpoint))
     if engine.vocabulary is not None:
         check_vocabulary(tokenizer, engine.vocabulary)
     return Runner(checkpoint, anatomy, engine, tokenizer, compute)

@@ -259,7 +259,7 @@ def _as_matrix(array: Array) -> Array:
     return array.reshape(array.shape[0], math.prod(array.shape[1:]))
 
 
-def _widened(array: Array) -> Array:
+def widened(array: Array) -> Array:
     """The same values as native float32 or float64, whichever holds them; no copy where they are that already."""
     import numpy as np
 
@@ -276,7 +276,7 @@ def _widened(array: Array) -> Array:
 def _operand(matrix: Array) -> Array:
     """The matrix as one that both passes take; wide integers stay, as float64 they would take twice the memory."""
     wide_integers = matrix.dtype.kind in "iu" and matrix.itemsize > 2
-    return matrix if wide_integers else _widened(matrix)
+    return matrix if wide_integers else widened(matrix)
 
 
 def _sums(matrix: Array) -> tuple[Summary, Floats]:
@@ -291,7 +291,7 @@ def _sums(matrix: Array) -> tuple[Summary, Floats]:
     total = EMPTY
     with np.errstate(all="ignore"):
         for tile in _tiles(*walked.shape):
-            summary, sums = work.block(_widened(walked[tile]), axis=0 if turned else 1)
+            summary, sums = work.block(widened(walked[tile]), axis=0 if turned else 1)
             squares[tile[1] if turned else tile[0]] += sums
             total += summary
     return total, squares
@@ -496,7 +496,7 @@ def _spectrum(matrix: Array, summary: Summary, eps: float) -> Spectrum:
     return Spectrum(
         sigmas,
         shape,
-        effective_rank=_effective_rank(sigmas),
+        effective_rank=effective_rank(sigmas),
         numerical_rank=rank,
         spikes=int(np.count_nonzero(sigmas > summary.std * _edge(shape))) if summary.std else None,
         alpha=alpha,
@@ -521,7 +521,7 @@ def _singular_values(matrix: Array, abs_max: float) -> Floats:
     return np.asarray(np.ldexp(sigmas, exponent), np.float64)
 
 
-def _effective_rank(sigmas: Floats) -> float | None:
+def effective_rank(sigmas: Floats) -> float | None:
     """exp(−Σ pᵢ ln pᵢ) with pᵢ = σᵢ / Σσ; Roy & Vetterli, EUSIPCO 2007, equations 2 to 4."""
     import numpy as np
 

@@ -19,6 +19,7 @@ FLOORS = {
     "report": 5,
     "verify": 5,
     "export": 5,
+    "compare": 5,
     "activations": 4,
     "encoder": 3,
     "modules": 3,
@@ -36,7 +37,7 @@ FLOORS = {
     "shown": -1,
 }
 DOORKEEPERS = {
-    "typer": {"cli/__init__.py", "cli/options.py", "cli/weights.py", "cli/text.py", "cli/teach.py"},
+    "typer": {f"cli/{name}.py" for name in ("__init__", "options", "weights", "text", "teach", "compare")},
     "rich": {"render/terminal.py", "render/prose.py", "render/progress.py"},
     "huggingface_hub": {"checkpoint/hub/client.py", "checkpoint/hub/repository.py"},
     "torch": {"backends.py", "modules.py", "reference.py"},
@@ -132,6 +133,7 @@ def test_shapes_load_nothing_heavy(tiny_bert: Path) -> None:
     heavy = {"numpy", "ml_dtypes", "torch", "transformers", "tokenizers", "huggingface_hub"}
     archives = {"zipfile", "pickletools"}  # only a .bin needs these
     assert not loaded("inspect", "--shapes", str(tiny_bert)) & (heavy | archives)
+    assert not loaded("diff", "--shapes", str(tiny_bert), str(tiny_bert)) & (heavy | archives)
 
 
 def test_inspect_and_export_load_no_torch(tiny_bert: Path, tmp_path: Path) -> None:
@@ -139,6 +141,8 @@ def test_inspect_and_export_load_no_torch(tiny_bert: Path, tmp_path: Path) -> No
     assert not loaded("inspect", str(tiny_bert)) & heavy
     assert not loaded("inspect", str(tiny_bert), "--json") & {*heavy, "rich"}
     assert not loaded("export", str(tiny_bert), "-o", str(tmp_path / "pooler.safetensors")) & heavy
+    assert not loaded("diff", str(tiny_bert), str(tiny_bert)) & heavy
+    assert not loaded("graft", str(tiny_bert), str(tiny_bert), "-o", str(tmp_path / "new"), "--replace") & heavy
 
 
 def test_a_short_text_loads_no_torch(minilm: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import bertprobe
-from bertprobe.cli import teach, text, weights
+from bertprobe.cli import compare, teach, text, weights
 from bertprobe.errors import BertprobeError, printable
 
 app = typer.Typer(
@@ -51,7 +51,11 @@ def options(
 # What only stdout can fail with: each file that is read or written has errors of its own.
 _STDOUT_FAILS = {errno.EPIPE, errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO}
 
-for command in (weights.inspect, weights.export, text.pool, text.activations, text.verify, teach.explain):
+COMMANDS = (
+    *(weights.inspect, weights.export, compare.diff, compare.graft),
+    *(text.pool, text.activations, text.verify, teach.explain),
+)
+for command in COMMANDS:
     app.command()(command)
 
 

@@ -229,7 +229,7 @@ def _texts(texts: list[str] | None, file: str | None, pair: bool) -> tuple[list[
     known = list(texts or ())
     if file is None and not known and not sys.stdin.isatty():
         file = "-"
-    lines = iter(()) if file is None else _lines(file)
+    lines = iter(()) if file is None else lines_of(file)
     characters = sum(map(len, known))
     while len(known) < SHOWN and characters < AHEAD and (line := next(lines, None)) is not None:
         known.append(line)
@@ -241,7 +241,7 @@ def _texts(texts: list[str] | None, file: str | None, pair: bool) -> tuple[list[
     return known, lines
 
 
-def _lines(file: str) -> Iterator[str]:
+def lines_of(file: str) -> Iterator[str]:
     try:
         # What is not UTF-8 must not stop a corpus: the odd bytes become U+FFFD.
         with open(

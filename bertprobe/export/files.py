@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
+import shutil
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,56 @@ def whole_or_not_at_all(output: Output) -> Iterator[IO[bytes]]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_folder(path: Path, names: Collection[str], force: bool) -> None:
+    """Before anything is read: the place is free, or holds nothing but what would be written, and `force` is said."""
+    shown = printable(str(path))
+    try:
+        if not path.parent.is_dir():
+            raise OutputError(f"there is no folder {printable(str(path.parent))}", "make it first")
+        if not os.path.lexists(path):
+            return
+        if path.is_symlink() or not path.is_dir():
+            raise OutputError(f"{shown} is there already, and no folder", "choose another name")
+        there = sorted(entry.name for entry in path.iterdir())
+    except (OSError, ValueError) as error:  # a name too long, or with a NUL
+        raise OutputError(f"{shown} cannot be a folder ({error})", "choose another name") from error
+    others = [name for name in there if name not in names]
+    if there and not force:
+        raise OutputError(f"{shown} is there already, with files in it", "choose another name or add --force")
+    if others:
+        raise OutputError(f"{shown} holds other files, such as {printable(others[0])}", "choose another name")
+
+
+@contextmanager
+def whole_folder_or_not_at_all(path: Path) -> Iterator[Path]:
+    """A temporary folder beside the place that takes its name at the end, and is gone if anything goes wrong."""
+    stem = f".{path.name[:80]}.{os.getpid()}"
+    temporary, old = path.with_name(f"{stem}.part"), path.with_name(f"{stem}.old")
+    try:
+        temporary.mkdir()
+    except OSError as error:
+        raise OutputError(f"{path.parent} cannot be written to ({error.strerror})", "choose another folder") from error
+    try:
+        yield temporary
+        if path.exists():
+            path.rename(old)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+    except OSError as error:
+        raise OutputError(
+            f"{printable(str(path))} could not be written ({error.strerror or error}), nothing was left behind",
+            "make room or choose another place",
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if path.exists():  # else what was there before could not be put back, and is all there is
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _take_name(temporary: Path, output: Output) -> None:

@@ -43,7 +43,7 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
-class _Item:
+class Item:
     """One tensor on its way: the name and dtype it gets, and the header it comes from."""
 
     name: str
@@ -84,7 +84,7 @@ def export(
         _check_npz(items)
     metadata = _metadata(checkpoint, anatomy, parts, items)
     with whole_or_not_at_all(output) as file:
-        writer(file, items, _arrays(items, watch), metadata)
+        writer(file, items, item_arrays(items, watch), metadata)
         file.flush()
         size = file.tell()
     tensors = tuple(WrittenTensor(i.name, i.header.name, i.dtype, i.header.dtype, i.header.shape) for i in items)
@@ -101,7 +101,7 @@ def require_pooler(checkpoint: Checkpoint, anatomy: Anatomy) -> None:
         )
 
 
-def _items(checkpoint: Checkpoint, anatomy: Anatomy, parts: Sequence[Part] | None, output: Output) -> list[_Item]:
+def _items(checkpoint: Checkpoint, anatomy: Anatomy, parts: Sequence[Part] | None, output: Output) -> list[Item]:
     """What is to be written, a fused matrix whole, sorted as safetensors sorts: wide dtypes first, then by name.
 
     Under its stored name a tensor is written as it is stored, a TensorFlow kernel (in, out).
@@ -115,7 +115,7 @@ def _items(checkpoint: Checkpoint, anatomy: Anatomy, parts: Sequence[Part] | Non
         raise PartMissing("there is nothing to write", "choose another --part")
     if output.names == "stored":
         chosen = {header.name: checkpoint.headers.get(header.name, header) for header in chosen.values()}
-    items = [_Item(name, _target(header, output.dtype), header) for name, header in chosen.items()]
+    items = [Item(name, _target(header, output.dtype), header) for name, header in chosen.items()]
     return sorted(items, key=lambda item: (-DTYPES[item.dtype].bits if item.dtype in DTYPES else 0, item.name))
 
 
@@ -124,7 +124,7 @@ def _target(header: TensorHeader, dtype: str) -> str:
     return CASTS[dtype] if dtype != "keep" and is_float else header.dtype
 
 
-def _check_npz(items: Sequence[_Item]) -> None:
+def _check_npz(items: Sequence[Item]) -> None:
     for item in items:
         if item.dtype == "BF16" or item.dtype.startswith("F8"):
             raise UnsupportedFile(
@@ -137,7 +137,7 @@ def _check_npz(items: Sequence[_Item]) -> None:
 
 
 def _metadata(
-    checkpoint: Checkpoint, anatomy: Anatomy, parts: Sequence[Part] | None, items: Sequence[_Item]
+    checkpoint: Checkpoint, anatomy: Anatomy, parts: Sequence[Part] | None, items: Sequence[Item]
 ) -> dict[str, str]:
     """Where the tensors come from and what is needed to use them; strings all, as safetensors has it."""
     hidden, inner = anatomy.widths
@@ -146,7 +146,7 @@ def _metadata(
         "format": "pt",  # transformers refuses safetensors files without it
         "bertprobe_version": bertprobe.__version__,
         "source": checkpoint.ref,
-        "source_files": json.dumps(_provenance(checkpoint, items)),
+        "source_files": json.dumps(provenance(checkpoint, items)),
         "source_revision": checkpoint.revision,
         "family": anatomy.family,
         "parts": " ".join(["model"] if parts is None else [part.label for part in parts]),
@@ -157,7 +157,7 @@ def _metadata(
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _provenance(checkpoint: Checkpoint, items: Sequence[_Item]) -> dict[str, str]:
+def provenance(checkpoint: Checkpoint, items: Sequence[Item]) -> dict[str, str]:
     """The sha256 of each file a tensor comes from; a Hub commit says as much without reading 440 MB."""
     used = {piece.source.name for item in items for piece in item.header.pieces}
     files = [file for file in checkpoint.files if file.name in used]
@@ -177,11 +177,11 @@ def _sha256(path: Path) -> str:
 # ------------------------------------------------------------------------------------------------ formats
 
 
-_Arrays = Iterator[tuple[_Item, Any]]
+Arrays = Iterator[tuple[Item, Any]]
 
 
-def _writer(path: Path) -> Callable[[IO[bytes], Sequence[_Item], _Arrays, Mapping[str, str]], None]:
-    writers = {".safetensors": _write_safetensors, ".npz": _write_npz}
+def _writer(path: Path) -> Callable[[IO[bytes], Sequence[Item], Arrays, Mapping[str, str]], None]:
+    writers = {".safetensors": write_safetensors, ".npz": _write_npz}
     if path.suffix not in writers:
         raise OutputError(
             f"{printable(str(path))} does not say a format", f"let its name end in {' or '.join(writers)}"
@@ -189,7 +189,7 @@ def _writer(path: Path) -> Callable[[IO[bytes], Sequence[_Item], _Arrays, Mappin
     return writers[path.suffix]
 
 
-def _write_safetensors(file: IO[bytes], items: Sequence[_Item], arrays: _Arrays, metadata: Mapping[str, str]) -> None:
+def write_safetensors(file: IO[bytes], items: Sequence[Item], arrays: Arrays, metadata: Mapping[str, str]) -> None:
     """The format's eight bytes, header and data; each tensor goes to its place as it is read, in the source's order."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
@@ -212,7 +212,7 @@ def _write_safetensors(file: IO[bytes], items: Sequence[_Item], arrays: _Arrays,
     file.seek(data_start + offset)
 
 
-def _write_npz(file: IO[bytes], items: Sequence[_Item], arrays: _Arrays, metadata: Mapping[str, str]) -> None:
+def _write_npz(file: IO[bytes], items: Sequence[Item], arrays: Arrays, metadata: Mapping[str, str]) -> None:
     """One .npy member a tensor, stored uncompressed as `numpy.savez` does, and the metadata as a JSON string."""
     import zipfile
 
@@ -227,7 +227,7 @@ def _write_npz(file: IO[bytes], items: Sequence[_Item], arrays: _Arrays, metadat
     file.seek(0, os.SEEK_END)
 
 
-def _arrays(items: Sequence[_Item], watch: Watch) -> _Arrays:
+def item_arrays(items: Sequence[Item], watch: Watch) -> Arrays:
     """Each item with its bytes, row after row in its target dtype, as a flat array of them."""
     import numpy as np
 
@@ -240,7 +240,7 @@ def _arrays(items: Sequence[_Item], watch: Watch) -> _Arrays:
         yield item, np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
-def _cast(item: _Item, array: Any) -> Any:
+def _cast(item: Item, array: Any) -> Any:
     import numpy as np
 
     with np.errstate(over="ignore", invalid="ignore"):

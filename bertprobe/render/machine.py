@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from bertprobe.errors import printable
 from bertprobe.render.markdown import write_sections
-from bertprobe.render.words import fact_lines
+from bertprobe.render.words import report_lines
 from bertprobe.report import Report, View
 
 
@@ -43,7 +43,7 @@ def write_markdown(report: Report, out: TextIO, views: Sequence[View]) -> None:
     if report.sections:
         write_sections(report.sections, out)
         return
-    for label, text in fact_lines(str(report.data["model"]), report.data["facts"]):
+    for label, text in report_lines(report.data):
         out.write(f"- **{label}**: {_cell(text)}\n")
     for view in views:
         if view.rows:

@@ -16,7 +16,7 @@ from rich.text import Text
 from bertprobe.errors import printable
 from bertprobe.render.looks import has_facts, look
 from bertprobe.render.prose import write_sections
-from bertprobe.render.words import fact_lines
+from bertprobe.render.words import report_lines
 from bertprobe.report import Column, Report, View
 
 NARROW = 100  # below this, a table shows at most six columns of numbers
@@ -91,7 +91,7 @@ def _width(out: TextIO) -> int:
 
 
 def _write_facts(console: Console, report: Report, width: int) -> None:
-    lines = fact_lines(str(report.data["model"]), report.data["facts"])
+    lines = report_lines(report.data)
     margin = max(len(label) for label, _ in lines) + PADDING
     for label, text in lines:
         body = _wrapped(console, text, width - margin)

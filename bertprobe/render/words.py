@@ -24,9 +24,46 @@ def fact_lines(model: str, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(label, printable(text)) for label, text in lines]
 
 
-def _model(model: str, facts: Mapping[str, Any]) -> str:
+PAIRS = {"a": "b", "donor": "recipient"}  # under which the data of a report have two models
+
+
+def report_lines(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The lines above a report's tables: the facts of its model, or of its two models what is alike only once."""
+    pair = next(((one, other) for one, other in PAIRS.items() if one in data), None)
+    if pair is None:
+        return fact_lines(str(data["model"]), data["facts"])
+    names = [key.upper() if len(key) == 1 else key for key in pair]
+    facts = [data[key]["facts"] for key in pair]
+    sides = [dict(fact_lines(str(data[key]["model"]), data[key]["facts"])) for key in pair]
+    lines = [
+        (name, printable(_model(data[key]["model"], data[key]["facts"], "")))
+        for key, name in zip(pair, names, strict=True)
+    ]
+    for label in ("family", "layers", "parameters", "files"):
+        one, other = sides[0][label], sides[1][label]
+        lines += [(label, one)] if one == other else [(f"{label} {names[0]}", one), (f"{label} {names[1]}", other)]
+    for name, of in zip(names, facts, strict=True):
+        lines += [(f"note {name}", printable(note)) for note in of["notes"]]
+    if data.get("texts"):
+        notes = (*data["texts"]["notes"], *([data["texts"]["unlike"]] if data["texts"]["unlike"] else []))
+        lines += [("note", printable(note)) for note in notes]
+    return [*lines, *([("compared", _compared(data["summary"]))] if "summary" in data else [])]
+
+
+def _compared(summary: Mapping[str, Any]) -> str:
+    """How many tensors are in both, how many differ, and how many only one has."""
+    if summary["identical"] is None:
+        return f"{summary['tensors']:,} tensors by their shapes; none was read"
+    differ = summary["tensors"] - summary["identical"]
+    words = f"{summary['tensors']:,} tensors: {summary['identical']:,} identical, {differ:,} differ"
+    if summary["tolerance"]:
+        words += f", {summary['further']:,} of them by more than {summary['tolerance']:g}"
+    return words + (f"; {summary['apart']:,} more are not in both" if summary["apart"] else "")
+
+
+def _model(model: str, facts: Mapping[str, Any], hint: str = "; -m bert-base-uncased for a full-size one") -> str:
     if model == POCKET:
-        return f"{POCKET} (the built-in model; -m bert-base-uncased for a full-size one)"
+        return f"{POCKET} (the built-in model{hint})"
     commit = f" at commit {facts['revision'][:12]}" if facts["revision"] else ""
     place = facts["resolved"].replace(f"@{facts['revision']}", "") if commit else facts["resolved"]
     if model in (facts["resolved"], place, place.removeprefix("hf://")):

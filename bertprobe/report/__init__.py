@@ -31,7 +31,7 @@ class Column:
     def name(self) -> str:
         """The column's name in machine formats: the path, its tensor as `weight` or `bias`."""
         words = [{0: "weight", 1: "bias"}.get(step, step) if isinstance(step, int) else step for step in self.path]
-        kept = [str(word) for word in words if word not in ("tensors", "statistics")]
+        kept = [str(word) for word in words if word not in ("tensors", "statistics", "difference")]
         return ".".join(kept).replace("label", "part")
 
     def value(self, row: Mapping[str, Any]) -> Any:

@@ -17,7 +17,7 @@ def pooler_absent(evidence: Evidence) -> Iterator[Finding]:
     if evidence.anatomy.of("pooler"):
         return
     reason, saved_by = why_no_pooler(evidence.checkpoint, evidence.anatomy)
-    never = evidence.anatomy.family in _NEVER_POOL or evidence.anatomy.row.pooler is None
+    never = never_pools(evidence.anatomy)
     yield Finding(
         "pooler-absent",
         "note",
@@ -54,6 +54,11 @@ _HEAD_CLASSES = (
     "ForQuestionAnswering",
     "ForPreTraining",
 )
+
+
+def never_pools(anatomy: Anatomy) -> bool:
+    """Whether models of this family have no pooler at all, whoever saved them."""
+    return anatomy.family in _NEVER_POOL or anatomy.row.pooler is None
 
 
 def why_no_pooler(checkpoint: Checkpoint, anatomy: Anatomy) -> tuple[str, list[str]]:

@@ -1,0 +1,131 @@
+"""The commands about two checkpoints: `diff` and `graft`."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from bertprobe.cli.options import Download, Format, Json, Layers, Seen, check_format
+from bertprobe.cli.text import File, lines_of
+from bertprobe.cli.weights import one_thread_per_product
+from bertprobe.errors import OutputError
+
+if TYPE_CHECKING:
+    from bertprobe.compare import Comparison, Side
+
+MOST_TEXTS = 4096  # of which each has a row
+WHERE = "as for inspect; owner/name/folder or FOLDER/sub chooses a folder, a path to a file a weights file"
+
+
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help=f"The checkpoint that B is compared with: {WHERE}.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other, often what training made of A.")],
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="TEXT…", help="Texts to run through both.", show_default=False)
+    ] = None,
+    file: File = None,
+    part: Annotated[
+        list[Seen] | None, typer.Option("--part", help="Only this part, gates included; may be repeated.")
+    ] = None,
+    layers: Layers = None,
+    shapes: Annotated[bool, typer.Option("--shapes", help="Compare headers only, no tensor data is read.")] = False,
+    neurons: Annotated[
+        int, typer.Option("--neurons", metavar="N", min=0, help="Name the N neurons of each part that changed most.")
+    ] = 3,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", metavar="SHARE", min=0, help="How far ‖Δ‖/‖A‖ of a tensor may go.")
+    ] = 0.0,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 3 if a tensor differs beyond --tolerance, or only one has it.")
+    ] = False,
+    table: Annotated[str | None, typer.Option("--table", help="Only this table, for example in CSV.")] = None,
+    download: Download = False,
+    format: Format = "table",
+    json: Json = False,
+) -> None:
+    """Shows in what two checkpoints differ: part by part, tensor by tensor, and what that does to texts.
+
+    Storages, dtypes, prefixes and spellings do not matter: a TensorFlow checkpoint compares with a safetensors file.
+    """
+    from bertprobe import render
+    from bertprobe.anatomy import select
+    from bertprobe.compare import pair_up, require_common
+    from bertprobe.report.comparison import comparison
+
+    check_format(format, json, table)
+    if layers is not None and part == [Seen.pooler]:
+        raise typer.BadParameter("--layers chooses among intermediate modules: the pooler has none")
+    if shapes and (texts or file):
+        raise typer.BadParameter("--shapes reads no numbers: leave it out to run texts")
+    lines = [*(texts or ()), *([] if file is None else islice(lines_of(file), MOST_TEXTS + 1))]
+    if len(lines) > MOST_TEXTS:
+        raise OutputError(f"there are more than {MOST_TEXTS:,} texts", "take some of them")
+    if not lines:
+        one_thread_per_product()
+    one, other = (_side(ref, download or bool(lines)) for ref in (a, b))
+    parts = select(one.anatomy, part or (), layers) if part or layers is not None else None
+    found = pair_up(one, other, parts)
+    require_common(found)
+    if not shapes:
+        found = _measured(found, lines, neurons)
+    report = comparison(found, tolerance, whole=not shapes)
+    render.show(report, "json" if json else format, table)
+    if strict and not report.data["summary"]["within"]:
+        raise typer.Exit(3)
+
+
+def _side(ref: str, download: bool) -> Side:
+    from bertprobe.anatomy import find_parts
+    from bertprobe.checkpoint import open_checkpoint
+    from bertprobe.compare import side
+
+    checkpoint = open_checkpoint(ref, download=download)
+    return side(checkpoint, find_parts(checkpoint))
+
+
+def _measured(found: Comparison, texts: list[str], neurons: int) -> Comparison:
+    from bertprobe.compare import bytes_to_compare, compare
+    from bertprobe.render.progress import progress
+
+    moved = None
+    if texts:
+        from bertprobe.compare.texts import move
+
+        moved = move(found.a, found.b, texts)
+    with progress(bytes_to_compare(found.pairs), "reading weights") as advance:
+        return compare(found, neurons=neurons, progress=advance, moved=moved)
+
+
+def graft(
+    donor: Annotated[str, typer.Argument(metavar="DONOR", help="The checkpoint that has the part; only it is read.")],
+    recipient: Annotated[str, typer.Argument(metavar="RECIPIENT", help="The checkpoint that is to get it.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write.", show_default=False)
+    ],
+    part: Annotated[Literal["pooler", "intermediate"], typer.Option("--part", help="What to put in.")] = "pooler",
+    layers: Layers = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Put it in the place of the recipient's own pooler.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the files in DIR, if it holds no others.")] = False,
+    format: Format = "table",
+    json: Json = False,
+) -> None:
+    """Puts the original pooler back into a checkpoint that lost it, and writes a folder that transformers loads.
+
+    Weights, config and tokenizer are the recipient's; only the part is the donor's, in the recipient's dtype.
+    """
+    from bertprobe import render
+    from bertprobe.export.graft import Graft
+    from bertprobe.export.graft import graft as write
+    from bertprobe.report.comparison import grafting
+
+    check_format(format, json, None)
+    if layers is not None and part == "pooler":
+        raise typer.BadParameter("--layers chooses among intermediate modules: add --part intermediate")
+    one_thread_per_product()
+    done = write(_side(donor, False), _side(recipient, True), Graft(output, part, layers, replace, force))
+    render.show(grafting(done), "json" if json else format)

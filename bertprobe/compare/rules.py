@@ -1,0 +1,311 @@
+"""What a comparison allows one to say: a table of rules, each finding with its numbers and a cure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from statistics import median
+
+from bertprobe.anatomy import spans
+from bertprobe.compare import Comparison, Delta, Pair
+from bertprobe.errors import printable, shortened
+from bertprobe.verdicts import Finding, verdict
+from bertprobe.verdicts.evidence import SEVERITIES
+from bertprobe.verdicts.headers import never_pools, why_no_pooler
+
+UNRELATED_BELOW = 0.1  # cosine of matrices that have nothing to do with each other; of independent noise it is 1/√(m·k)
+LEAST_COUNT = 1024  # elements from which a cosine says that much
+SOME_MATRICES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A row of `RULES`: its name, how bad it is, what it says in a sentence, and the function that looks."""
+
+    name: str
+    severity: str
+    meaning: str
+    look: Callable[[Comparison], Iterable[Finding]]
+
+
+def judge(comparison: Comparison) -> tuple[Finding, ...]:
+    """Every finding on a comparison, the worst first, in the order of `RULES` within a severity."""
+    found = [finding for rule in RULES for finding in rule.look(comparison)]
+    return tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))
+
+
+# ------------------------------------------------------------------------------------------------ the whole
+
+
+def identical(comparison: Comparison) -> Iterator[Finding]:
+    deltas = [found for _, found in comparison.compared]
+    if deltas and not comparison.reshaped and all(found.identical for found in deltas):
+        yield Finding(
+            "identical",
+            "note",
+            None,
+            f"{_all(comparison)} are the same, bit for bit{_apart(comparison)}",
+            {"tensors": len(comparison.pairs), "only_a": len(comparison.only_a), "only_b": len(comparison.only_b)},
+            "nothing: one of them will do"
+            if comparison.fits
+            else "nothing, unless what only one of them has is missed",
+        )
+
+
+def same_up_to_rounding(comparison: Comparison) -> Iterator[Finding]:
+    deltas = [found for _, found in comparison.compared if not found.identical]
+    if not deltas or comparison.reshaped or any(found.rounding is None for found in deltas):
+        return
+    dtypes = sorted({str(found.rounding) for found in deltas})
+    holders = {found.rounded for found in deltas} - {"both"}
+    to = " and ".join(dtypes)
+    said = {
+        frozenset("b"): f"B is A rounded to {to}",
+        frozenset("a"): f"A is B rounded to {to}",
+    }.get(frozenset(holders), f"A and B differ, but round to the same {to} numbers")
+    largest = max((found.change for found in deltas if found.change is not None), default=None)
+    yield Finding(
+        "same-up-to-rounding",
+        "note",
+        None,
+        f"{said}: {len(deltas):,} of {len(comparison.pairs):,} tensors differ, by no more than that"
+        f"{_apart(comparison)}",
+        {"dtypes": dtypes, "tensors": len(deltas), "of": len(comparison.pairs), "largest_change": largest},
+        "they are one model; a --tolerance of 0.01 tells such rounding from training",
+    )
+
+
+def shapes_differ(comparison: Comparison) -> Iterator[Finding]:
+    a, b = comparison.a.anatomy, comparison.b.anatomy
+    differing = []
+    for what, one, other in (
+        ("layers", len(a.layers), len(b.layers)),
+        ("hidden size", a.widths[0], b.widths[0]),
+        ("intermediate size", a.widths[1], b.widths[1]),
+    ):
+        if one != other:
+            differing.append(f"{what} {one} in A, {other} in B")
+    if not differing and not comparison.reshaped:
+        return
+    rows = [pair for pair in comparison.pairs if pair.rows is not None]
+    parts = [*differing, *([_reshaped(comparison)] if comparison.reshaped else [])]
+    can = f"{len(comparison.pairs):,} tensors can be compared" if comparison.pairs else "none can be compared"
+    if rows:
+        can += f", of {printable(shortened([pair.name for pair in rows], 2))} the rows that both have"
+    yield Finding(
+        "shapes-differ",
+        "warning",
+        None,
+        f"{'; '.join(parts)}: {can}",
+        {
+            "reshaped": {name: [list(x.shape), list(y.shape)] for name, (x, y) in comparison.reshaped.items()},
+            "compared": len(comparison.pairs),
+            "layers": [len(a.layers), len(b.layers)],
+        },
+        "see which under 'not in both'; equal names stand for equal places, not for equal origin",
+    )
+
+
+def _reshaped(comparison: Comparison) -> str:
+    name, (a, b) = next(iter(comparison.reshaped.items()))
+    shapes = " in A, ".join("×".join(map(str, header.shape)) or "scalar" for header in (a, b))
+    more = len(comparison.reshaped) - 1
+    return f"{printable(name)} is {shapes} in B" + (f", and {more} more have other shapes" if more else "")
+
+
+def unrelated(comparison: Comparison) -> Iterator[Finding]:
+    cosines = [found.cosine for _, found in _matrices(comparison) if found.cosine is not None]
+    if len(cosines) >= SOME_MATRICES and (middle := median(cosines)) < UNRELATED_BELOW:
+        yield Finding(
+            "unrelated",
+            "warning",
+            None,
+            f"neither comes of the other: the median cosine of {len(cosines)} matrices is {middle:.3f}, as of any two",
+            {"median_cosine": middle, "matrices": len(cosines), "below": UNRELATED_BELOW},
+            "compare with the checkpoint that training began from",
+        )
+
+
+def became_not_finite(comparison: Comparison) -> Iterator[Finding]:
+    for pair, found in comparison.compared:
+        if found.broken:
+            yield Finding(
+                "became-not-finite",
+                "error",
+                pair.place.label,
+                f"{printable(pair.name)} has {found.broken:,} of {found.count:,} entries that are NaN or infinite "
+                "in one of the two only",
+                {"tensor": pair.name, "broken": found.broken, "count": found.count},
+                "the training run diverged or a cast overflowed: go back to an earlier checkpoint",
+            )
+
+
+# ------------------------------------------------------------------------------------------------ the pooler
+
+
+def pooler_lost(comparison: Comparison) -> Iterator[Finding]:
+    here, there = (bool(of.anatomy.of("pooler")) for of in (comparison.a, comparison.b))
+    if not here or there or _left_out(comparison, "pooler") or never_pools(comparison.b.anatomy):
+        return
+    reason, saved_by = why_no_pooler(comparison.b.checkpoint, comparison.b.anatomy)
+    a, b = (printable(of.checkpoint.ref) for of in (comparison.a, comparison.b))
+    yield Finding(
+        "pooler-lost",
+        "warning",
+        "pooler",
+        f"A has a pooler, B has none: {reason}",
+        {"architectures": saved_by},
+        f"put A's back if you need pooler_output: bertprobe graft {a} {b} -o DIR",
+    )
+
+
+def pooler_reinitialised(comparison: Comparison) -> Iterator[Finding]:
+    for found in _poolers(comparison):
+        words = [_verdict(comparison, which) for which in ("a", "b")]
+        others = [d.cosine for p, d in _matrices(comparison) if p.place.piece != "pooler" and d.cosine is not None]
+        kept = bool(others) and median(others) > 0.5
+        apart = found.cosine is not None and abs(found.cosine) < UNRELATED_BELOW and found.count >= LEAST_COUNT
+        lost = words[0] == "trained" and words[1] in ("untrained", "probably untrained")
+        if found.identical or not (lost or (apart and kept)):
+            continue
+        then = "and trained since" if words[1] == "trained" else "and is as good as random"
+        yield Finding(
+            "pooler-reinitialised",
+            "warning",
+            "pooler",
+            f"B's pooler is not A's: it was initialised anew, {then} (cosine {_number(found.cosine)}; A "
+            f"{words[0] or 'not told'}, B {words[1] or 'not told'})",
+            {"cosine": found.cosine, "verdict_a": words[0], "verdict_b": words[1], "change": found.change},
+            _BACK.format(*(printable(of.checkpoint.ref) for of in (comparison.a, comparison.b))),
+        )
+        break
+
+
+_BACK = (
+    "if that was not meant, a class without a pooler saved the model on the way: put A's back with "
+    "bertprobe graft {} {} -o DIR --replace"
+)
+
+
+def pooler_unchanged(comparison: Comparison) -> Iterator[Finding]:
+    found = [d for pair, d in comparison.compared if pair.place.piece == "pooler"]
+    rest = [d for pair, d in comparison.compared if pair.place.piece != "pooler"]
+    if found and all(d.is_same for d in found) and any(not d.is_same for d in rest):
+        yield Finding(
+            "pooler-unchanged",
+            "note",
+            "pooler",
+            f"the pooler is A's, {_bits(found)}, though {sum(not d.is_same for d in rest):,} other tensors changed",
+            {"tensors": len(found), "others_changed": sum(not d.is_same for d in rest)},
+            "fine if the task did not use it; if it was to be trained, its loss did not reach it",
+        )
+
+
+# ------------------------------------------------------------------------------------------------ layers
+
+
+def layers_frozen(comparison: Comparison) -> Iterator[Finding]:
+    places: dict[str, list[Delta]] = {}
+    for pair, found in comparison.compared:
+        places.setdefault(pair.place.label, []).append(found)
+    same = [where for where, deltas in places.items() if all(found.is_same for found in deltas)]
+    layers = sorted(int(where.removeprefix("layer ")) for where in same if where.startswith("layer "))
+    embeddings = "embeddings" in same
+    changed = [where for where in places if where not in same]
+    if not changed or not (layers or embeddings):
+        return
+    plural = "layer" if len(layers) == 1 else "layers"
+    named = [*(["the embeddings"] if embeddings else []), *([f"{plural} {spans(layers)}"] if layers else [])]
+    what = " and ".join(named)
+    one = len(named) == 1 and len(layers) == 1
+    yield Finding(
+        "layers-frozen",
+        "note",
+        None,
+        f"{what} {'is' if one else 'are'} the same in both, "
+        f"{_bits([found for where in same for found in places[where]])}",
+        {"layers": layers, "embeddings": embeddings, "changed": changed},
+        "as it should be if they were frozen in training; otherwise their gradients did not arrive",
+    )
+
+
+def low_rank_change(comparison: Comparison) -> Iterator[Finding]:
+    ranked = [(p, d) for p, d in comparison.compared if d.full_rank is not None and not d.is_same]
+    low = [(pair, found) for pair, found in ranked if found.is_low_rank]
+    if not low:
+        return
+    ranks = sorted({found.rank for _, found in low if found.rank is not None})
+    shown = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+    kinds = sorted({re.sub(r"^.*?\.\d+\.", "", pair.name.removesuffix(".weight")) for pair, _ in low})
+    of = "all" if len(low) == len(ranked) else f"{len(low):,} of"
+    yield Finding(
+        "low-rank-change",
+        "note",
+        None,
+        f"the change of {of} {len(ranked):,} changed matrices has a low rank, {shown}: "
+        f"{printable(shortened(kinds, 4))}",
+        {"tensors": [{"name": p.name, "rank": d.rank, "of": d.full_rank} for p, d in low], "changed": len(ranked)},
+        "a merged adapter such as LoRA leaves that, or training on very few tokens; to ship it, the adapter is smaller",
+    )
+
+
+RULES: tuple[Rule, ...] = (
+    Rule("became-not-finite", "error", "Entries are NaN or infinite in one of the two only.", became_not_finite),
+    Rule("pooler-lost", "warning", "A has a pooler, B has none.", pooler_lost),
+    Rule("pooler-reinitialised", "warning", "B's pooler was initialised anew.", pooler_reinitialised),
+    Rule("shapes-differ", "warning", "Shapes or the number of layers differ.", shapes_differ),
+    Rule("unrelated", "warning", "Neither checkpoint comes of the other.", unrelated),
+    Rule("identical", "note", "Nothing differs, bit for bit.", identical),
+    Rule("same-up-to-rounding", "note", "One is the other rounded to a narrower dtype.", same_up_to_rounding),
+    Rule("pooler-unchanged", "note", "The pooler stayed as it was while others changed.", pooler_unchanged),
+    Rule("layers-frozen", "note", "Layers, or the embeddings, stayed as they were.", layers_frozen),
+    Rule("low-rank-change", "note", "Matrices changed by a matrix of low rank.", low_rank_change),
+)
+
+
+# ------------------------------------------------------------------------------------------------ words
+
+
+def _matrices(comparison: Comparison) -> Iterator[tuple[Pair, Delta]]:
+    """The matrices of modules: a norm's weights are near 1 and biases near 0 in any model."""
+    for pair, found in comparison.compared:
+        if len(pair.a.shape) == 2 and found.count >= LEAST_COUNT and pair.place.piece != "embeddings":
+            yield pair, found
+
+
+def _poolers(comparison: Comparison) -> Iterator[Delta]:
+    for pair, found in comparison.compared:
+        if pair.place.piece == "pooler" and len(pair.a.shape) == 2:
+            yield found
+
+
+def _verdict(comparison: Comparison, which: str) -> str | None:
+    evidence = comparison.evidence(which)
+    return next((verdict(evidence, part) for part in evidence.anatomy.of("pooler")), None)
+
+
+def _left_out(comparison: Comparison, label: str) -> bool:
+    return comparison.labels is not None and label not in comparison.labels
+
+
+def _all(comparison: Comparison) -> str:
+    count = len(comparison.pairs)
+    if comparison.labels is not None:
+        return f"the {count:,} tensors looked at"
+    return f"all {count:,} tensors" if comparison.fits else f"the {count:,} tensors that both have"
+
+
+def _apart(comparison: Comparison) -> str:
+    """Where one has what the other lacks, as much in words."""
+    sides = (("A", comparison.only_a), ("B", comparison.only_b))
+    some = [f"{len(only):,} {'is' if len(only) == 1 else 'are'} in {which} only" for which, only in sides if only]
+    return f"; {' and '.join(some)}" if some else ""
+
+
+def _bits(deltas: Iterable[Delta]) -> str:
+    return "bit for bit" if all(found.identical for found in deltas) else "but for rounding"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

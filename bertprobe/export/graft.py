@@ -1,0 +1,290 @@
+"""The parts of one checkpoint put into another: a whole folder, as transformers loads it with nothing missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import bertprobe
+from bertprobe.anatomy import Anatomy, Part, select
+from bertprobe.checkpoint import DTYPES, Checkpoint, LocalFile, TensorHeader, check_readable, read_tensors
+from bertprobe.compare import Side
+from bertprobe.compare.delta import delta
+from bertprobe.compare.rules import UNRELATED_BELOW
+from bertprobe.errors import OutputError, PartMissing, UnsupportedFile, printable, quoted
+from bertprobe.export.files import check_folder, whole_folder_or_not_at_all
+from bertprobe.export.tensors import Item, item_arrays, provenance, require_pooler, write_safetensors
+from bertprobe.statistics import Numbers, measure
+from bertprobe.verdicts import Evidence, Finding, about, judge, verdict
+from bertprobe.verdicts.headers import never_pools, why_no_pooler
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+# What makes a tokenizer, and the one setting of generation; whatever else lies in a folder is not the model's.
+BESIDE = (
+    "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "special_tokens_map.json",
+    "added_tokens.json", "sentencepiece.bpe.model", "spiece.model", "spm.model", "tokenizer.model", "bpe.codes",
+    "vocab.bpe", "generation_config.json",
+)  # fmt: skip
+_ENCODER = ("embeddings.", "encoder.", "pooler.", "embeddings_project.")
+
+
+@dataclass(frozen=True, slots=True)
+class GraftedTensor:
+    """A tensor as it stands in the written file: `source` is donor or recipient, the rest is as it was there."""
+
+    name: str
+    source: str
+    stored_name: str
+    dtype: str
+    stored_dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Grafted:
+    """What was written: both checkpoints, the folder, its files with their sizes, the tensors, metadata, findings."""
+
+    donor: Side
+    recipient: Side
+    path: str
+    files: Mapping[str, int]
+    tensors: tuple[GraftedTensor, ...]
+    metadata: Mapping[str, str]
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Graft:
+    """What to do: the part, the layers of it, the folder, and whether to take the place of a part or of files."""
+
+    output: Path
+    part: str = "pooler"
+    layers: str | None = None
+    replace: bool = False
+    force: bool = False
+
+
+def graft(donor: Side, recipient: Side, wish: Graft) -> Grafted:
+    """Writes the recipient with the donor's part in it: model.safetensors, config.json and the tokenizer's files.
+
+    All other tensors are the recipient's bit for bit, under the names that transformers loads; the donor's are cast to
+    the recipient's dtype. The recipient has to be on this disk.
+
+    Raises:
+        PartMissing: the donor has no such part, or the recipient no place for it.
+        UnsupportedFile: the two do not fit together, or the recipient has no config.
+        OutputError: the folder cannot be written there, or a cast would turn a number into infinity.
+    """
+    check_kin(donor, recipient)
+    parts = _parts(donor, recipient, wish)
+    beside = _beside(recipient.checkpoint)
+    check_folder(wish.output, {WEIGHTS, CONFIG, *BESIDE}, wish.force)
+    _check_not_theirs(donor.checkpoint, recipient.checkpoint, wish.output)
+    items = _items(donor.anatomy, recipient.anatomy, parts)
+    for item in items:
+        check_readable(item.header)
+    given = {id(header) for part in parts for header in part.tensors.values()}
+    metadata = _metadata(donor.checkpoint, recipient, items, parts, given)
+    numbers: dict[int, Numbers] = {}
+
+    def watch(header: TensorHeader, array: object) -> None:
+        if id(header) in given:
+            numbers[id(header)] = measure(array)  # type: ignore[arg-type]
+
+    with whole_folder_or_not_at_all(wish.output) as folder:
+        with open(folder / WEIGHTS, "w+b") as file:
+            write_safetensors(file, items, item_arrays(items, watch), metadata)
+            file.flush()
+            os.fsync(file.fileno())
+        (folder / CONFIG).write_text(_config(recipient), encoding="utf-8")
+        for source in beside:
+            shutil.copyfile(source, folder / source.name)
+        files = {path.name: path.stat().st_size for path in sorted(folder.iterdir(), key=lambda path: path.name)}
+    by_name = {name: numbers[id(header)] for part in parts for name, header in part.tensors.items()}
+    evidence = Evidence(donor.checkpoint, donor.anatomy, by_name)
+    findings = (*about(judge(evidence), parts), *_strangers(donor, recipient))
+    tensors = tuple(
+        GraftedTensor(
+            i.name, "donor" if id(i.header) in given else "recipient", i.header.name, i.dtype, i.header.dtype,
+            i.header.shape,
+        )
+        for i in items
+    )  # fmt: skip
+    return Grafted(donor, recipient, str(wish.output), files, tensors, metadata, findings)
+
+
+# ------------------------------------------------------------------------------------------------ what fits
+
+
+def check_kin(donor: Side, recipient: Side) -> None:
+    """Raises `UnsupportedFile` for two models that do not go together, by layout, family or width."""
+    for what, of in (("donor", donor), ("recipient", recipient)):
+        if not of.anatomy.row.canonical:
+            raise UnsupportedFile(
+                f"the {what} {printable(of.checkpoint.ref)} is of the layout {of.anatomy.row.name}",
+                "only checkpoints of BERT's layout (encoder.layer.N.intermediate.dense) can be grafted",
+            )
+    families = [of.anatomy.family for of in (donor, recipient)]
+    if families[0] != families[1] and donor.checkpoint.config is not None:
+        raise UnsupportedFile(
+            f"the donor is {printable(families[0])}, the recipient {printable(families[1])}",
+            "take a donor of the same family",
+        )
+    widths = [of.anatomy.widths[0] for of in (donor, recipient)]
+    if widths[0] != widths[1]:
+        raise UnsupportedFile(
+            f"the donor is {widths[0]} wide, the recipient {widths[1]}", "take the checkpoint that training began from"
+        )
+
+
+def _parts(donor: Side, recipient: Side, wish: Graft) -> tuple[Part, ...]:
+    """The donor's parts that are to be put in, all of which have a place."""
+    if wish.part == "pooler":
+        if never_pools(recipient.anatomy):
+            reason, _ = why_no_pooler(recipient.checkpoint, recipient.anatomy)
+            raise PartMissing(f"the recipient has no place for a pooler: {reason}", "transformers would not look at it")
+        require_pooler(donor.checkpoint, donor.anatomy)
+    parts = tuple(part for part in select(donor.anatomy, [wish.part], wish.layers) if part.stack is None)
+    if not parts or not all(part.weight is not None for part in parts):
+        raise PartMissing(f"the donor has no whole {wish.part} to give", "look at it with: bertprobe inspect --shapes")
+    there = {part.label: part for part in recipient.anatomy.parts}
+    for part in parts:
+        own = there.get(part.label)
+        if own is None and part.role != "pooler":
+            raise PartMissing(f"the recipient has no {part.label}", "choose among its layers with --layers")
+        if own is not None and part.role == "pooler" and not wish.replace:
+            raise OutputError(
+                f"the recipient has a pooler of its own ({_word(recipient)})", "add --replace to put the donor's there"
+            )
+        _check_shapes(part, own, recipient.anatomy.widths[0])
+    return parts
+
+
+def _word(of: Side) -> str:
+    """The verdict on a side's pooler."""
+    part = next(part for part in of.anatomy.of("pooler"))
+    names = {id(header): name for name, header in part.tensors.items()}
+    numbers = {names[id(header)]: measure(array) for header, array in read_tensors(part.tensors.values())}
+    return verdict(Evidence(of.checkpoint, of.anatomy, numbers), part) or "without a verdict"
+
+
+def _check_shapes(part: Part, own: Part | None, width: int | None) -> None:
+    for name, header in part.tensors.items():
+        if own is not None and name in own.tensors:
+            expected = own.tensors[name].shape
+        elif part.role == "pooler" and width is not None:
+            expected = (width,) * len(header.shape)
+        else:
+            raise UnsupportedFile(f"the recipient has no {printable(name)}", "take a donor of the same make")
+        if header.shape != expected:
+            shapes = ["×".join(map(str, shape)) for shape in (header.shape, expected)]
+            raise UnsupportedFile(
+                f"the donor's {printable(name)} is {shapes[0]}, the recipient needs {shapes[1]}",
+                "take the checkpoint that training began from",
+            )
+
+
+def _strangers(donor: Side, recipient: Side) -> Iterator[Finding]:
+    """A pooler serves only the hidden states it was trained on: whether the two have a layer in common tells."""
+    pairs = [
+        (name, donor.tensors.headers[name], recipient.tensors.headers[name])
+        for part in donor.anatomy.of("intermediate")
+        if (name := part.weight_name) in recipient.tensors.headers and name in donor.tensors.headers
+    ]
+    if not pairs:
+        return
+    name, one, other = pairs[-1]
+    if one.shape != other.shape:
+        return
+    arrays = [array for header in (one, other) for _, array in read_tensors([header])]
+    found = delta(arrays[0], arrays[1], (one.dtype, other.dtype))
+    if found.cosine is not None and found.cosine < UNRELATED_BELOW:
+        yield Finding(
+            "unrelated",
+            "warning",
+            "pooler",
+            f"donor and recipient have nothing in common: {printable(name)} has a cosine of {found.cosine:.3f}",
+            {"tensor": name, "cosine": found.cosine, "below": UNRELATED_BELOW},
+            "take the pooler of the checkpoint that the recipient was trained from",
+        )
+
+
+# ------------------------------------------------------------------------------------------------ what is written
+
+
+def _items(donor: Anatomy, recipient: Anatomy, parts: Sequence[Part]) -> list[Item]:
+    """Every tensor of the recipient and the donor's in their places, sorted as safetensors sorts."""
+    prefix = recipient.prefix.removeprefix(recipient.hiding)
+    given = {name: header for part in parts for name, header in part.tensors.items()}
+    dtype = _usual_dtype(recipient)
+    items = []
+    for name in dict.fromkeys([*recipient.tensors, *given]):
+        full = prefix + name if name.startswith(_ENCODER) else name
+        if name in given:
+            own = recipient.tensors.get(name)
+            items.append(Item(full, own.dtype if own is not None else dtype, given[name]))
+        else:
+            items.append(Item(full, recipient.tensors[name].dtype, recipient.tensors[name]))
+    return sorted(items, key=lambda item: (-DTYPES[item.dtype].bits if item.dtype in DTYPES else 0, item.name))
+
+
+def _usual_dtype(anatomy: Anatomy) -> str:
+    """The dtype of most matrices of the encoder."""
+    counts = Counter(h.dtype for name, h in anatomy.tensors.items() if name.startswith("encoder.") and len(h.shape) > 1)
+    floats = [dtype for dtype, _ in counts.most_common() if dtype in DTYPES and DTYPES[dtype].is_float]
+    return floats[0] if floats else "F32"
+
+
+def _metadata(
+    donor: Checkpoint, recipient: Side, items: Sequence[Item], parts: Sequence[Part], given: set[int]
+) -> dict[str, str]:
+    """Where everything comes from; strings all, as safetensors has it."""
+    theirs = [item for item in items if id(item.header) in given]
+    own = [item for item in items if id(item.header) not in given]
+    found = {
+        "format": "pt",
+        "bertprobe_version": bertprobe.__version__,
+        "source": recipient.checkpoint.ref,
+        "source_files": json.dumps(provenance(recipient.checkpoint, own)),
+        "source_revision": recipient.checkpoint.revision,
+        "donor": donor.ref,
+        "donor_files": json.dumps(provenance(donor, theirs)),
+        "donor_revision": donor.revision,
+        "grafted": " ".join(part.label for part in parts),
+        "family": recipient.anatomy.family,
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _config(recipient: Side) -> str:
+    """The recipient's settings, with the model_type that from_pretrained asks for where they have none."""
+    config = dict(recipient.checkpoint.config or {})
+    original = recipient.checkpoint.config_file
+    if "model_type" in config and original is not None:
+        return original.read_text(encoding="utf-8")
+    return json.dumps({"model_type": recipient.anatomy.family, **config}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _beside(recipient: Checkpoint) -> list[Path]:
+    """The recipient's files that go along; raises `UnsupportedFile` where there is no config."""
+    if recipient.config is None:
+        raise UnsupportedFile(
+            f"{printable(recipient.ref)} has no config.json", "put it beside the weights: from_pretrained asks for it"
+        )
+    config = recipient.config_file
+    folder = recipient.folder if config is None else config.parent
+    return [folder / name for name in BESIDE if (folder / name).is_file()]
+
+
+def _check_not_theirs(donor: Checkpoint, recipient: Checkpoint, path: Path) -> None:
+    """Neither checkpoint is ever replaced, `--force` or not."""
+    for checkpoint in (donor, recipient):
+        for file in checkpoint.files:
+            if isinstance(file, LocalFile) and path.exists() and path.samefile(file.path.parent):
+                raise OutputError(f"{quoted(str(path))} is a checkpoint that is being read", "choose another folder")
