@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import bertprobe
-from bertprobe.cli import text, weights
+from bertprobe.cli import pictures, text, weights
 from bertprobe.errors import BertprobeError, printable
 
 app = typer.Typer(
@@ -42,7 +42,7 @@ def options(
 # What only stdout can fail with: each file that is read or written has errors of its own.
 _STDOUT_FAILS = {errno.EPIPE, errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO}
 
-for command in (weights.inspect, weights.export, text.pool, text.activations, text.verify):
+for command in (weights.inspect, weights.export, text.pool, text.activations, text.verify, pictures.report):
     app.command()(command)
 
 

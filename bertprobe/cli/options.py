@@ -27,6 +27,8 @@ Download = Annotated[
 Layers = Annotated[
     str | None, typer.Option("--layers", metavar="LIST", help="Layers such as 0,3-5,-1; -1 is the last.")
 ]
+Truncate = Annotated[bool, typer.Option("--truncate", help="Cut texts that are too long instead of refusing them.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite FILE if it is there.")]
 
 
 class Seen(StrEnum):

@@ -12,6 +12,7 @@ import typer
 from bertprobe.cli.options import (
     Download,
     Exported,
+    Force,
     Format,
     Json,
     Layers,
@@ -62,7 +63,7 @@ def inspect(
     parts = select(anatomy, part or (), layers)
     numbers = {}
     if not shapes:
-        _one_thread_per_product()
+        one_thread_per_product()
         with progress(bytes_to_measure(parts), "reading weights") as advance:
             numbers = take_numbers(parts, spectrum=spectrum, progress=advance)
     evidence = Evidence(checkpoint, anatomy, numbers)
@@ -88,7 +89,7 @@ def export(
     names: Annotated[
         Literal["canonical", "stored"], typer.Option("--names", help="transformers' names, or the file's.")
     ] = "canonical",
-    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE if it is there.")] = False,
+    force: Force = False,
     subfolder: Subfolder = "",
     weights: Weights = "",
     download: Download = False,
@@ -113,7 +114,7 @@ def export(
     if "pooler" in wanted and "model" not in wanted:
         require_pooler(checkpoint, anatomy)
     parts = None if "model" in wanted else select(anatomy, wanted, layers)
-    _one_thread_per_product()
+    one_thread_per_product()
     measured = Measured(parts or ())
     written = write(checkpoint, anatomy, parts, Output(output, dtype, names, force), measured.take)
     evidence = Evidence(checkpoint, anatomy, measured.numbers())
@@ -122,7 +123,7 @@ def export(
     render.show(report, "json" if json else format, whole=checkpoint.revision is not None)
 
 
-def _one_thread_per_product() -> None:
+def one_thread_per_product() -> None:
     """Tensors are measured side by side; a BLAS that also split each product would only make them wait."""
     if "numpy" not in sys.modules:
         for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):

@@ -1,0 +1,18 @@
+(async () => {
+  const read = (id) => JSON.parse(document.getElementById(id).textContent);
+  const { config, panels } = read("charts");
+  // `ast` evaluates expressions without building code, which the page's own policy forbids.
+  const options = { ast: true, actions: false, renderer: "svg", config, tooltip: { disableDefaultStyle: true, theme: "page" } };
+  for (const [id, spec] of Object.entries(panels)) {
+    await window.vegaEmbed(document.getElementById(id), spec, options);
+  }
+  let closed = [];
+  addEventListener("beforeprint", () => {
+    closed = [...document.querySelectorAll("details:not([open])")];
+    for (const one of closed) one.open = true;
+  });
+  addEventListener("afterprint", () => {
+    for (const one of closed) one.open = false;
+  });
+  document.documentElement.dataset.drawn = "yes";
+})();
