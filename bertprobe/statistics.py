@@ -158,9 +158,9 @@ BINS_A_STD = 64
 class Histogram:
     """How often values fall into bins of one width, a power of two, whose edges are its multiples.
 
-    `counts` are (n,) int64: bin i holds what lies in [(first + i) · width, (first + i + 1) · width). `below` and `above`
-    count the finite values outside. Since widths are powers of two, `at` brings histograms of different arrays to one
-    width, and to the same bins, without looking at the arrays again.
+    `counts` are (n,) int64: bin i holds what lies in [(first + i) · width, (first + i + 1) · width). `below` and
+    `above` count the finite values outside. Since widths are powers of two, `at` brings histograms of different arrays
+    to one width, and to the same bins, without looking at the arrays again.
     """
 
     width: float
@@ -298,8 +298,8 @@ def noise_sigmas(shape: tuple[int, int], ranks: Sequence[float]) -> Floats:
 def measure(array: Array, *, spectrum: bool = False, bins: bool = False) -> Numbers:
     """The numbers of an array; of two or more axes it is seen as a matrix (shape[0], rest), a row a neuron.
 
-    `spectrum` adds all singular values, `bins` a histogram. Takes at most the array's size in float32 in temporary memory, plus a few MB;
-    with `spectrum` twice that and more. Raises `UnsupportedFile` for what is no real number.
+    `spectrum` adds all singular values, `bins` a histogram. Takes at most the array's size in float32 in temporary
+    memory, plus a few MB; with `spectrum` twice that and more. Raises `UnsupportedFile` for what is no real number.
     """
     matrix = _operand(_as_matrix(_checked(array)))
     summary, squares = _sums(matrix)

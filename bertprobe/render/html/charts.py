@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 
@@ -21,7 +21,7 @@ CURVE = 60  # points of a curve
 EXACT_RANKS = 24  # singular values that are all drawn; of the others some
 
 # Blue and orange of Okabe & Ito, which people with any colour vision tell apart, and viridis, whose lightness rises.
-MAP = "viridis"
+MAP: Literal["viridis"] = "viridis"
 MAP_STOPS = ("#440154", "#414487", "#2a788e", "#22a884", "#7ad151", "#fde725")
 BOTH_WAYS = ("#0b4a8f", "#6fa8d6", "#f4f2ee", "#e8a15c", "#9a4700")  # from −1 over 0 to 1
 
@@ -129,10 +129,8 @@ def _floor(count: int) -> float:
 
 
 def _log_axis() -> alt.Axis:
-    """Ticks at powers of ten, written as percentages where they are not too small."""
-    return alt.Axis(
-        tickCount=4, labelExpr="datum.value >= 0.001 ? format(datum.value, '.1~%') : format(datum.value, '.0e')"
-    )
+    """Ticks at powers of ten, as percentages."""
+    return alt.Axis(tickCount=4, format="~%")
 
 
 def _sized(chart: Any, width: float = WIDTH, height: float = HEIGHT) -> Any:
@@ -170,7 +168,8 @@ def _weights_in_words(node: Mapping[str, Any]) -> str:
     beyond = found["below"] + found["above"]
     words = (
         f"Histogram of the weights of {_named(node)}. Standard deviation {_plain(_of_weight(node, 'std'))}, "
-        f"largest magnitude {_plain(_of_weight(node, 'abs_max'))}, excess kurtosis {_plain(_of_weight(node, 'kurtosis'))}."
+        f"largest magnitude {_plain(_of_weight(node, 'abs_max'))}, "
+        f"excess kurtosis {_plain(_of_weight(node, 'kurtosis'))}."
     )
     return f"{words} {beyond:,} weights lie beyond the axis." if beyond else words
 
@@ -217,11 +216,11 @@ def _outliers(node: Mapping[str, Any], x: alt.Scale, y: alt.Scale, height: float
     if not rows:
         return
     tips = _tips(("neuron:Q", "neuron", ""), ("norm:Q", "norm", ".5g"), ("robust_z:Q", "robust z", "+.2f"))
-    places = {"x": alt.X("norm:Q", scale=x), "y": alt.Y("y:Q", scale=y)}
-    mark = {"shape": "diamond", "size": 50, "filled": True, "color": colour("mark"), "opacity": 1}
+    places: dict[str, Any] = {"x": alt.X("norm:Q", scale=x), "y": alt.Y("y:Q", scale=y)}
+    mark: dict[str, Any] = {"shape": "diamond", "size": 50, "filled": True, "color": colour("mark"), "opacity": 1}
     yield alt.Chart(_data(rows)).mark_point(**mark).encode(**places, tooltip=tips)
     for i, row in enumerate(rows[:NAMED]):
-        side = "right" if row["norm"] > end * 0.8 else "left"
+        side: Literal["right", "left"] = "right" if row["norm"] > end * 0.8 else "left"
         yield (
             alt.Chart(_data([row]))
             .mark_text(align=side, dy=-12 - 13 * i, dx=4 if side == "right" else -4, fontSize=11, fontWeight=600)
@@ -253,7 +252,7 @@ def spectrum(data: Mapping[str, Any]) -> Iterator[Panel]:
     y = alt.Scale(domain=[0, max(most, 1.2) * 1.03], type="sqrt" if most > 8 else "linear", nice=False)
     for node in nodes:
         rows, noise = _sigmas(node), list(_noise(node))
-        place = {"x": alt.X("rank:Q", scale=x, title="rank", axis=alt.Axis(tickCount=4, grid=False))}
+        place: dict[str, Any] = {"x": alt.X("rank:Q", scale=x, title="rank", axis=alt.Axis(tickCount=4, grid=False))}
         place["y"] = alt.Y("ratio:Q", scale=y, title="σ / edge", axis=alt.Axis(tickCount=4))
         tips = _tips(("rank:Q", "rank", ","), ("sigma:Q", "σ", ".5g"), ("ratio:Q", "σ / edge", ".4f"))
         edge = alt.Chart(_data([{"edge": 1}])).mark_rule(color=colour("mark")).encode(y=alt.Y("edge:Q", scale=y))
@@ -364,12 +363,12 @@ def _strong(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], str]:
 
 
 def neurons_in_words(strongest: Sequence[Mapping[str, Any]]) -> str:
-    """`856 (+2.31), 12 (-0.17)`."""
+    """`856 (+2.31), 12 (-0.170)`."""
     return ", ".join(f"{n['neuron']} ({_signed(n['value'])})" for n in strongest)
 
 
 def _signed(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:+.3g}"
+    return "not finite" if value is None else f"{value:+#.3g}"
 
 
 def _heat_in_words(number: int, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -429,7 +428,7 @@ def similarity(data: Mapping[str, Any]) -> Iterator[Panel]:
         if matrix is None:
             continue
         rows = [
-            {"a": a + 1, "b": b + 1, "cosine": value, "dark": value is not None and abs(value) > 0.6}
+            {"a": a + 1, "b": b + 1, "cosine": value, "dark": value is not None and abs(value) > 0.8}
             for a, row in enumerate(matrix)
             for b, value in enumerate(row)
         ]

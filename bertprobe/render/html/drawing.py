@@ -50,7 +50,7 @@ def verdicts(data: Mapping[str, Any], *roles: str) -> str:
     """`6 trained`, `5 trained, 1 untrained`, `untrained`; empty where nothing was measured."""
     found = Counter(part["verdict"] for part in data["parts"] if part["role"] in roles and part["verdict"])
     if len(found) == 1 and sum(found.values()) == 1:
-        return next(iter(found))
+        return str(next(iter(found)))
     return ", ".join(f"{count} {verdict}" for verdict, count in found.most_common())
 
 
@@ -73,10 +73,10 @@ def _body(data: Mapping[str, Any]) -> str:
             _box(136, 44, "self-attention", f"(S, {hidden}) → (S, {hidden})"),
             _arrow(180, 210),
             _label(199, "+ input, layer norm", "start", MIDDLE + 12, "soft"),
-            _funnel(212, 96, NARROW, WIDE, [intermediate, does, f"(S, {hidden}) → (S, {inner})", odd], strong=True),
-            _arrow(308, 328),
-            _funnel(330, 62, WIDE, NARROW, ["output", f"dense {inner} → {hidden}"]),
-            _arrow(392, 494),
+            _funnel(212, 104, NARROW, WIDE, [intermediate, does, f"(S, {hidden}) → (S, {inner})", odd], _tone(odd)),
+            _arrow(316, 334),
+            _funnel(336, 58, WIDE, NARROW, ["output", f"dense {inner} → {hidden}"]),
+            _arrow(394, 518),
             _label(419, "+ input, layer norm", "start", MIDDLE + 12, "soft"),
             _label(480, f"last hidden states (S, {hidden})", "start", MIDDLE + 12, "soft"),
             *_pooler(data, hidden),
@@ -88,17 +88,21 @@ def _pooler(data: Mapping[str, Any], hidden: str) -> list[str]:
     _, name = module_names(data)
     shape = data["layer"]["pooler"]
     if shape is None:
-        return [_arrow(494, 520), _box(522, 62, "no pooler here", "pool the hidden states", dashed=True)]
+        return [_box(520, 62, "no pooler here", "pool the hidden states", dashed=True)]
     act = printable(str(data["layer"]["pooler_activation"] or "activation unknown"))
     out = _n(shape[0])
     lines = [name, f"dense {_n(shape[1])} → {out}, then {act}", verdicts(data, "pooler")]
     return [
-        _arrow(494, 518),
         _label(508, "first token only", "start", MIDDLE + 12, "soft"),
-        _funnel(520, 78, 230, 230, lines, strong=True),
+        _funnel(520, 78, 230, 230, lines, _tone(lines[-1])),
         _arrow(598, 622),
         _label(640, f"pooled output ({out})"),
     ]
+
+
+def _tone(found: str) -> str:
+    """Orange where a word says that training is in doubt."""
+    return "odd" if "untrained" in found or "undecided" in found else "plain"
 
 
 def _n(number: Any) -> str:
@@ -129,29 +133,35 @@ def _box(y: float, height: float, title: str, line: str, *, dashed: bool = False
     )
 
 
-def _funnel(y: float, height: float, above: float, below: float, lines: list[str], *, strong: bool = False) -> str:
+def _funnel(y: float, height: float, above: float, below: float, lines: list[str], tone: str = "line") -> str:
     """A shape as wide above as what goes in and as wide below as what comes out; the text stands on its wide part."""
-    ends = (above, max(above, below) if strong else above, below)
-    shoulder = min(22.0, height / 3)
+    ends = (above, below)
+    strong = tone != "line"
+    shoulder = min(20.0, height / 3)
     first, last = (y + shoulder, y + height) if below > above else (y, y + height - shoulder)
     points = [(-above / 2, y), (above / 2, y)]
     points += [(max(ends) / 2, first), (max(ends) / 2, last)] if above != below else []
     points += [(below / 2, y + height), (-below / 2, y + height)]
     points += [(-max(ends) / 2, last), (-max(ends) / 2, first)] if above != below else []
     path = " ".join(f"{MIDDLE + x:g},{at:g}" for x, at in points)
-    fill, stroke, width = ("tint", "plain", 2) if strong else ("paper", "line", 1)
-    top, room = (first, last - first) if above != below else (y, height)
+    fill, width = ("tint-odd" if tone == "odd" else "tint" if strong else "paper", 2 if strong else 1)
     return (
-        f'<polygon points="{path}" fill="var(--{fill})" stroke="var(--{stroke})" stroke-width="{width}" '
-        f'stroke-linejoin="round"/>' + _lines(top, room, [line for line in lines if line], strong=strong)
+        f'<polygon points="{path}" fill="var(--{fill})" stroke="var(--{tone})" stroke-width="{width}" '
+        f'stroke-linejoin="round"/>'
+        + _lines(
+            y + (4 if below > above else -4 if above > below else 0),
+            height,
+            [line for line in lines if line],
+            strong=strong,
+        )
     )
 
 
 def _lines(y: float, height: float, lines: list[str], *, strong: bool = False) -> str:
     step = 18
     start = y + height / 2 - step * (len(lines) - 1) / 2 + 5
+    heavy = 700 if strong else 600
     return "".join(
-        f'<text x="{MIDDLE}" y="{start + i * step:g}" font-weight="{700 if strong and not i else 600 if not i else 400}">'
-        f"{escape(line)}</text>"
+        f'<text x="{MIDDLE}" y="{start + i * step:g}" font-weight="{400 if i else heavy}">{escape(line)}</text>'
         for i, line in enumerate(lines)
     )

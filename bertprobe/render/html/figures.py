@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from bertprobe.errors import shortened
 from bertprobe.render.words import four_digits
+from bertprobe.verdicts import OUTLIER_Z
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +30,8 @@ class Figure:
 
 def _of_layer(data: Mapping[str, Any]) -> str:
     return (
-        "From top to bottom, what happens to a text: S is the number of its tokens, shapes are this model's. "
-        f"The intermediate module stands {data['layer']['position']}, in every layer; the pooler stands once, at the end."
+        "From top to bottom, what happens to a text: S is the number of its tokens, shapes are this model's. The "
+        f"intermediate module stands {data['layer']['position']}, in every layer; the pooler stands once, at the end."
     )
 
 
@@ -39,36 +41,34 @@ def _of_weights(data: Mapping[str, Any]) -> str:
         return ""
     width = found[0]["width"]
     reach = max(abs(end) for h in found for end in (h["start"], h["start"] + width * len(h["counts"])))
-    beyond = [
-        f"{part['label']} {count:,}"
-        for part in data["parts"]
-        if part["histogram"] and (count := part["histogram"]["below"] + part["histogram"]["above"])
-    ]
-    outside = (
-        f" Beyond it lie, of {', '.join(beyond[:8])}{' and others' if len(beyond) > 8 else ''} weights."
-        if beyond
-        else ""
-    )
     return (
-        "How often each weight occurs, every matrix on the same two axes. Shares go by their logarithm, so that a single "
-        "weight far out is seen. Dashed: a normal distribution of the same mean and standard deviation; fresh weights "
-        "follow it, training makes the tails heavier. "
-        f"The axis ends at ±{four_digits(reach)}, a bin is {four_digits(width)} wide.{outside}"
+        "How often each weight occurs, every matrix on the same two axes. Shares go by their logarithm, so that a "
+        "single weight far out is seen. Dashed: a normal distribution of the same mean and standard deviation; fresh "
+        "weights follow it, training makes the tails heavier. "
+        f"The axis ends at ±{four_digits(reach)}, a bin is {four_digits(width)} wide.{_beyond(data)}"
     )
+
+
+def _beyond(data: Mapping[str, Any]) -> str:
+    """How many weights the axis leaves out, of the first few parts that have such."""
+    counts = [(p["label"], p["histogram"]["below"] + p["histogram"]["above"]) for p in data["parts"] if p["histogram"]]
+    told = [f"{count:,} of {label}" for label, count in counts if count]
+    return f" Weights beyond it: {shortened(told)}." if told else ""
 
 
 def _of_norms(data: Mapping[str, Any]) -> str:
     return (
         "Each row of a matrix is a neuron; its norm says how strongly it listens. Shares go by their logarithm, all "
-        "matrices are on the same axes. Diamonds are neurons more than 8 robust standard deviations from the median, the "
-        "farthest three by number; an arrow: its norm is beyond the axis, which ends at four times the largest median."
+        f"matrices are on the same axes. Diamonds are neurons more than {OUTLIER_Z:g} robust standard deviations from "
+        "the median, the farthest three by number; an arrow says that the norm is beyond the axis, which ends at four "
+        "times the largest median."
     )
 
 
 def _of_spectrum(data: Mapping[str, Any]) -> str:
     return (
-        "The singular values of each matrix, from the largest on, in units of the Marchenko–Pastur edge: the line at 1, "
-        "where those of random numbers of the same size and scale end. Dashed: what all of such noise looks like. Points "
+        "The singular values of each matrix, from the largest on, in units of the Marchenko–Pastur edge: the line at "
+        "1, where those of random numbers of the same size and scale end. Dashed: what such noise looks like. Points "
         "far above the line at the left are what training has written; a matrix that keeps to the dashed curve is "
         "untrained."
     )
@@ -84,8 +84,8 @@ def _of_heat(data: Mapping[str, Any]) -> str:
 
 def _of_pooled(data: Mapping[str, Any]) -> str:
     return (
-        "Every number of the pooler's output, in reading order; at the left the first dimension of each row. tanh keeps "
-        "them between −1 and 1, where the scale ends."
+        "Every number of the pooler's output, in reading order; at the left the first dimension of each row. tanh "
+        "keeps them between −1 and 1, where the scale ends."
     )
 
 

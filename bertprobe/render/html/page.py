@@ -23,6 +23,7 @@ from bertprobe.report import Column, Report, View
 SHOWN = 10  # priority up to which a table of the page shows its columns: all of them stand in the data
 WRAPPING = 24  # characters from which a text may break into lines
 SEVERITIES = {"error": "Error", "warning": "Warning", "note": "Note"}
+POLICY = "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 NOT_GOOD = ("untrained", "probably untrained", "undecided")
 
 
@@ -48,7 +49,7 @@ def page(report: Report) -> str:
 
 def _head(model: str, scripts: Sequence[str]) -> str:
     sums = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
-    policy = f"default-src 'none'; script-src {sums}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+    policy = f"default-src 'none'; script-src {sums}; {POLICY}"
     return (
         '<head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
@@ -103,23 +104,25 @@ def _intermediate_in_words(data: Mapping[str, Any]) -> str:
     act = facts["activation"]
     does = f" and applies {act}" if act else "; no config says which activation follows"
     found = verdicts(data, "intermediate", "gate")
-    return f"In every layer the {name} widens each token {wide}{does}. By their numbers: {found or 'not measured'}."
+    by = "by its numbers" if facts["layers"] == 1 else "by their numbers"
+    return f"In every layer the {name} widens each token {wide}{does}; {by}: {found or 'not measured'}."
 
 
 def _pooler_in_words(data: Mapping[str, Any]) -> str:
-    name = module_names(data)[1]
     if data["layer"]["pooler"] is None:
         return "There is no pooler at the end."
-    act = data["layer"]["pooler_activation"]
-    found = verdicts(data, "pooler")
-    return f"At the end the {name} takes the first token through a dense layer and {act}. By its numbers: {found or 'not measured'}."
+    act, found = data["layer"]["pooler_activation"], verdicts(data, "pooler")
+    return (
+        f"At the end the {module_names(data)[1]} takes the first token through a dense layer and {act}; "
+        f"by its numbers: {found or 'not measured'}."
+    )
 
 
 def _foot(data: Mapping[str, Any]) -> str:
     return (
-        f"<p>Made by bertprobe {_text(data['version'])} from the files themselves; no model was built to look at weights. "
-        "“Trained” means that there is structure which fresh weights do not have, not that the model is good. "
-        "Every number of this page, unrounded, stands in it as JSON (element <code>data</code>). Nothing is fetched.</p>"
+        f"<p>Made by bertprobe {_text(data['version'])} from the files themselves. “Trained” means that there is "
+        "structure which fresh weights do not have, not that the model is good. Every number of this page, unrounded, "
+        "stands in it as JSON, in the element <code>data</code>. Nothing is fetched.</p>"
         "<p>Charts are drawn by Vega and Vega-Lite (BSD 3-clause licence), which this file carries.</p>"
     )
 
@@ -157,17 +160,40 @@ def _sections(
 
 
 def _section(name: str, title: str, html: str) -> Section:
-    return (
-        name,
-        title,
-        f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{escape(title)}</h2>{html}</section>',
-    )
+    head = f'<h2 id="{name}-title">{escape(title)}</h2>'
+    return name, title, f'<section id="{name}" aria-labelledby="{name}-title">{head}{html}</section>'
 
 
 def _layer(data: Mapping[str, Any]) -> Section:
     row = FIGURES["layer"]
     caption = f'<p class="caption">{_text(row.caption(data))}</p>'
-    return _section(row.name, row.title, f'{caption}<div class="drawing">{draw(data)}</div>')
+    drawing = f'<div class="drawing">{draw(data)}</div>'
+    return _section(row.name, row.title, f'{caption}<div class="beside">{drawing}<div>{_apart(data)}</div></div>')
+
+
+def _apart(data: Mapping[str, Any]) -> str:
+    """What the two modules have in common and in what they differ, with this model's shapes."""
+    names = module_names(data)
+    hidden, inner = (f"{n:,}" if n else "?" for n in (data["facts"]["hidden_size"], data["facts"]["intermediate_size"]))
+    shape = data["layer"]["pooler"]
+    narrow = f"{shape[1]:,} → {shape[0]:,}" if shape else "absent here"
+    act = str(data["facts"]["activation"] or "not told by a config")
+    rows = (
+        (
+            "stands",
+            f"{data['layer']['position']}, in each of {data['facts']['layers']} layers",
+            "once, after all layers",
+        ),
+        ("reads", "every token", "the first token only"),
+        ("dense layer", f"{hidden} → {inner}", narrow),
+        ("activation", act, str(data["layer"]["pooler_activation"] or "–")),
+        ("is for", "features of each token, which the output module mixes back", "one vector a text, for a classifier"),
+        ("by its numbers", verdicts(data, "intermediate", "gate") or "–", verdicts(data, "pooler") or "–"),
+    )
+    columns = [Column(title, (title,), "text") for title in ("", *names)]
+    table = tuple(dict(zip(("", *names), row, strict=True)) for row in rows)
+    view = View("apart", "the two modules side by side", tuple(columns), table)
+    return _table(view)
 
 
 def _figure(row: Figure, data: Mapping[str, Any], panels: Sequence[charts.Panel], below: str) -> Section:
@@ -199,7 +225,8 @@ def _legend(row: Figure, data: Mapping[str, Any]) -> str:
 def _bar(stops: Sequence[str], low: str, high: str, words: str) -> str:
     return (
         f'<div class="legend" role="img" aria-label="Colour scale {escape(words)}"><span>{low}</span>'
-        f'<span class="bar" style="background:linear-gradient(90deg,{",".join(stops)})"></span><span>{high}</span></div>'
+        f'<span class="bar" style="background:linear-gradient(90deg,{",".join(stops)})"></span>'
+        f"<span>{high}</span></div>"
     )
 
 
@@ -252,7 +279,7 @@ def _table(view: View) -> str:
         for c in view.columns
         if c.kind not in ("bar", "heat") and c.priority <= SHOWN and any(cell != "–" for cell in cells[id(c)])
     ]
-    head = [_cell("th", c, c.title or "content", ' scope="col"') for c in columns]
+    head = [_cell("th", c, c.title or c.name, ' scope="col"') for c in columns]
     body = [
         [_cell("td" if j else "th", c, cells[id(c)][i], "" if j else ' scope="row"') for j, c in enumerate(columns)]
         for i in range(len(view.rows))
@@ -315,7 +342,8 @@ def _token_tables(data: Mapping[str, Any]) -> Iterator[str]:
         ]
         title = f"text {number}: the strongest neurons of each token, layer by layer"
         table = _markup(title, [_cell("th", head, head.title, ' scope="col"') for head in heads], body)
-        yield f"<details{' open' if number == 1 else ''}><summary>Strongest neurons of each token of text {number}</summary>{table}</details>"
+        summary = f"<summary>Strongest neurons of each token of text {number}</summary>"
+        yield f"<details{' open' if number == 1 else ''}>{summary}{table}</details>"
 
 
 def _strongest(neurons: Sequence[Mapping[str, Any]]) -> str:
