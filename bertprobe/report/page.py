@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertprobe.activations import Runner, TextVectors, Watch, vectors_of
 from bertprobe.anatomy import Part
+from bertprobe.encoder import why_not_native
 from bertprobe.errors import OutputError
 from bertprobe.report import Column, Report, View, finding_view
 from bertprobe.report.inspection import inspection
@@ -119,6 +120,7 @@ def _layer(evidence: Evidence) -> dict[str, Any]:
     return {
         "position": anatomy.row.position,
         "gated": bool(anatomy.of("gate")),
+        "as_bert": why_not_native(evidence.checkpoint, anatomy) is None,
         "vocabulary": words.shape[0] if words is not None and len(words.shape) == 2 else None,
         "pooler": list(weight.shape) if weight is not None and len(weight.shape) == 2 else None,
         "pooler_activation": pooler.activation if pooler is not None else None,

@@ -110,7 +110,7 @@ def weights(data: Mapping[str, Any]) -> Iterator[Panel]:
             .encode(
                 x=alt.X("from:Q", scale=x, title="weight", axis=alt.Axis(tickCount=5, grid=False)),
                 x2="to:Q",
-                y=alt.Y("share:Q", scale=y, title="share of weights", axis=_log_axis()),
+                y=alt.Y("share:Q", scale=y, title="share of weights", axis=_log_axis(floor)),
                 y2="floor:Q",
                 tooltip=_tips(("from:Q", "from", ".4g"), ("to:Q", "to", ".4g"), ("count:Q", "weights", ",")),
             )
@@ -128,9 +128,10 @@ def _floor(count: int) -> float:
     return 10.0 ** -(math.floor(math.log10(count)) + 1)
 
 
-def _log_axis() -> alt.Axis:
-    """Ticks at powers of ten, as percentages."""
-    return alt.Axis(tickCount=4, format="~%")
+def _log_axis(floor: float) -> alt.Axis:
+    """Ticks at powers of ten, every other one where there are many, as percentages."""
+    decades = round(-math.log10(floor))
+    return alt.Axis(values=[10.0**-k for k in range(0, decades + 1, 2 if decades > 4 else 1)], format="~%")
 
 
 def _sized(chart: Any, width: float = WIDTH, height: float = HEIGHT) -> Any:
@@ -194,7 +195,7 @@ def row_norms(data: Mapping[str, Any]) -> Iterator[Panel]:
             .encode(
                 x=alt.X("from:Q", scale=x, title="norm of a row", axis=alt.Axis(tickCount=5, grid=False)),
                 x2="to:Q",
-                y=alt.Y("share:Q", scale=y, title="share of neurons", axis=_log_axis()),
+                y=alt.Y("share:Q", scale=y, title="share of neurons", axis=_log_axis(floor)),
                 y2="floor:Q",
                 tooltip=_tips(("from:Q", "from", ".4g"), ("to:Q", "to", ".4g"), ("count:Q", "neurons", ",")),
             )
@@ -389,8 +390,9 @@ def pooled(data: Mapping[str, Any]) -> Iterator[Panel]:
             continue
         values = text["pooled"]["values"]
         across = 64 if len(values) <= 512 else 128
-        rows = [{"x": i % across, "y": i // across, "dimension": i, "value": v} for i, v in enumerate(values)]
-        cells = alt.Chart(_data(rows)).mark_rect()
+        rows = [{"dimension": i, "value": v} for i, v in enumerate(values)]
+        folded = {"x": f"datum.dimension % {across}", "y": f"floor(datum.dimension / {across})"}
+        cells = alt.Chart(_data(rows)).transform_calculate(**folded).mark_rect()
         start = alt.Axis(labelExpr=f"datum.value * {across}", ticks=False, domain=False, grid=False, labelOverlap=True)
         chart = cells.encode(
             x=alt.X("x:O", axis=None),
@@ -478,7 +480,17 @@ def without_legends(panel: Panel) -> dict[str, Any]:
             colours["legend"] = None
     found.pop("config", None)
     found.pop("$schema", None)
-    return {**found, "description": panel.description}
+    short: dict[str, Any] = _shorter({**found, "description": panel.description})
+    return short
+
+
+def _shorter(value: Any) -> Any:
+    """The same with six digits a number: more than a chart shows, and half the bytes."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _shorter(inner) for key, inner in value.items()}
+    return [_shorter(inner) for inner in value] if isinstance(value, list) else value
 
 
 def together(panels: Sequence[Panel], title: str, columns: int) -> dict[str, Any]:

@@ -61,6 +61,8 @@ def _body(data: Mapping[str, Any]) -> str:
     intermediate, _ = module_names(data)
     dense = f"dense {hidden} → {inner}"
     does = f"{act}(gate) × up, each {dense}" if layer["gated"] else f"{dense}, then {act}"
+    added = "+ input, layer norm" if layer["as_bert"] else "+ input"  # others norm elsewhere, too
+    meeting = "Fourier mixing" if facts["family"] == "fnet" else "self-attention"
     odd = verdicts(data, "intermediate", "gate")
     vocabulary = f"{_n(layer['vocabulary'])} words → {hidden}" if layer["vocabulary"] else f"words → {hidden}"
     return "".join(
@@ -70,14 +72,14 @@ def _body(data: Mapping[str, Any]) -> str:
             _box(40, 44, "embeddings", vocabulary),
             _frame(104, 356, f"× {facts['layers']} layers"),
             _arrow(84, 134),
-            _box(136, 44, "self-attention", f"(S, {hidden}) → (S, {hidden})"),
+            _box(136, 44, meeting, f"(S, {hidden}) → (S, {hidden})"),
             _arrow(180, 210),
-            _label(199, "+ input, layer norm", "start", MIDDLE + 12, "soft"),
+            _label(199, added, "start", MIDDLE + 12, "soft"),
             _funnel(212, 104, NARROW, WIDE, [intermediate, does, f"(S, {hidden}) → (S, {inner})", odd], _tone(odd)),
             _arrow(316, 334),
             _funnel(336, 58, WIDE, NARROW, ["output", f"dense {inner} → {hidden}"]),
             _arrow(394, 518),
-            _label(419, "+ input, layer norm", "start", MIDDLE + 12, "soft"),
+            _label(419, added, "start", MIDDLE + 12, "soft"),
             _label(480, f"last hidden states (S, {hidden})", "start", MIDDLE + 12, "soft"),
             *_pooler(data, hidden),
         ]

@@ -29,9 +29,10 @@ class Figure:
 
 
 def _of_layer(data: Mapping[str, Any]) -> str:
+    pooler = "the pooler stands once, at the end" if data["layer"]["pooler"] else "a pooler would stand at the end"
     return (
         "From top to bottom, what happens to a text: S is the number of its tokens, shapes are this model's. The "
-        f"intermediate module stands {data['layer']['position']}, in every layer; the pooler stands once, at the end."
+        f"intermediate module stands {data['layer']['position']}, in every layer; {pooler}."
     )
 
 

@@ -175,21 +175,18 @@ def _apart(data: Mapping[str, Any]) -> str:
     """What the two modules have in common and in what they differ, with this model's shapes."""
     names = module_names(data)
     hidden, inner = (f"{n:,}" if n else "?" for n in (data["facts"]["hidden_size"], data["facts"]["intermediate_size"]))
-    shape = data["layer"]["pooler"]
-    narrow = f"{shape[1]:,} → {shape[0]:,}" if shape else "absent here"
+    layers, shape = f"in each of {data['facts']['layers']} layers", data["layer"]["pooler"]
     act = str(data["facts"]["activation"] or "not told by a config")
-    rows = (
-        (
-            "stands",
-            f"{data['layer']['position']}, in each of {data['facts']['layers']} layers",
-            "once, after all layers",
-        ),
+    rows = [
+        ("stands", f"{data['layer']['position']}, {layers}", "once, after all layers"),
         ("reads", "every token", "the first token only"),
-        ("dense layer", f"{hidden} → {inner}", narrow),
-        ("activation", act, str(data["layer"]["pooler_activation"] or "–")),
+        ("dense layer", f"{hidden} → {inner}", f"{shape[1]:,} → {shape[0]:,}" if shape else ""),
+        ("activation", act, str(data["layer"]["pooler_activation"])),
         ("is for", "features of each token, which the output module mixes back", "one vector a text, for a classifier"),
         ("by its numbers", verdicts(data, "intermediate", "gate") or "–", verdicts(data, "pooler") or "–"),
-    )
+    ]
+    if shape is None:
+        rows = [(what, here, "–" if i else "absent here") for i, (what, here, _) in enumerate(rows)]
     columns = [Column(title, (title,), "text") for title in ("", *names)]
     table = tuple(dict(zip(("", *names), row, strict=True)) for row in rows)
     view = View("apart", "the two modules side by side", tuple(columns), table)
