@@ -22,7 +22,7 @@ from bertprobe.verdicts import RULES, SMALLEST_SIDE, TRAINED_ABOVE, UNTRAINED_BE
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.M | re.S)
-FOLDERS = ("checkpoint", "verdicts", "tokens", "export", "report", "render", "cli")
+FOLDERS = ("checkpoint", "verdicts", "tokens", "export", "report", "render", "render/html", "cli")
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
 
 
@@ -190,7 +190,7 @@ def test_the_exports_page_names_every_key(tiny_bert: Path, run: Run) -> None:
     assert not [key for key in keys if f"`{key}`" not in text and f'"{key}"' not in text]
 
 
-@pytest.mark.parametrize("command", ["inspect", "export", "pool", "activations", "verify"])
+@pytest.mark.parametrize("command", ["inspect", "export", "pool", "activations", "verify", "report"])
 def test_every_command_and_option_has_help(command: str) -> None:
     from bertprobe.cli import app
 

@@ -33,7 +33,9 @@ FLOORS = {
     "errors": -1,
 }
 DOORKEEPERS = {
-    "typer": {"cli/__init__.py", "cli/options.py", "cli/weights.py", "cli/text.py"},
+    "typer": {"cli/__init__.py", "cli/options.py", "cli/weights.py", "cli/text.py", "cli/pictures.py"},
+    "altair": {"render/html/charts.py"},
+    "vl_convert": {"render/html/files.py"},
     "rich": {"render/terminal.py", "render/progress.py"},
     "huggingface_hub": {"checkpoint/hub/client.py", "checkpoint/hub/repository.py"},
     "torch": {"backends.py", "modules.py", "reference.py"},

@@ -103,12 +103,13 @@ def page(evidence: Evidence, parts: Sequence[Part], findings: Sequence[Finding],
     return Report(data, (*views, *(ran.views if ran else ()), finding_view(data["findings"])), report.findings)
 
 
-def written(report: Report, path: str, size: int) -> Report:
+def written(report: Report, path: str, size: int, figure: str | None = None) -> Report:
     """The report with where it was written; tables show that and the findings only."""
-    data = {**report.data, "written": {"path": path, "bytes": size}}
-    columns = (Column("path", ("path",), "text"), Column("bytes", ("bytes",), "integer"))
-    view = View("written", f"written to {path}", columns, (data["written"],))
-    return Report(data, (view, finding_view(data["findings"])), report.findings)
+    row = {"path": path, "bytes": size, "figure": figure}
+    columns = (Column("path", ("path",), "text"), Column("figure", ("figure",), "text"))
+    view = View("written", f"written to {path}", columns, ({**row, "figure": figure or "all, in one page"},))
+    data = {**report.data, "written": row}
+    return Report(data, (view, finding_view(report.data["findings"])), report.findings)
 
 
 def _layer(evidence: Evidence) -> dict[str, Any]:
