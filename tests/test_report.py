@@ -31,6 +31,7 @@ from bertprobe.verdicts import Evidence, judge
 
 TEXTS = ["The ship left the harbour.", "They sailed across the sea.", "He was paid a shilling."]
 LIMIT = 6_000_000
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]
 EVIL = "</script><script>window.hit=1</script>"
 
 
@@ -146,14 +147,15 @@ def test_a_histogram_counts_as_numpy_does_at_every_width() -> None:
         assert wide.counts.sum() + 2 == known.size
 
 
-@pytest.mark.parametrize("array", [np.zeros((3, 4)), np.full((3, 4), 0.5), np.full((2, 2), np.nan), np.zeros((0, 4))])
-def test_a_histogram_of_what_has_no_spread(array: Any) -> None:
+@pytest.mark.parametrize(("value", "rows"), [(0.0, 3), (0.5, 3), (np.nan, 2), (0.0, 0)])
+def test_a_histogram_of_what_has_no_spread(value: float, rows: int) -> None:
+    array = np.full((rows, 4), value)
     found = measure(array, bins=True).histogram
     assert found is not None
     assert found.counts.sum() == np.isfinite(array).sum()
 
 
-@pytest.mark.parametrize("shape", [(384, 384), (1536, 384), (128, 512)])
+@pytest.mark.parametrize("shape", [(256, 256), (768, 192), (128, 512)])
 def test_noise_has_the_singular_values_that_the_law_says(shape: tuple[int, int]) -> None:
     """Within 2 % of the largest: what a matrix of this size strays from its limit."""
     sigmas = np.linalg.svd(np.random.default_rng(2).standard_normal(shape), compute_uv=False)
@@ -163,11 +165,11 @@ def test_noise_has_the_singular_values_that_the_law_says(shape: tuple[int, int])
 # ------------------------------------------------------------------------------------------------ the data
 
 
-def test_the_numbers_are_those_of_the_other_commands(minilm: Path, run: Run, tmp_path: Path) -> None:
-    data = written(run, minilm, *TEXTS, "-o", tmp_path / "r.html").data
-    inspected = json.loads(run(["inspect", minilm, "--spectrum", "--json"]).out)
-    pooled = json.loads(run(["pool", *TEXTS, "-m", minilm, "--json"]).out)
-    active = json.loads(run(["activations", *TEXTS, "-m", minilm, "--tokens", "--json"]).out)
+def test_the_numbers_are_those_of_the_other_commands(pocket_page: Path, run: Run) -> None:
+    data = Parsed(pocket_page.read_text()).data
+    inspected = json.loads(run(["inspect", "pocket", "--spectrum", "--json"]).out)
+    pooled = json.loads(run(["pool", *TEXTS, "-m", "pocket", "--json"]).out)
+    active = json.loads(run(["activations", *TEXTS, "-m", "pocket", "--tokens", "--json"]).out)
     for part, same in zip(data["parts"], inspected["parts"], strict=True):
         assert same.items() <= part.items()
     assert data["findings"] == inspected["findings"]
@@ -176,19 +178,26 @@ def test_the_numbers_are_those_of_the_other_commands(minilm: Path, run: Run, tmp
     assert data["activations"] == {key: active[key] for key in ("layers", "tokens", "heat")}
 
 
-def test_pictures_are_of_the_weights_in_the_file(minilm: Path, minilm_page: Path) -> None:
-    tensors = load_file(minilm / "model.safetensors")
-    for part in Parsed(minilm_page.read_text()).data["parts"]:
-        weight = tensors[part["tensors"][0]["stored_name"]]
+def test_the_tables_show_what_inspect_shows(pocket_page: Path, run: Run) -> None:
+    words = Parsed(pocket_page.read_text()).words
+    lines = run(["inspect", "pocket", "--table", "intermediate"]).out.splitlines()
+    for line in lines[2:6]:
+        assert set(line.split()[1:9]) <= set(words)
+
+
+def test_pictures_are_of_the_weights_in_the_file(pocket_page: Path) -> None:
+    tensors = load_file(Path(html.__file__).parents[2] / "pocket" / "model.safetensors")
+    parts = Parsed(pocket_page.read_text()).data["parts"]
+    for part in (parts[0], parts[-1]):
+        weight = tensors[part["tensors"][0]["stored_name"]].astype(np.float64)
         found = part["histogram"]
         assert sum(found["counts"]) + found["below"] + found["above"] == weight.size
         edges = found["start"] + found["width"] * np.arange(len(found["counts"]) + 1)
         inside = weight[(weight >= edges[0]) & (weight < edges[-1])]
         assert (np.histogram(inside, edges)[0] == found["counts"]).all()
-        sigmas = np.linalg.svd(weight.astype(np.float64), compute_uv=False)
-        assert np.allclose(part["spectrum"]["sigmas"], sigmas, rtol=1e-6)
-        assert part["spectrum"]["edge"] == pytest.approx(weight.std(dtype=np.float64) * sum(np.sqrt(weight.shape)))
-        norms = np.linalg.norm(weight.astype(np.float64), axis=1)
+        assert np.allclose(part["spectrum"]["sigmas"], np.linalg.svd(weight, compute_uv=False), rtol=1e-6)
+        assert part["spectrum"]["edge"] == pytest.approx(weight.std() * sum(np.sqrt(weight.shape)))
+        norms = np.linalg.norm(weight, axis=1)
         assert sum(part["row_norms"]["counts"]) + part["row_norms"]["above"] == len(norms)
         for row in part["row_norms"]["outliers"]:
             assert row["norm"] == pytest.approx(norms[row["neuron"]])
@@ -204,11 +213,19 @@ def test_outlier_neurons_are_named(minilm_page: Path) -> None:
 
 
 def test_the_exports_page_names_every_key(pocket: Report) -> None:
-    text = (Path(__file__).parents[1] / "docs" / "exports.md").read_text()
+    text = (Path(__file__).parents[1] / "docs" / "exports.md").read_text().partition("## `report`")[2]
     part = pocket.data["parts"][0]
     nodes = [pocket.data, pocket.data["layer"], part, *(part[k] for k in ("histogram", "row_norms", "spectrum"))]
-    keys = {key for node in nodes for key in node}
-    assert not [key for key in keys if f"`{key}`" not in text and f'"{key}"' not in text]
+    ours = {key for node in nodes for key in node} - {
+        "label",
+        "role",
+        "stack",
+        "index",
+        "activation",
+        "verdict",
+        "tensors",
+    }
+    assert not [key for key in ours if not re.search(rf"[`\"{{ ]{key}[`\",}}]", text)]
 
 
 # ------------------------------------------------------------------------------------------------ the page
@@ -227,7 +244,8 @@ def test_a_page_is_well_made(name: str, request: pytest.FixtureRequest) -> None:
     assert (first_link["class"], first_link["href"]) == ("skip", "#main")
     for _, attributes in found.elements:
         for name_of, value in attributes.items():
-            assert name_of not in ("src", "srcset", "action") and not name_of.startswith("on")
+            assert name_of not in ("src", "srcset", "action")
+            assert not name_of.startswith("on")
             assert name_of != "href" or str(value).startswith(("#", "data:"))
     for section in found.all("section"):
         assert section["aria-labelledby"] in ids
@@ -309,10 +327,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hostile") / "<img src=x onerror=window.hit=2>"
     folder.mkdir()
     zoo.save("bert", folder)
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]
-    (folder / "vocab.txt").write_text("\n".join(words))
-    tokenizer = BertTokenizer(str(folder / "vocab.txt"))
-    tokenizer.add_tokens([EVIL, "\u202eevil"])
+    tokenizer = BertTokenizer(vocab={word: at for at, word in enumerate(WORDS)})
+    tokenizer.add_tokens([EVIL])
     tokenizer.save_pretrained(folder)
     tensors = load_file(folder / "model.safetensors")
     save_file({f"{EVIL}.bert.{name}": tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
@@ -323,7 +339,7 @@ def test_foreign_text_stays_text(hostile: Path, run: Run, tmp_path: Path) -> Non
     file = tmp_path / "r.html"
     texts = [f"a {EVIL} \u202eevil", "<b>bold</b> & b"]
     found = written(run, hostile, *texts, "-o", file)
-    assert found.data["texts"][0]["tokens"] == ["[CLS]", "a", EVIL, "\u202eevil", "[SEP]"]
+    assert found.data["texts"][0]["tokens"] == ["[CLS]", "a", EVIL, "[UNK]", "[SEP]"]
     assert len(found.all("script")) == 4
     assert not found.all("img") + found.all("b")
     text = " ".join(found.words)
@@ -347,17 +363,28 @@ def test_pages_are_small(minilm_page: Path) -> None:
     assert minilm_page.stat().st_size < 2_000_000
 
 
-def test_the_largest_page_of_a_model_as_wide_and_deep_as_bert_base(tmp_path: Path) -> None:
-    """As many texts and tokens as fit; only the rows of the intermediate are fewer, which a page shows binned."""
-    from transformers import BertConfig, BertModel, BertTokenizer
-
-    config = BertConfig(vocab_size=7, intermediate_size=768, max_position_embeddings=64)
-    BertModel(config).half().save_pretrained(tmp_path)
-    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]))
-    BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
-    words = MOST_CELLS // 12 // MOST_TEXTS - 2
-    size = html.write(reported(str(tmp_path), ["a b " * (words // 2)] * MOST_TEXTS), Output(tmp_path / "r.html"))
-    assert 2_000_000 < size < LIMIT
+def test_the_largest_page_of_a_model_of_the_shape_of_bert_base(pocket: Report, tmp_path: Path) -> None:
+    """As many texts and tokens as fit, each as wide as there, from the numbers of pocket over and over."""
+    data = json.loads(json.dumps(pocket.data))
+    labels = [f"intermediate.{i}" for i in range(12)]
+    tokens = ["harbour"] * (MOST_CELLS // 12 // MOST_TEXTS)
+    text = {**data["texts"][0], "tokens": tokens}
+    for kind in ("pooled", "cls", "mean"):
+        text[kind]["values"] *= 6
+    for part in data["parts"]:
+        part["spectrum"]["sigmas"] = [sigma for sigma in part["spectrum"]["sigmas"] for _ in range(6)]
+    row = data["activations"]["tokens"][1]
+    rms = [data["activations"]["heat"]["rms"][0][1]] * len(tokens) * MOST_TEXTS
+    data["texts"] = [text] * MOST_TEXTS
+    data["similarity"] = {kind: [[0.123456789012345] * MOST_TEXTS] * MOST_TEXTS for kind in ("pooled", "cls", "mean")}
+    data["activations"] = {
+        "layers": [{**data["activations"]["layers"][0], "label": label} for label in labels],
+        "tokens": [{**row, "label": la, "text": n + 1} for la in labels for n in range(MOST_TEXTS) for _ in tokens],
+        "heat": {"layers": labels, "tokens": tokens * MOST_TEXTS, "rms": [rms] * 12},
+    }
+    data["parts"] = [*data["parts"] * 3][:13]
+    size = html.write(Report(data, pocket.views, pocket.findings), Output(tmp_path / "r.html"))
+    assert 3_000_000 < size < LIMIT
 
 
 MAGIC = {".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<svg", ".pdf": b"%PDF-"}

@@ -74,7 +74,7 @@ def report(
     ran = _run(evidence, texts, truncate) if texts else None
     found = page(evidence, evidence.anatomy.parts, judge(evidence), ran)
     size = html.write(found, place, figure)
-    render.show(written(found, str(output), size, figure), "json" if json else format)
+    render.show(written(found, str(output), size, figure), "json" if json else format, whole=False)
 
 
 def _check_figure(output: Path, figure: str | None, texts: Sequence[str]) -> None:
