@@ -1,5 +1,7 @@
 """Which tensors are which part, under one name and in one orientation whatever the file calls them.
 
+TensorFlow's names are put into PyTorch's spelling first (`spelling`); from there on nobody knows the difference.
+
 A model is judged by its tensors: a row recognises itself by tensor names, and the
 config is asked only where names alone cannot tell (an encoder that spells its layers as decoders do), for the
 activation, and to compare what it promises with what is there.
@@ -14,7 +16,8 @@ from typing import Any
 
 from bertprobe.checkpoint import Checkpoint, TensorHeader
 from bertprobe.errors import NotAnEncoder, PartMissing, printable, quoted
-from bertprobe.families import ALIASES, FAMILIES, LOOKALIKES, OPTIMIZER, OTHER_DEFAULTS, WRAPPING, Family
+from bertprobe.families import ALIASES, FAMILIES, LOOKALIKES, OTHER_DEFAULTS, WRAPPING, Family
+from bertprobe.spelling import is_tensorflow, respelled
 
 MOST_PARTS = 10_000  # an encoder has a few hundred at most; beyond that a table helps nobody
 
@@ -82,8 +85,9 @@ class Anatomy:
     """What a checkpoint is made of.
 
     `tensors` holds every tensor by canonical name, optimizer state aside; `prefix` is what stood before the canonical
-    names of the encoder and `hiding` the leading part of it that transformers would not take off; `duplicates` are
-    canonical names with the stored names that claim them, the one in use first.
+    names of the encoder (dotted, also where the file has slashes) and `hiding` the leading part of it that transformers
+    would not take off; `duplicates` are canonical names with the stored names that claim them, the one in use first;
+    `respelled` says that the file spells its names as TensorFlow does.
     """
 
     family: str
@@ -94,6 +98,7 @@ class Anatomy:
     parts: tuple[Part, ...]
     tensors: Mapping[str, TensorHeader]
     duplicates: Mapping[str, tuple[str, ...]]
+    respelled: bool = False
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -121,7 +126,7 @@ class Anatomy:
 def find_parts(checkpoint: Checkpoint) -> Anatomy:
     """The parts of a checkpoint, from tensor names and shapes; raises `NotAnEncoder` for what is none."""
     config = _text_config(checkpoint.config or {})
-    stored = {name: header for name, header in checkpoint.headers.items() if not OPTIMIZER.search(name)}
+    stored = respelled(checkpoint.headers)
     row = _recognise(checkpoint, stored, config)
     naming = _Naming(row, _model_type(config), stored)
     tensors, duplicates = naming.canonical_names(stored)
@@ -135,6 +140,7 @@ def find_parts(checkpoint: Checkpoint) -> Anatomy:
         parts=tuple(_parts(row, tensors, promised.activation, config)),
         tensors=tensors,
         duplicates=duplicates,
+        respelled=is_tensorflow(checkpoint.headers),
     )
 
 
@@ -224,7 +230,7 @@ def _stranger(
 ) -> NotAnEncoder:
     kind = _lookalike(stored)
     said = f", its config says {quoted(_model_type(config))}" if _model_type(config) else ""
-    first = printable(next(iter(stored), next(iter(checkpoint.headers))))
+    first = printable(next((header.name for header in stored.values()), next(iter(checkpoint.headers))))
     looks = f"looks like {kind}" if kind else f"has tensors such as {first}"
     expected = "expected a BERT-like encoder, with tensors such as encoder.layer.0.intermediate.dense.weight"
     if undecided and not _model_type(config):
@@ -315,13 +321,15 @@ class _Naming:
         self, stored: Mapping[str, TensorHeader]
     ) -> tuple[dict[str, TensorHeader], dict[str, tuple[str, ...]]]:
         """Every tensor by canonical name, and the names that two tensors claim."""
-        claims: dict[str, list[TensorHeader]] = {}
-        for name, header in stored.items():
-            claims.setdefault(self.canonical(name), []).append(header)
-        for headers in claims.values():
-            headers.sort(key=lambda header: not header.name.startswith(self.prefix))
-        tensors = {name: headers[0] for name, headers in claims.items()}
-        twice = {name: tuple(h.name for h in headers) for name, headers in claims.items() if len(headers) > 1}
+        claims: dict[str, list[str]] = {}
+        for name in stored:
+            claims.setdefault(self.canonical(name), []).append(name)
+        for names in claims.values():
+            names.sort(key=lambda name: not name.startswith(self.prefix))
+        tensors = {canonical: stored[names[0]] for canonical, names in claims.items()}
+        twice = {
+            canonical: tuple(stored[n].name for n in names) for canonical, names in claims.items() if len(names) > 1
+        }
         return tensors, twice
 
 

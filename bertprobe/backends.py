@@ -287,14 +287,15 @@ class TorchBackend:
         self._device, self._dtype = torch.device(device), getattr(torch, dtype)
 
     def array(self, values: Array) -> Array:
-        return _as_torch(values).to(self._device, self._dtype)
+        # A matrix that is stored the other way round is laid out anew: its products would round otherwise.
+        return _as_torch(values).to(self._device, self._dtype).contiguous()
 
     def matrix(self, values: Array) -> Array:
         return self.array(values)
 
     def stored(self, values: Array) -> Array:
         """A copy of a stored tensor in the dtype it is stored in."""
-        return _as_torch(values).clone()
+        return _as_torch(values).contiguous().clone()
 
     def exact(self, values: Array) -> Array:
         """Values as numpy float64, for comparing."""

@@ -151,14 +151,19 @@ def _weights(backend: Backend, headers: Mapping[str, TensorHeader]) -> dict[str,
     """Views of the tensors on the backend; embedding tables stay as they are stored, and are gathered from."""
     tables = [name for name in headers if name in _TABLES]
     rest = [name for name in headers if name not in _TABLES]
-    found = dict(zip(tables, _mapped(headers, tables, counted=False), strict=True))
-    for name, values in zip(rest, _mapped(headers, rest), strict=True):
+    found = dict(_mapped(headers, tables, counted=False))
+    for name, values in _mapped(headers, rest):
         found[name] = backend.matrix(values) if values.ndim == 2 else backend.array(values)
     return found
 
 
-def _mapped(headers: Mapping[str, TensorHeader], names: Sequence[str], *, counted: bool = True) -> Iterator[Array]:
-    return (values for _, values in map_tensors((headers[name] for name in names), counted=counted))
+def _mapped(
+    headers: Mapping[str, TensorHeader], names: Sequence[str], *, counted: bool = True
+) -> Iterator[tuple[str, Array]]:
+    """Names with their tensors, in the order in which these come: what is read and not mapped comes last."""
+    by_header = {id(headers[name]): name for name in names}
+    for header, values in map_tensors((headers[name] for name in names), counted=counted):
+        yield by_header[id(header)], values
 
 
 def encode(encoder: Encoder, packed: Packed, tap: Tap | None = None, *, first_only: bool = False) -> Array:

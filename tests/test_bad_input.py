@@ -111,7 +111,7 @@ NOT_THERE: dict[str, tuple[Files, str, tuple[str, ...]]] = {
     "TensorFlow": (
         {"m/bert_model.ckpt.index": b"", "m/bert_model.ckpt.data-00000-of-00001": b"", "m/bert_config.json": {}},
         "m",
-        ("bert_model.ckpt.data-00000-of-00001, a TensorFlow checkpoint", "looked for"),
+        ("bert_model.ckpt.index is empty", "fetch it again"),
     ),
     "rust": ({"m/rust_model.ot": b"PK"}, "m", ("rust_model.ot, a rust-bert file", "looked for")),
     "what training leaves": (
@@ -200,7 +200,7 @@ STRANGERS: dict[str, tuple[bytes, tuple[str, ...]]] = {
     "a web page": (b"\n<!DOCTYPE html>\n<html>" + bytes(100), ("a web page", "fetch it again")),
     "gzip": (gzip.compress(weights(BERT)), ("a gzip archive", "unpack it first")),
     "GGUF": (b"GGUF\3\0\0\0" + bytes(100), ("a GGUF file", "it was made from")),
-    "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(100), ("an HDF5 file", "only safetensors and PyTorch")),
+    "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(100), ("an HDF5 file", "only safetensors, PyTorch and TensorFlow")),
     "JSON": (b'{"model_type": "bert", "hidden_size": 32}', ("a JSON file", "name the folder")),
     "another pickle": (PICKLE_OF_5, ("a pickle, but not one that torch.save wrote",)),
 }

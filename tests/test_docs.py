@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
+from bundle import as_google, save, with_training
 from conftest import ROOT, Run
 from hub import Hub
+from safetensors.numpy import load_file
 
 import bertprobe
 from bertprobe.statistics import STATISTICS
@@ -22,7 +25,17 @@ from bertprobe.verdicts import RULES, SMALLEST_SIDE, TRAINED_ABOVE, UNTRAINED_BE
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.M | re.S)
-FOLDERS = ("checkpoint", "verdicts", "tokens", "export", "report", "render", "render/html", "cli")
+FOLDERS = (
+    "checkpoint",
+    "checkpoint/tensorflow",
+    "verdicts",
+    "tokens",
+    "export",
+    "report",
+    "render",
+    "render/html",
+    "cli",
+)
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
 
 
@@ -44,7 +57,20 @@ def workplace(minilm: Path, hub: Hub, tmp_path_factory: pytest.TempPathFactory) 
     model.mkdir()
     for entry in minilm.iterdir():
         (model / entry.name).symlink_to(entry)
+    as_of_2018(here / "uncased_L-4_H-128_A-2")
     return here
+
+
+def as_of_2018(folder: Path) -> None:
+    """The built-in model as Google would have published it in 2018."""
+    pocket = Path(bertprobe.__file__).parent / "pocket"
+    config = json.loads((pocket / "config.json").read_text())
+    folder.mkdir()
+    stored = {name: values.astype(np.float32) for name, values in load_file(pocket / "model.safetensors").items()}
+    save(folder / "bert_model.ckpt", with_training(as_google(stored)))
+    kept = ("_size", "_layers", "_heads", "_act", "_embeddings", "initializer_range")
+    (folder / "bert_config.json").write_text(json.dumps({k: v for k, v in config.items() if k.endswith(kept)}))
+    (folder / "vocab.txt").write_bytes((pocket / "vocab.txt").read_bytes())
 
 
 def typed(command: str, workplace: Path) -> str:

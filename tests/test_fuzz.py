@@ -7,17 +7,23 @@ import tracemalloc
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from io import BytesIO, StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import cramjam
 import pytest
 import safetensors
 import torch
+from bundle import How, entries, footer, sealed, varint
+from bundle import save as save_bundle
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 from test_safetensors import packed
+from test_torch_pickle import Memory
 
 from bertprobe import (
     BertprobeError,
@@ -32,6 +38,7 @@ from bertprobe import (
     take_numbers,
 )
 from bertprobe.checkpoint import DTYPES
+from bertprobe.checkpoint.tensorflow import table
 from bertprobe.export import Output, export
 
 FUZZ = settings(
@@ -235,6 +242,67 @@ def test_any_bytes_at_all(place: str, folder: Path, format: str, start: bytes, r
 def test_weights_with_damage(content: bytes, folder: Path, format: str, data: st.DataObject) -> None:
     name = "model.safetensors" if content is SAFETENSORS else "pytorch_model.bin"
     fuzzed(folder, format, {name: data.draw(mutated(content)), "config.json": as_json(CONFIG)})
+
+
+BUNDLE_STATE = {
+    f"bert/{name}".replace("layer.", "layer_").replace(".", "/").replace("weight", "kernel"): values.numpy()
+    for name, values in STATE.items()
+} | {"bert/pooler/dense/kernel/adam_m": STATE["pooler.dense.weight"].numpy()}
+KERNEL = "bert/encoder/layer_1/intermediate/dense/kernel"
+PLAIN = How(shards=2, block=200, slices={KERNEL: [[(0, 1), (0, -1)], [(1, 3), (0, -1)]]})
+
+
+def bundled(how: How) -> dict[str, bytes]:
+    with TemporaryDirectory() as folder:
+        save_bundle(Path(folder) / "m.ckpt", BUNDLE_STATE, how)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+BUNDLES = [bundled(PLAIN), bundled(replace(PLAIN, snappy=True))]
+BUNDLE_ROWS = list(table.rows(Memory(BUNDLES[0]["m.ckpt.index"])))
+
+
+@pytest.mark.parametrize("files", BUNDLES, ids=["plain", "snappy"])
+@FUZZ
+@given(format=FORMAT, data=st.data())
+def test_bundles_with_damage(files: dict[str, bytes], folder: Path, format: str, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(files)))
+    altered_file = {name: data.draw(mutated(files[name]))}
+    fuzzed(folder, format, {**files, **altered_file, "bert_config.json": as_json(CONFIG)})
+
+
+@FUZZ
+@given(format=FORMAT, data=st.data(), snappy=st.booleans())
+def test_bundles_whose_damage_has_the_right_checksums(
+    folder: Path, format: str, data: st.DataObject, snappy: bool
+) -> None:
+    """A block, an entry or the list of blocks is altered before its checksum is taken, so that the reader sees it."""
+    rows = list(BUNDLE_ROWS)
+    what = data.draw(st.sampled_from(["entry", "key", "block", "list"]))
+    at = data.draw(st.integers(0, len(rows) - 1))
+    if what == "entry":
+        rows[at] = (rows[at][0], data.draw(mutated(rows[at][1])))
+    elif what == "key":
+        rows[at] = (data.draw(mutated(rows[at][0])), rows[at][1])
+    content = entries(sorted(rows), every=data.draw(st.sampled_from([1, 16])))
+    if what == "block":
+        content = data.draw(mutated(content))
+    packed = bytes(cramjam.snappy.compress_raw(content)) if snappy else content
+    if snappy and data.draw(st.booleans()):
+        packed = data.draw(mutated(packed))
+    block = sealed(packed, int(snappy))
+    listing = entries([(b"z", varint(0) + varint(len(packed)))])
+    if what == "list":
+        listing = data.draw(mutated(listing))
+    end = footer(varint(0) + varint(0), varint(len(block)) + varint(len(listing)))
+    fuzzed(folder, format, {**BUNDLES[0], "m.ckpt.index": block + sealed(listing) + end})
+
+
+@FUZZ
+@given(format=FORMAT, content=st.binary(max_size=300), named=st.text(max_size=30))
+def test_a_file_called_checkpoint_of_any_content(folder: Path, format: str, content: bytes, named: str) -> None:
+    quoted = f'model_checkpoint_path: "{named}"'.encode(errors="replace")
+    fuzzed(folder, format, {**BUNDLES[0], "checkpoint": quoted if named else content})
 
 
 @FUZZ

@@ -430,6 +430,15 @@ def test_without_a_connection_the_cache_serves(hub: Hub, here: Path, run: Run) -
     refused(run(["inspect", "owner/other"]), "owner/other: the connection to 127.0.0.1", "3 times in a row")
 
 
+def test_without_a_connection_a_part_of_a_model_is_no_model(hub: Hub, here: Path, run: Run) -> None:
+    from huggingface_hub import hf_hub_download
+
+    hub.add(ID, {WEIGHTS: save(STATE), "config.json": CONFIG})
+    hf_hub_download(ID, "config.json")
+    hub.stop()
+    refused(run(["inspect", ID]), "the connection to 127.0.0.1", "holds no weights, only config.json")
+
+
 def test_download_puts_whole_files_into_the_cache_that_transformers_has(
     tiny_bert: Path, hub: Hub, here: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

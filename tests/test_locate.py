@@ -358,7 +358,3 @@ def test_real_small_checkpoints(name: str, file: str, pooling: bool, shared_chec
     assert checkpoint.config is not None
     assert (checkpoint.pooling is not None) == pooling
     assert any(re.search(r"encoder\.layer\.0\.intermediate\.dense\.weight", name) for name in checkpoint.headers)
-
-
-def test_a_real_tensorflow_checkpoint_is_called_one(shared_checkpoints: Path, run: Run) -> None:
-    refused(run(["inspect", shared_checkpoints / "keras-bert-tf1"]), "a TensorFlow checkpoint", "looked for")

@@ -58,7 +58,7 @@ def checkpoint_at(folder: Path, config: dict[str, Any] | None = None) -> Checkpo
     file = SimpleNamespace(path=folder / "model.safetensors")
     if config is None and (folder / "config.json").is_file():
         config = json.loads((folder / "config.json").read_text())
-    return cast(Checkpoint, SimpleNamespace(files=(file,), config=config))
+    return cast(Checkpoint, SimpleNamespace(files=(file,), config=config, folder=folder))
 
 
 def auto(folder: Path, **options: Any) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bertprobe.checkpoint import safetensors, torch_pickle
+from bertprobe.checkpoint import safetensors, tensorflow, torch_pickle
 from bertprobe.checkpoint.locate import Located, Wanted, locate
 from bertprobe.checkpoint.source import LocalFile, Source
 from bertprobe.checkpoint.tensors import DTYPES, Index, Piece, TensorHeader, check_readable, map_tensors, read_tensors
@@ -33,26 +33,31 @@ HEAD = 64
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A row of `STORAGES`: a file format, how to tell it by its first bytes, and how to read its index."""
+    """A row of `STORAGES`: a file format, how to tell it by its first bytes, and how to read its index.
+
+    `suffix` is what its files' names end in, where a broken file of that name should be told which rule it breaks.
+    """
 
     name: str
     recognises: Callable[[bytes], bool]
     index: Callable[[Source], Index]
+    suffix: str | None = None
 
 
-def _storage(name: str, module: ModuleType) -> Storage:
-    return Storage(name, module.recognises, module.index)
+def _storage(name: str, module: ModuleType, suffix: str | None = None) -> Storage:
+    return Storage(name, module.recognises, module.index, suffix)
 
 
 STORAGES: tuple[Storage, ...] = (
-    _storage("safetensors", safetensors),
+    _storage("safetensors", safetensors, ".safetensors"),
     _storage("PyTorch", torch_pickle),
+    _storage("TensorFlow", tensorflow, tensorflow.SUFFIX),
 )
 
 # What else lies under these names, told by its first bytes.
 _STRANGERS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run: git lfs pull"),
-    (b"\x89HDF", "an HDF5 file", "only safetensors and PyTorch files are read"),
+    (b"\x89HDF", "an HDF5 file", "only safetensors, PyTorch and TensorFlow checkpoints are read"),
     (b"GGUF", "a GGUF file of llama.cpp", "name the checkpoint it was made from"),
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
     (b"<", "a web page or XML file", "it may be an error page saved under the file's name: fetch it again"),
@@ -90,6 +95,17 @@ class Checkpoint:
                 f"{printable(self.ref)} is read where it lies, by byte ranges", "open it with download=True to run it"
             )
         return first.path.parent
+
+    @property
+    def config_file(self) -> Path | None:
+        """The file that `config` was read from, None where there is none on this disk."""
+        if self.config is None or not isinstance(self.files[0], LocalFile):
+            return None
+        for folder in (self.folder, self.folder.parent):  # of a SavedModel the weights lie in variables/
+            name = tensorflow.config_name({entry.name for entry in folder.iterdir()})
+            if name is not None:
+                return folder / name
+        return None
 
     @property
     def bytes_total(self) -> int:
@@ -155,11 +171,12 @@ def _index(file: Source) -> tuple[str, Index]:
     for start, what, cure in _STRANGERS:
         if head.lstrip().startswith(start):
             raise UnsupportedFile(f"{file.address} is {what}", cure)
-    if file.name.endswith(".safetensors"):
-        return "safetensors", safetensors.index(file)  # to say which rule it breaks
+    for storage in STORAGES:
+        if storage.suffix is not None and file.name.endswith(storage.suffix):
+            return storage.name, storage.index(file)
     raise UnsupportedFile(
-        f"{file.address} starts with {printable(repr(head[:8]))}: neither safetensors nor PyTorch",
-        "name a .safetensors file or a .bin, .pt or .pth that torch.save wrote",
+        f"{file.address} starts with {printable(repr(head[:8]))}: neither safetensors nor PyTorch nor TensorFlow",
+        "name a .safetensors file, a .bin, .pt or .pth that torch.save wrote, or a TensorFlow .index",
     )
 
 

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bertprobe.checkpoint import tensorflow
 from bertprobe.checkpoint.folder import Folder, LocalFolder, read_json
 from bertprobe.checkpoint.source import Source
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, quoted, shortened
 
 LOOKED_FOR = (
-    "model.safetensors, pytorch_model.bin, their .index.json, or one other .safetensors, .bin, .pt or .pth file"
+    "model.safetensors, pytorch_model.bin, their .index.json, one other .safetensors, .bin, .pt or .pth file, "
+    "or a TensorFlow .index"
 )
 POCKET = "pocket"  # the name of the model that ships with the package; a folder called so is ./pocket
 
@@ -36,8 +38,8 @@ _OTHER_FORMATS = {
     ".msgpack": "a Flax file",
     ".onnx": "an ONNX file",
     ".gguf": "a GGUF file",
-    ".ckpt": "a Lightning or TensorFlow checkpoint",
-    ".meta": "a TensorFlow checkpoint",
+    ".ckpt": "a Lightning checkpoint, or one of TensorFlow before 1.0",
+    ".meta": "the graph of a TensorFlow checkpoint alone",
     ".ot": "a rust-bert file",
     ".mlmodel": "a Core ML file",
     ".tflite": "a TensorFlow Lite file",
@@ -55,7 +57,10 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """Where a checkpoint lies: `files` in order, the folder with its settings, and what was decided on the way."""
+    """Where a checkpoint lies: `files` in order, the folder with its settings, and what was decided on the way.
+
+    `shards` are the names of files beside them that hold the data, where `files` do not: TensorFlow's.
+    """
 
     ref: str
     resolved: str
@@ -66,6 +71,7 @@ class Located:
     weight_map: Mapping[str, str] | None = None
     revision: str | None = None
     notes: tuple[str, ...] = field(default=())
+    shards: tuple[str, ...] = field(default=())
 
 
 def locate(ref: str, wanted: Wanted) -> Located:
@@ -80,6 +86,8 @@ def locate(ref: str, wanted: Wanted) -> Located:
     if ref and _exists(path):
         located = _locate_path(ref, path, wanted)
         return _with_note(located, _on_disk(ref)) if path.is_dir() else located
+    if ref and LocalFolder(path.parent).is_file(path.name + tensorflow.SUFFIX):
+        return _named(ref, LocalFolder(path.parent), path.name)  # a TensorFlow prefix, of which there is no file
     if not _begins_here(ref):
         from bertprobe.checkpoint.hub.locate import locate_on_hub
 
@@ -164,7 +172,7 @@ def _locate_weights(ref: str, folder: Folder, name: str) -> Located:
     """The weights file that was named, in the folder or below it."""
     above, _, name = name.rpartition("/")
     inner = _below(folder, above) if above else folder
-    if not inner.is_file(name):
+    if not inner.is_file(name) and not inner.is_file(name + tensorflow.SUFFIX):
         there = sorted(found for found in inner.names if inner.is_file(found))
         raise NotFound(
             f"{inner.address} has no file {quoted(name)}", f"it has {printable(shortened(there)) if there else 'none'}"
@@ -178,6 +186,9 @@ def _locate_folder(ref: str, folder: Folder) -> Located:
         inner = _locate_folder(ref, transformer)
         note = f"the weights lie in {transformer.name}/, as sentence-transformers has it"
         return _with_note(replace(inner, pooling=_pooling(folder)), note)
+    bundle = None if _has_other_weights(folder.names) else tensorflow.choose(folder)
+    if bundle is not None:
+        return _locate_bundle(ref, folder, bundle, folder.resolved)
     chosen, weight_map, notes = _choose(folder)
     return Located(
         ref=ref,
@@ -191,8 +202,36 @@ def _locate_folder(ref: str, folder: Folder) -> Located:
     )
 
 
+def _has_other_weights(names: Set[str]) -> bool:
+    """Whether a folder holds safetensors or PyTorch weights, which go before TensorFlow's."""
+    endings = (".safetensors", ".bin", ".pt", ".pth", ".index.json")
+    return any(name.endswith(endings) and not _NEVER_WEIGHTS.search(Path(name).stem) for name in names)
+
+
+def _locate_bundle(ref: str, folder: Folder, bundle: tensorflow.Choice, resolved: str) -> Located:
+    """A TensorFlow checkpoint in the folder or below it, with the config beside it or above."""
+    inside = folder.below(bundle.folder) if bundle.folder else folder
+    named = ((where, tensorflow.config_name(where.names)) for where in (inside, folder))
+    where, config = next(((where, name) for where, name in named if name is not None), (folder, None))
+    odd = (f"{config} is taken for the config",) if config not in (None, "config.json", "bert_config.json") else ()
+    return Located(
+        ref=ref,
+        resolved=resolved,
+        folder=inside,
+        files=(inside.source(bundle.index),),
+        config=None if config is None else read_json(where, config),
+        pooling=_pooling(folder),
+        notes=(*bundle.notes, *odd),
+        shards=tensorflow.shards_of(bundle.index, inside.names),
+    )
+
+
 def _named(ref: str, folder: Folder, name: str) -> Located:
-    """A weights file, or the index of several, that was named."""
+    """A weights file, the index of several, or what leads to a TensorFlow checkpoint, that was named."""
+    bundle = tensorflow.choose_named(folder, name)
+    if bundle is not None:
+        inside = "/".join(part for part in (bundle.folder, bundle.index) if part)
+        return _locate_bundle(ref, folder, bundle, f"{folder.resolved}/{inside}")
     names: tuple[str, ...] = (name,)
     notes: tuple[str, ...] = ()
     weight_map = None
@@ -325,7 +364,7 @@ def _nothing(folder: Folder) -> Exception:
     if any(name.startswith("adapter_model.") for name in names):
         return _adapter(folder)
     for name in sorted(names):
-        kind = _OTHER_FORMATS.get(Path(name).suffix) or ("a TensorFlow checkpoint" if ".ckpt." in name else None)
+        kind = _OTHER_FORMATS.get(Path(name).suffix)
         if kind:
             return UnsupportedFile(
                 f"{folder.address} has {printable(name)}, {kind}, which is not read", f"looked for {LOOKED_FOR}"

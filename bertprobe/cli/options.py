@@ -12,8 +12,9 @@ Model = Annotated[
     str | None,
     typer.Argument(
         metavar="[MODEL]",
-        help="A folder, a weights file (.safetensors, .bin, .pt, .pth, .index.json), a model on the Hub (owner/name, "
-        "owner/name@revision, hf:// or its page) or pocket, the built-in model; $BERTPROBE_MODEL, else pocket.",
+        help="A folder, a weights file (.safetensors, .bin, .pt, .pth, .index, .index.json), a model on the Hub "
+        "(owner/name, owner/name@revision, hf:// or its page) or pocket, the built-in model; $BERTPROBE_MODEL, else "
+        "pocket.",
         show_default=False,
     ),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,18 @@ def check_source(checkpoint: Checkpoint, path: Path) -> None:
     local = [file for file in checkpoint.files if isinstance(file, LocalFile)]
     if any(path.exists() and path.samefile(file.path) for file in local):
         raise OutputError(f"{printable(str(path))} is the checkpoint that is being read", "choose another name")
+
+
+def copies(checkpoint: Checkpoint, path: Path) -> str:
+    """The commands that put config and vocabulary beside a written model, empty where a config is there already."""
+    config, there = checkpoint.config_file, path.parent / "config.json"
+    if config is None or there.exists() or path.suffix != ".safetensors":
+        return ""
+    pairs = [(config, there)]
+    vocabulary = config.parent / "vocab.txt"
+    if vocabulary.is_file() and not (path.parent / "vocab.txt").exists():
+        pairs.append((vocabulary, path.parent / "vocab.txt"))
+    return " && ".join(printable(shlex.join(["cp", str(a), str(b)])) for a, b in pairs)
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def export(
     writer = _writer(output.path)
     check_place(output)
     check_source(checkpoint, output.path)
-    items = _items(anatomy, parts, output)
+    items = _items(checkpoint, anatomy, parts, output)
     for item in items:
         check_readable(item.header)
     if output.path.suffix == ".npz":
@@ -101,8 +101,11 @@ def require_pooler(checkpoint: Checkpoint, anatomy: Anatomy) -> None:
         )
 
 
-def _items(anatomy: Anatomy, parts: Sequence[Part] | None, output: Output) -> list[_Item]:
-    """What is to be written, a fused matrix whole, sorted as safetensors sorts: wide dtypes first, then by name."""
+def _items(checkpoint: Checkpoint, anatomy: Anatomy, parts: Sequence[Part] | None, output: Output) -> list[_Item]:
+    """What is to be written, a fused matrix whole, sorted as safetensors sorts: wide dtypes first, then by name.
+
+    Under its stored name a tensor is written as it is stored, a TensorFlow kernel (in, out).
+    """
     if parts is None:
         chosen = dict(anatomy.tensors)
     else:
@@ -110,10 +113,9 @@ def _items(anatomy: Anatomy, parts: Sequence[Part] | None, output: Output) -> li
         chosen = {name: header for name, header in anatomy.tensors.items() if header.name in wanted}
     if not chosen:
         raise PartMissing("there is nothing to write", "choose another --part")
-    items = [
-        _Item(header.name if output.names == "stored" else name, _target(header, output.dtype), header)
-        for name, header in chosen.items()
-    ]
+    if output.names == "stored":
+        chosen = {header.name: checkpoint.headers.get(header.name, header) for header in chosen.values()}
+    items = [_Item(name, _target(header, output.dtype), header) for name, header in chosen.items()]
     return sorted(items, key=lambda item: (-DTYPES[item.dtype].bits if item.dtype in DTYPES else 0, item.name))
 
 

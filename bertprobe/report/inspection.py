@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bertprobe
 from bertprobe.anatomy import Anatomy, Part
 from bertprobe.checkpoint import Checkpoint, TensorHeader, read_tensors
+from bertprobe.export.files import copies
 from bertprobe.report import Column, Report, View, facts, finding_view
 from bertprobe.statistics import STATISTICS, Numbers, measure, robust_z, statistics
 from bertprobe.verdicts import Evidence, Finding, verdict
@@ -95,6 +97,7 @@ def inspection(evidence: Evidence, parts: Sequence[Part], findings: Sequence[Fin
 
 def exportation(checkpoint: Checkpoint, anatomy: Anatomy, written: Written, findings: Sequence[Finding]) -> Report:
     """The report of `export`: what was written where, with the metadata, and what there is to know about it."""
+    findings = tuple(_after_export(checkpoint, written, findings))
     told = [asdict(finding) for finding in findings]
     tensors = [asdict(tensor) for tensor in written.tensors]
     data = {
@@ -120,6 +123,19 @@ def exportation(checkpoint: Checkpoint, anatomy: Anatomy, written: Written, find
     if told:
         views.append(finding_view(told))
     return Report(data, tuple(views), tuple(findings))
+
+
+def _after_export(checkpoint: Checkpoint, written: Written, findings: Sequence[Finding]) -> Iterator[Finding]:
+    """The findings, but that a TensorFlow checkpoint that has just been converted needs only its small files."""
+    canonical = not any("/" in tensor.name for tensor in written.tensors)
+    for finding in findings:
+        if finding.rule == "tensorflow-checkpoint" and canonical:
+            commands = copies(checkpoint, Path(written.path))
+            if commands:
+                message = f"BertModel.from_pretrained looks for config.json beside {Path(written.path).name}"
+                yield replace(finding, message=message, cure=commands)
+        else:
+            yield finding
 
 
 # ------------------------------------------------------------------------------------------------ nodes

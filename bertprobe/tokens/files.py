@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bertprobe.checkpoint import Checkpoint
@@ -28,6 +29,8 @@ _OTHER_FILES = (
     "tokenizer.model",
 )
 _WITHOUT_FILES = ("canine",)
+# As Google named its folders: uncased_L-12_H-768_A-12, multi_cased_L-12_H-768_A-12.
+_CASED = re.compile(r"(?:^|[^A-Za-z])(?P<un>un)?cased(?:$|[^A-Za-z])", re.IGNORECASE)
 _SPECIAL = re.compile(r"\[.*\]|<.*>")
 
 
@@ -157,7 +160,11 @@ def _casing(settings: Settings, vocabulary: Mapping[str, int]) -> tuple[bool, st
         return said, ""
     said = settings.config.get("do_lower_case")
     if isinstance(said, bool):
-        return said, f"do_lower_case is {str(said).lower()} by config.json, tokenizer_config.json does not say"
+        by = "config.json" if is_file(settings.folder / "config.json") else "the model's config"
+        return said, f"do_lower_case is {str(said).lower()} by {by}, tokenizer_config.json does not say"
+    if named := _CASED.search(_called(settings.folder)):
+        does = "text is lower-cased" if named["un"] else "text keeps its case"
+        return bool(named["un"]), f"{does}: no setting says so, but the folder is called {quoted(named.string)}"
     cased = next((entry for entry in vocabulary if entry != entry.lower() and not _SPECIAL.fullmatch(entry)), None)
     if cased is None:
         return True, "text is lower-cased: no setting says so, but no entry of vocab.txt has a capital"
@@ -165,6 +172,12 @@ def _casing(settings: Settings, vocabulary: Mapping[str, int]) -> tuple[bool, st
         False,
         f"text keeps its case: no setting says so, but vocab.txt has {quoted(cased)} (transformers lower-cases)",
     )
+
+
+def _called(folder: Path) -> str:
+    """What a folder is called; one in the Hub's cache by its repository."""
+    path = folder.resolve()
+    return path.parents[1].name.rpartition("--")[2] if path.parent.name == "snapshots" else path.name
 
 
 def _disagreement(backend: tokenizers.Tokenizer, settings: Settings) -> str:

@@ -70,4 +70,10 @@ RULES: tuple[Rule, ...] = (
     Rule("outlier-neurons", "note", "Neurons whose norms lie far from the others'.", numbers.outlier_neurons),
     Rule("pooler-absent", "note", "The checkpoint holds no pooler.", headers.pooler_absent),
     Rule("pooler-unused", "note", "The model's users pool otherwise.", headers.pooler_unused),
+    Rule(
+        "tensorflow-checkpoint",
+        "note",
+        "transformers 5 does not read it.",
+        headers.tensorflow_checkpoint,
+    ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -236,7 +237,16 @@ def names_hidden(evidence: Evidence) -> Iterator[Finding]:
             {"wrapper": wrapper, "prefix": evidence.anatomy.prefix, "hiding": hiding},
             f"write the file anew with {anew}, and put config.json beside it",
         )
-    elif hiding:
+    elif evidence.anatomy.respelled and evidence.checkpoint.storage != "TensorFlow":
+        yield Finding(
+            "names-hidden",
+            "warning",
+            None,
+            f"the names are spelled as TensorFlow does, where nobody looks: {fate}",
+            {"prefix": evidence.anatomy.prefix, "hiding": hiding},
+            f"write the file anew with {anew}, and put config.json beside it",
+        )
+    elif hiding and not evidence.anatomy.respelled:
         mapping = f'key_mapping={{r"^{re.escape(hiding)}": ""}}'
         yield Finding(
             "names-hidden",
@@ -246,6 +256,22 @@ def names_hidden(evidence: Evidence) -> Iterator[Finding]:
             {"prefix": evidence.anatomy.prefix, "hiding": hiding},
             f"pass {printable(mapping)} to from_pretrained, or write the file anew with {anew}",
         )
+
+
+def tensorflow_checkpoint(evidence: Evidence) -> Iterator[Finding]:
+    if evidence.checkpoint.storage != "TensorFlow":
+        return
+    config = evidence.checkpoint.config_file
+    copy = f"; then cp {printable(shlex.quote(str(config)))} NEW/config.json" if config is not None else ""
+    yield Finding(
+        "tensorflow-checkpoint",
+        "note",
+        None,
+        "transformers 5 reads no TensorFlow checkpoints, and says that there is no model.safetensors",
+        {"storage": evidence.checkpoint.storage, "config": None if config is None else str(config)},
+        f"convert it: bertprobe export {printable(shlex.quote(evidence.checkpoint.ref))} --part model "
+        f"-o NEW/model.safetensors{copy}",
+    )
 
 
 _WIDTH = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}

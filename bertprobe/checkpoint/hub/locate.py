@@ -13,7 +13,7 @@ from bertprobe.checkpoint.hub.client import TRIES, Client, Unreachable
 from bertprobe.checkpoint.hub.repository import HubFolder, Repository, ask, download, snapshot, warm, what_is_cached
 from bertprobe.checkpoint.locate import Located, Wanted, locate_in
 from bertprobe.checkpoint.source import LocalFile
-from bertprobe.errors import BertprobeError, NotFound, printable, quoted
+from bertprobe.errors import BertprobeError, HubError, NotFound, printable, quoted
 
 COMMIT = re.compile("[0-9a-f]{40}")
 PUBLIC = "https://huggingface.co"
@@ -46,13 +46,17 @@ def locate_on_hub(ref: str, wanted: Wanted) -> Located | None:
     except Unreachable as error:
         if cached is None:
             raise _or_a_path(ref, address, error) from error
-        return _in_cache(ref, address, wanted, cached, f"from the local Hub cache, as {error.found}")
+        try:
+            return _in_cache(ref, address, wanted, cached, f"from the local Hub cache, as {error.found}")
+        except NotFound as partial:
+            raise HubError(f"{error.found}; and of the local Hub cache, {partial.found}", error.cure) from error
     except NotFound as error:
         raise _or_a_path(ref, address, error) from error
     root = HubFolder(repository, "")
     root.warm()
     located = _locate(ref, address, wanted, root)
-    warm(located.files)
+    if not wanted.download:
+        warm(located.files)
     return _told(_fetched(ref, address, wanted, located), repository)
 
 
@@ -76,7 +80,7 @@ def _fetched(ref: str, address: Address, wanted: Wanted, located: Located) -> Lo
     folder = located.folder
     if not wanted.download or not isinstance(folder, HubFolder):
         return located
-    names = [file.name for file in located.files]
+    names = [*(file.name for file in located.files), *located.shards]
     local = download(folder, names, address.revision)
     return replace(
         located,

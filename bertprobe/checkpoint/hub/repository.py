@@ -16,6 +16,7 @@ from bertprobe.checkpoint.folder import LocalFolder, check_small
 from bertprobe.checkpoint.hub.client import Client, Dropped
 from bertprobe.checkpoint.hub.file import HEAD, HubFile
 from bertprobe.checkpoint.source import LocalFile, Source
+from bertprobe.checkpoint.tensorflow import SUFFIX, shards_of
 from bertprobe.errors import CorruptFile, HubError, NotFound, printable, quoted, shortened
 
 # Fetched side by side at the start, where a repository has them: each would cost a round trip of its own.
@@ -44,7 +45,7 @@ class Repository:
         if path not in self.sizes:
             raise NotFound(f"{self.id} has no file {quoted(path)}", "see what it has: bertprobe inspect " + self.id)
         if path not in self.sources:
-            local = self.cached(path)
+            local = self.cached(path) if self._is_whole_in_cache(path) else None
             folder = path.rpartition("/")[0]
             self.sources[path] = (
                 LocalFile(local)
@@ -52,6 +53,13 @@ class Repository:
                 else HubFile(self.client, self.id, self.commit, path, self.sizes[path], HubFolder(self, folder).source)
             )
         return self.sources[path]
+
+    def _is_whole_in_cache(self, path: str) -> bool:
+        """Whether what a file needs beside it is in the cache, too: a TensorFlow index reads its shards from there."""
+        folder, _, name = path.rpartition("/")
+        beside = {other.rpartition("/")[2] for other in self.sizes if other.rpartition("/")[0] == folder}
+        shards = shards_of(name, beside) if name.endswith(SUFFIX) else ()
+        return all(self.cached(f"{folder}/{shard}" if folder else shard) is not None for shard in shards)
 
 
 def ask(client: Client, id: str, revision: str, *, tries: int) -> Repository:

@@ -61,8 +61,8 @@ def _of_norms(data: Mapping[str, Any]) -> str:
     return (
         "Each row of a matrix is a neuron; its norm says how strongly it listens. Shares go by their logarithm, all "
         f"matrices are on the same axes. Diamonds are neurons more than {OUTLIER_Z:g} robust standard deviations from "
-        "the median, the farthest three by number; an arrow: the norm is beyond the axis, which ends no later than at four "
-        "times the largest median."
+        "the median, the farthest three by number; an arrow: the norm is beyond the axis, which ends no later than at "
+        "four times the largest median."
     )
 
 

@@ -1,0 +1,14 @@
+"""TensorFlow's checkpoints, `NAME.index` with `NAME.data-00000-of-0000N` beside it: raw tensors, found by an index.
+
+The index is a LevelDB table (`table`) of small protobuf messages (`wire`) that say where each tensor lies (`bundle`).
+Which index is meant by a folder, a prefix or the text file `checkpoint` is told by names alone (`naming`).
+Sources: tensor_bundle.proto and lib/io/table of TensorFlow, LevelDB's table_format.md.
+"""
+
+from __future__ import annotations
+
+from bertprobe.checkpoint.tensorflow.bundle import index
+from bertprobe.checkpoint.tensorflow.naming import SUFFIX, Choice, choose, choose_named, config_name, shards_of
+from bertprobe.checkpoint.tensorflow.table import recognises
+
+__all__ = ["SUFFIX", "Choice", "choose", "choose_named", "config_name", "index", "recognises", "shards_of"]
