@@ -36,9 +36,15 @@ def _chart(data: Mapping[str, Any], row: Figure) -> str | None:
     if not panels:
         return None
     whole = together(panels, f"{row.title}: {data['model']}", min(row.columns, len(panels)))
-    return str(vl_convert.vegalite_to_svg(resolved(json.dumps(whole)), vl_version=VEGALITE))
+    return str(vl_convert.vegalite_to_svg(resolved(json.dumps(whole)), vl_version=_version()))
 
 
 def bundle() -> str:
     """The JavaScript that draws charts in a page: Vega, Vega-Lite and vega-embed, as vl-convert carries them."""
-    return str(vl_convert.javascript_bundle(vl_version=VEGALITE))  # type: ignore[call-arg]  # its stub asks for more
+    return str(vl_convert.javascript_bundle(vl_version=_version()))  # type: ignore[call-arg]  # its stub asks for more
+
+
+def _version() -> str:
+    """The Vega-Lite that Altair writes for, or the newest that vl-convert carries where that lags behind."""
+    carried = [str(version) for version in vl_convert.get_vegalite_versions()]
+    return VEGALITE if VEGALITE in carried else carried[-1]
