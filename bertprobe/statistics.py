@@ -7,7 +7,7 @@ matrix seen as (neurons, inputs) and lives in `Numbers` and, on demand, `Spectru
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -150,6 +150,54 @@ class Spectrum:
     condition_number: float | None
 
 
+HISTOGRAM_BINS = 2**13  # to each side of zero
+BINS_A_STD = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Histogram:
+    """How often values fall into bins of one width, a power of two, whose edges are its multiples.
+
+    `counts` are (n,) int64: bin i holds what lies in [(first + i) · width, (first + i + 1) · width). `below` and
+    `above` count the finite values outside. Since widths are powers of two, `at` brings histograms of different arrays
+    to one width, and to the same bins, without looking at the arrays again.
+    """
+
+    width: float
+    first: int
+    counts: npt.NDArray[np.int64]
+    below: int = 0
+    above: int = 0
+
+    def at(self, width: float) -> Histogram:
+        """The same counts in wider bins; `width` is this one's times a power of two."""
+        import numpy as np
+
+        times = round(width / self.width)
+        first = self.first // times
+        places = (np.arange(len(self.counts)) + self.first) // times - first
+        counts = np.bincount(places, self.counts).astype(np.int64)
+        return Histogram(width, first, counts, self.below, self.above)
+
+
+def histogram(array: Array, std: float) -> Histogram:
+    """The histogram of all finite elements, `BINS_A_STD` bins or more to a standard deviation, as far as 64 of them."""
+    import numpy as np
+
+    exponent = math.frexp(std / BINS_A_STD)[1] - 1 if std else 0
+    last = HISTOGRAM_BINS
+    counts = np.zeros(2 * last + 2, np.int64)  # the outer two are what lies beyond
+    matrix = _operand(_as_matrix(_checked(array)))
+    with np.errstate(all="ignore"):
+        for tile in _tiles(*matrix.shape):
+            x = widened(matrix[tile])
+            places = np.floor(np.ldexp(x[np.isfinite(x)], -exponent))
+            counts += np.bincount((places.clip(-last - 1, last) + last + 1).astype(np.int64), minlength=len(counts))
+    held = np.flatnonzero(counts[1:-1])
+    lo, hi = (int(held[0]), int(held[-1]) + 1) if held.size else (0, 0)
+    return Histogram(math.ldexp(1.0, exponent), lo - last, counts[1:-1][lo:hi], int(counts[0]), int(counts[-1]))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Numbers:
     """Everything known about the values of one tensor.
@@ -164,6 +212,13 @@ class Numbers:
     sigma: float | None = None
     row_norms: Floats | None = None
     spectrum: Spectrum | None = None
+    histogram: Histogram | None = None
+
+    @property
+    def edge(self) -> float | None:
+        """The Marchenko–Pastur edge, std · (√m + √k); None for what is no matrix."""
+        std = self.summary.std
+        return None if std is None or self.shape is None else std * _edge(self.shape)
 
     @property
     def edge_ratio(self) -> float | None:
@@ -222,25 +277,44 @@ def summarize(array: Array) -> Summary:
     return summary
 
 
-def measure(array: Array, *, spectrum: bool = False) -> Numbers:
+def noise_sigmas(shape: tuple[int, int], ranks: Sequence[float]) -> Floats:
+    """The singular values at these ranks (0 the largest, fractions allowed) of noise of std 1 and this shape (m, k).
+
+    Quantiles of the law of Marchenko & Pastur (1967): singular values s of independent entries have the density
+    √((b² − s²)(s² − a²)) / (π · min(m, k) · s) between a = |√m − √k| and b = √m + √k.
+    """
+    import numpy as np
+
+    high, low = _edge(shape), abs(math.sqrt(shape[0]) - math.sqrt(shape[1]))
+    # s² = centre + half · cos θ makes the density smooth at both ends.
+    theta = np.linspace(0, math.pi, 4097)
+    squares = (high**2 + low**2) / 2 + (high**2 - low**2) / 2 * np.cos(theta)
+    weight = np.sin(theta) ** 2 / np.maximum(squares, 1e-12 * high**2)
+    share = np.concatenate([[0.0], np.cumsum((weight[1:] + weight[:-1]) / 2)])
+    place = (np.asarray(ranks, np.float64) + 0.5) / min(shape)
+    return np.asarray(np.sqrt(np.interp(place, share / share[-1], squares)))
+
+
+def measure(array: Array, *, spectrum: bool = False, bins: bool = False) -> Numbers:
     """The numbers of an array; of two or more axes it is seen as a matrix (shape[0], rest), a row a neuron.
 
-    `spectrum` adds all singular values. Takes at most the array's size in float32 in temporary memory, plus a few MB;
-    with `spectrum` twice that and more. Raises `UnsupportedFile` for what is no real number.
+    `spectrum` adds all singular values, `bins` a histogram. Takes at most the array's size in float32 in temporary
+    memory, plus a few MB; with `spectrum` twice that and more. Raises `UnsupportedFile` for what is no real number.
     """
     matrix = _operand(_as_matrix(_checked(array)))
     summary, squares = _sums(matrix)
+    binned = histogram(matrix, summary.std or 0.0) if bins else None
     if array.ndim < 2:
-        return Numbers(summary)
+        return Numbers(summary, histogram=binned)
     import numpy as np
 
     shape = (matrix.shape[0], matrix.shape[1])
     norms = np.sqrt(squares)
     if summary.nonfinite or not summary.finite:
-        return Numbers(summary, shape, None, norms)
+        return Numbers(summary, shape, None, norms, histogram=binned)
     found = _spectrum(matrix, summary, _rank_eps(array.dtype)) if spectrum else None
     sigma = float(found.sigmas[0]) if found else _sigma(matrix, summary.abs_max or 0.0, TOLERANCE, SEED)
-    return Numbers(summary, shape, sigma, norms, found)
+    return Numbers(summary, shape, sigma, norms, found, binned)
 
 
 def _checked(array: Array) -> Array:

@@ -30,8 +30,10 @@ from bertprobe.verdicts import RULES, SMALLEST_SIDE, TRAINED_ABOVE, UNTRAINED_BE
 PAGES = [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = [info.name or info.callback.__name__ for info in app.registered_commands if info.callback]
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.M | re.S)
-FOLDERS = ("checkpoint", "checkpoint/tensorflow", "compare", "verdicts", "tokens", "export", "report",
-           "report/explanation", "render", "cli")  # fmt: skip
+FOLDERS = (
+    *("checkpoint", "checkpoint/tensorflow", "compare", "verdicts", "tokens", "export"),
+    *("report", "report/explanation", "render", "render/html", "cli"),
+)
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
 
 

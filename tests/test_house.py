@@ -37,7 +37,9 @@ FLOORS = {
     "shown": -1,
 }
 DOORKEEPERS = {
-    "typer": {f"cli/{name}.py" for name in ("__init__", "options", "weights", "text", "teach", "compare")},
+    "typer": {f"cli/{name}.py" for name in ("__init__", "options", "weights", "text", "teach", "compare", "pictures")},
+    "altair": {"render/html/charts.py"},
+    "vl_convert": {"render/html/files.py"},
     "rich": {"render/terminal.py", "render/prose.py", "render/progress.py"},
     "huggingface_hub": {"checkpoint/hub/client.py", "checkpoint/hub/repository.py"},
     "torch": {"backends.py", "modules.py", "reference.py"},

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import bertprobe
-from bertprobe.cli import compare, teach, text, weights
+from bertprobe.cli import compare, pictures, teach, text, weights
 from bertprobe.errors import BertprobeError, printable
 
 app = typer.Typer(
@@ -53,7 +53,7 @@ _STDOUT_FAILS = {errno.EPIPE, errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO
 
 COMMANDS = (
     *(weights.inspect, weights.export, compare.diff, compare.graft),
-    *(text.pool, text.activations, text.verify, teach.explain),
+    *(text.pool, text.activations, text.verify, teach.explain, pictures.report),
 )
 for command in COMMANDS:
     app.command()(command)

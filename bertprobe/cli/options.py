@@ -43,6 +43,8 @@ Table = Annotated[
         "--table", metavar="NAME", autocompletion=completion.tables, help="Only this table, for example in CSV."
     ),
 ]
+Truncate = Annotated[bool, typer.Option("--truncate", help="Cut texts that are too long instead of refusing them.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite FILE if it is there.")]
 
 
 class Seen(StrEnum):

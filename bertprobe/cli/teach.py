@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from bertprobe.cli.options import Json, Subfolder, Weights, check_format, chosen
-from bertprobe.cli.text import ModelOption, Truncate
+from bertprobe.cli.options import Json, Subfolder, Truncate, Weights, check_format, chosen
+from bertprobe.cli.text import ModelOption
 from bertprobe.cli.weights import one_thread_per_product
 
 Explained = Literal["intermediate", "pooler", "both"]

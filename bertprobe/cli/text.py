@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from bertprobe.cli import completion
-from bertprobe.cli.options import Format, Json, Layers, Subfolder, Weights, check_format, chosen
+from bertprobe.cli.options import Force, Format, Json, Layers, Subfolder, Truncate, Weights, check_format, chosen
 from bertprobe.errors import NotFound, OutputError, PartMissing, printable
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ ModelOption = Annotated[
 ]
 File = Annotated[str | None, typer.Option("--file", metavar="FILE", help="Texts, a line each; - is stdin.")]
 Pair = Annotated[bool, typer.Option("--pair", help="Take the texts two by two, as sentence pairs.")]
-Truncate = Annotated[bool, typer.Option("--truncate", help="Cut texts that are too long instead of refusing them.")]
 Backend = Annotated[
     Literal["auto", "numpy", "torch", "onednn"],
     typer.Option("--backend", metavar="NAME", help="What computes: auto, numpy, torch or onednn."),
@@ -64,7 +63,6 @@ Budget = Annotated[
     ),
 ]
 FileOut = Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the result to a file.")]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite FILE if it is there.")]
 
 SHOWN = 4096  # texts whose numbers are shown; for more, -o writes them to a file
 AHEAD = 2**20  # characters read before anything runs: what is to do decides on the array library

@@ -12,6 +12,7 @@ import typer
 from bertprobe.cli.options import (
     Download,
     Exported,
+    Force,
     Format,
     Json,
     Layers,
@@ -104,7 +105,7 @@ def export(
         Literal["canonical", "stored"],
         typer.Option("--names", metavar="NAMES", help="canonical: transformers' names, or stored: the file's."),
     ] = "canonical",
-    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE if it is there.")] = False,
+    force: Force = False,
     subfolder: Subfolder = "",
     weights: Weights = "",
     download: Download = False,

@@ -16,17 +16,18 @@ from bertprobe.report import Report, View
 
 def write_json(report: Report, out: TextIO) -> None:
     """The data itself; NaN and infinity are null, and nothing but ASCII, so that a name cannot repaint a terminal."""
-    json.dump(_finite(report.data), out, indent=2, allow_nan=False)
+    json.dump(finite(report.data), out, indent=2, allow_nan=False)
     out.write("\n")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same data with None for NaN and infinity, which JSON has no words for."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     return value
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from bertprobe.errors import printable
 from bertprobe.render.looks import has_facts, look
 from bertprobe.render.prose import write_sections
-from bertprobe.render.words import report_lines
+from bertprobe.render.words import SHADES, alike, report_lines, spans, text_of
 from bertprobe.report import Column, Report, View
 
 NARROW = 100  # below this, a table shows at most six columns of numbers
@@ -25,9 +25,7 @@ PADDING = 2
 NATURAL = 10_000
 LONGEST = 200  # characters of a text in a table
 NUMERIC = ("integer", "real", "share")
-SHADES = " ░▒▓█"
 SHADE_STYLES = dict(zip(SHADES, ("", "color(60)", "color(31)", "color(79)", "color(227)"), strict=True))
-BAR = 8  # cells to either side of zero
 
 VERDICT_STYLES = {"trained": "green", "untrained": "bold red", "probably untrained": "red", "undecided": "yellow"}
 SEVERITY_STYLES = {"error": "bold red", "warning": "bold yellow", "note": "cyan"}
@@ -164,45 +162,6 @@ def fitting(columns: Sequence[Column], cells: Mapping[int, list[str]], width: in
         shown.remove(weakest)
 
 
-def text_of(column: Column, value: Any) -> str:
-    """A value as a table shows it: four digits, thousands apart, shapes as 3072×768, a dash for what is not known."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return "–"
-    if column.kind == "shape":
-        return "×".join(str(n) for n in value) or "scalar"
-    if column.kind == "place":
-        return printable(str(value)).replace("intermediate.", "")
-    if column.kind == "integer":
-        return f"{value:,}"
-    if column.kind == "real":
-        return _four_digits(float(value))
-    if column.kind == "share":
-        return f"{100 * value:.1f} %"
-    if column.kind == "bar":
-        return _bar(float(value))
-    if column.kind == "heat":
-        return "".join(SHADES[min(int(cell * len(SHADES)), len(SHADES) - 1)] * 2 for cell in value)
-    return printable(str(value))
-
-
-def _bar(value: float) -> str:
-    """A value from −1 to 1 as a bar to the left or right of a line."""
-    size = min(round(abs(value) * BAR), BAR)
-    left, right = (size, 0) if value < 0 else (0, size)
-    return f"{'█' * left:>{BAR}}│{'█' * right:<{BAR}}"
-
-
-def _four_digits(value: float) -> str:
-    if value == 0:
-        return "0"
-    size = abs(value)
-    if size >= 1e6 or size < 1e-4:
-        return f"{value:.2e}"
-    if size >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.{3 - math.floor(math.log10(size)) if size >= 1 else 4}f}" if size >= 0.01 else f"{value:#.3g}"
-
-
 def _styled(column: Column, text: str) -> Text:
     if column.kind == "heat":
         return Text.assemble(*((shade, SHADE_STYLES[shade]) for shade in text))
@@ -218,7 +177,7 @@ def _write_findings(console: Console, view: View, width: int) -> None:
         console.print(Text("no findings", style="bold green"))
         return
     console.print(Text("findings", style="bold underline"))
-    for rows in _alike(view.rows):
+    for rows in alike(view.rows):
         first = rows[0]
         where = f" {printable(str(first['part']))}" if first["part"] else ""
         others = [printable(str(row["part"])) for row in rows[1:]]
@@ -226,33 +185,8 @@ def _write_findings(console: Console, view: View, width: int) -> None:
         console.print(head + Text(f"{first['rule']}", style="bold") + Text(where))
         texts = [printable(str(first["message"]))]
         if others:
-            texts.append(f"likewise {', '.join(_spans(others))}")
+            texts.append(f"likewise {', '.join(spans(others))}")
         texts.append(f"→ {printable(str(first['cure']))}")
         for text in texts:
             for line in _wrapped(console, text, min(width, 120) - 8):
                 console.print(Text(" " * 8 + line))
-
-
-def _spans(labels: Sequence[str]) -> list[str]:
-    """Labels with runs of layers drawn together: `intermediate.1` … `intermediate.11` as `intermediate.1-11`."""
-    spans: list[tuple[str, int, int]] = []
-    plain = []
-    for label in labels:
-        name, _, number = label.rpartition(".")
-        if not number.isdigit():
-            plain.append(label)
-        elif spans and spans[-1][0] == name and spans[-1][2] == int(number) - 1:
-            spans[-1] = (name, spans[-1][1], int(number))
-        else:
-            spans.append((name, int(number), int(number)))
-    return [f"{name}.{a}" if a == b else f"{name}.{a}-{b}" for name, a, b in spans] + plain
-
-
-def _alike(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
-    """Findings of one rule on several parts are told once, in the place of the first."""
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        same = row["evidence"].get("verdict") if row["part"] else row["message"]
-        key = (row["rule"], row["severity"], row["cure"], same)
-        groups.setdefault(key, []).append(row)
-    yield from groups.values()

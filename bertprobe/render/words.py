@@ -1,12 +1,17 @@
-"""The facts of a report in words, for the formats that people read."""
+"""Facts, values and findings in words, for the formats that people read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bertprobe.checkpoint.locate import POCKET
 from bertprobe.errors import printable, shortened
+from bertprobe.report import Column
+
+SHADES = " ░▒▓█"
+BAR = 8  # cells to either side of zero
 
 
 def fact_lines(model: str, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -108,3 +113,68 @@ def _size(count: int) -> str:
         if count >= step:
             return f"{count / step:.3g} {unit}" if count < 1000 * step else f"{count / step:,.0f} {unit}"
     return f"{count} bytes"
+
+
+def text_of(column: Column, value: Any) -> str:
+    """A value as a table shows it: four digits, thousands apart, shapes as 3072×768, a dash for what is not known."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if column.kind == "shape":
+        return "×".join(str(n) for n in value) or "scalar"
+    if column.kind == "place":
+        return printable(str(value)).replace("intermediate.", "")
+    if column.kind == "integer":
+        return f"{value:,}"
+    if column.kind == "real":
+        return four_digits(float(value))
+    if column.kind == "share":
+        return f"{100 * value:.1f} %"
+    if column.kind == "bar":
+        return _bar(float(value))
+    if column.kind == "heat":
+        return "".join(SHADES[min(int(cell * len(SHADES)), len(SHADES) - 1)] * 2 for cell in value)
+    return printable(str(value))
+
+
+def _bar(value: float) -> str:
+    """A value from −1 to 1 as a bar to the left or right of a line."""
+    size = min(round(abs(value) * BAR), BAR)
+    left, right = (size, 0) if value < 0 else (0, size)
+    return f"{'█' * left:>{BAR}}│{'█' * right:<{BAR}}"
+
+
+def four_digits(value: float) -> str:
+    """A number with four digits, or with an exponent where it is very large or small."""
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if size >= 1e6 or size < 1e-4:
+        return f"{value:.2e}"
+    if size >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.{3 - math.floor(math.log10(size)) if size >= 1 else 4}f}" if size >= 0.01 else f"{value:#.3g}"
+
+
+def spans(labels: Sequence[str]) -> list[str]:
+    """Labels with runs of layers drawn together: `intermediate.1` … `intermediate.11` as `intermediate.1-11`."""
+    runs: list[tuple[str, int, int]] = []
+    plain = []
+    for label in labels:
+        name, _, number = label.rpartition(".")
+        if not number.isdigit():
+            plain.append(label)
+        elif runs and runs[-1][0] == name and runs[-1][2] == int(number) - 1:
+            runs[-1] = (name, runs[-1][1], int(number))
+        else:
+            runs.append((name, int(number), int(number)))
+    return [f"{name}.{a}" if a == b else f"{name}.{a}-{b}" for name, a, b in runs] + plain
+
+
+def alike(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    """Findings of one rule on several parts are told once, in the place of the first."""
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        same = row["evidence"].get("verdict") if row["part"] else row["message"]
+        key = (row["rule"], row["severity"], row["cure"], same)
+        groups.setdefault(key, []).append(row)
+    yield from groups.values()

@@ -23,7 +23,7 @@ Progress = Callable[[int], None]
 
 
 def take_numbers(
-    parts: Sequence[Part], *, spectrum: bool = False, progress: Progress | None = None
+    parts: Sequence[Part], *, spectrum: bool = False, bins: bool = False, progress: Progress | None = None
 ) -> dict[str, Numbers]:
     """Reads and measures every tensor of the parts, by canonical name, a few at a time on as many threads.
 
@@ -39,7 +39,7 @@ def take_numbers(
 
     def work(header: TensorHeader, array: Any) -> Numbers:
         try:
-            return measure(array, spectrum=spectrum and array.ndim > 1)
+            return measure(array, spectrum=spectrum and array.ndim > 1, bins=bins and array.ndim > 1)
         finally:
             free.release()
             if progress is not None:
