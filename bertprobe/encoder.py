@@ -122,7 +122,8 @@ def load_encoder(
     activation = anatomy.promised.activation
     if activation is None:
         raise UnsupportedFile(
-            f"no config says which activation {printable(checkpoint.ref)} uses", "put its config.json beside it"
+            f"no config says which activation {printable(checkpoint.ref)} uses",
+            "put its config.json (or bert_config.json) beside it",
         )
     return Encoder(
         backend=backend,

@@ -488,7 +488,7 @@ def test_formats_agree(family: Path, diff: Diff, run: Run) -> None:
     assert len(neurons) == 3 * 3  # of three parts that changed
     markdown = run([*argv, "--format", "markdown"]).out
     assert "| pooler | " in markdown
-    assert "- **compared**: 71 tensors: 37 identical, 34 differ; 9 more are not in both" in markdown
+    assert "- **compared**: 71 tensors: 37 identical, 34 differ; 9 are in one only, or in other shapes" in markdown
 
 
 def test_80_columns_hold(family: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -535,3 +535,34 @@ def test_a_damaged_file_is_one_line(family: Path, run: Run, tmp_path: Path) -> N
         ran = run(["diff", "pocket", file, "--part", "pooler"])
         assert ran.code in (0, 1)
         assert ran.code == 0 or ran.err.count("\n") == 1
+
+
+def test_findings_on_two_models_can_be_annotations(family: Path, run: Run) -> None:
+    ran = run(["diff", "pocket", str(family / "without_pooler"), "--format", "github"])
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith("::warning title=pooler-lost (pooler)::pocket and ")
+
+
+def test_a_changed_row_is_no_adapter(run: Run, tmp_path: Path) -> None:
+    name = "encoder.layer.0.intermediate.dense.weight"
+    tensors = {name: torch.randn(256, 64), "pooler.dense.weight": torch.randn(64, 64)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    tensors[name] = tensors[name].clone()
+    tensors[name][7] += 1
+    save_file(tensors, tmp_path / "b.safetensors")
+    shown = run(["diff", tmp_path / "a.safetensors", tmp_path / "b.safetensors"]).out
+    assert "low-rank-change" not in shown
+
+
+def test_equal_numbers_in_other_types_are_said_to_be(run: Run, tmp_path: Path) -> None:
+    name = "encoder.layer.0.intermediate.dense.weight"
+    save_file({name: torch.ones(4, 2)}, tmp_path / "a.safetensors")
+    save_file({name: torch.ones(4, 2).half()}, tmp_path / "b.safetensors")
+    shown = " ".join(run(["diff", tmp_path / "a.safetensors", tmp_path / "b.safetensors"]).out.split())
+    assert "equal in value, stored as F32 in A and F16 in B" in shown
+
+
+def test_strict_says_why_it_fails(run: Run, family: Path) -> None:
+    ran = run(["diff", "pocket", str(family / "tuned"), "--strict", "--table", "findings"])
+    assert ran.code == 3
+    assert "tensors differ by more than --tolerance 0" in ran.err

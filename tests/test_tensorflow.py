@@ -291,13 +291,18 @@ def test_inspect_tells_the_conversion(google: Path, theirs: Path, tmp_path: Path
     data = json_of(run, "inspect", google, "--strict")
     (finding,) = data["findings"]
     assert (finding["rule"], finding["severity"]) == ("tensorflow-checkpoint", "note")
-    (tmp_path / "NEW").mkdir()
-    for command in finding["cure"].removeprefix("convert it: ").replace("NEW", str(tmp_path / "NEW")).split("; then "):
+    for command in finding["cure"].removeprefix("convert it: ").replace("NEW", str(tmp_path / "NEW")).split(" && "):
         words = shlex.split(command)
         ran = run(words[1:]).code if words[0] == "bertprobe" else subprocess.run(words, check=True).returncode
         assert ran == 0
-    assert {path.name for path in (tmp_path / "NEW").iterdir()} == {"model.safetensors", "config.json"}
+    assert {path.name for path in (tmp_path / "NEW").iterdir()} == {"model.safetensors", "config.json", "vocab.txt"}
     assert "tensorflow-checkpoint" not in run(["inspect", theirs]).out
+
+
+def test_what_is_suggested_names_the_folder_that_was_meant(google: Path, run: Run) -> None:
+    data = json_of(run, "inspect", google.parent, "--subfolder", google.name, "--shapes")
+    (finding,) = data["findings"]
+    assert f"bertprobe export {google} " in finding["cure"]
 
 
 def test_stored_names_keep_the_stored_orientation(google: Path, state: State, tmp_path: Path, run: Run) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Run
 from safetensors.numpy import load_file, save_file
+from test_bad_input import BERT, lay, weights
 
 from bertprobe.anatomy import find_parts
 from bertprobe.checkpoint import open_checkpoint
@@ -297,3 +299,10 @@ def test_findings_are_sorted_by_severity(changed: Callable[[Change], Path]) -> N
 
     found: tuple[Finding, ...] = judge(evidence_of(changed(change)))
     assert [finding.severity for finding in found] == ["error", "warning", "note"]
+
+
+def test_a_class_with_a_pooler_is_not_said_to_have_none(run: Run, tmp_path: Path) -> None:
+    names = [name for name in BERT if not name.startswith("pooler")] + ["cls.predictions.bias"]
+    lay(tmp_path, {"model.safetensors": weights(names), "config.json": {"architectures": ["BertForPreTraining"]}})
+    shown = " ".join(run(["inspect", tmp_path, "--shapes"]).out.split())
+    assert "BertForPreTraining, which its config names, has one, but it is not among the tensors" in shown

@@ -73,3 +73,7 @@ def test_it_fits_the_terminal(minilm: Path, run: Run, monkeypatch: pytest.Monkey
     out = run(["verify", "some text", "-m", minilm]).out
     assert max(len(line) for line in out.splitlines()) <= 80
     assert "yes" in out
+
+
+def test_the_texts_that_come_along_are_cut_for_a_small_model(shared_checkpoints: Path, run: Run) -> None:
+    assert run(["verify", "-m", str(shared_checkpoints / "keras-bert-tf1")]).code == 0

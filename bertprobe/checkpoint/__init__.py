@@ -69,9 +69,10 @@ _STRANGERS: tuple[tuple[bytes, str, str], ...] = (
 class Checkpoint:
     """A checkpoint on disk: `headers` by stored name, and what lies beside them.
 
-    `ref` is what was typed and `resolved` where that led; `config` is the parsed config.json or None; `pooling` the
-    settings of sentence-transformers' `1_Pooling` or None; `metadata` the notes in the weights files; `wrapper` the
-    dictionary key the tensors lay under in a pickle; `revision` a commit of the Hub or None.
+    `ref` is what was typed, or with a subfolder or a weights file named beside it the place they led to, and
+    `resolved` where that led; `config` is the parsed config.json or None; `pooling` the settings of sentence-
+    transformers' `1_Pooling` or None; `metadata` the notes in the weights files; `wrapper` the dictionary key the
+    tensors lay under in a pickle; `revision` a commit of the Hub or None.
     """
 
     ref: str
@@ -146,7 +147,8 @@ def open_checkpoint(ref: str, *, subfolder: str = "", weights: str = "", downloa
     if not headers:
         raise NotFound(f"{located.resolved} holds no tensors", "is it a checkpoint? it may be an empty or another file")
     return Checkpoint(
-        ref=ref,
+        # What names the model again, alone: a command that a finding suggests knows of no folder or file beside it.
+        ref=located.resolved if subfolder or weights else ref,
         resolved=located.resolved,
         storage=indexes[0][0],
         headers=headers,

@@ -74,6 +74,10 @@ def diff(
     report = comparison(found, tolerance, whole=not shapes)
     render.show(report, "json" if json else format, table)
     if strict and not report.data["summary"]["within"]:
+        beyond = len(report.data["summary"]["beyond"])
+        typer.echo(
+            f"bertprobe: {beyond:,} tensors differ by more than --tolerance {tolerance:g}, or are in one only", err=True
+        )
         raise typer.Exit(3)
 
 

@@ -45,12 +45,20 @@ def identical(comparison: Comparison) -> Iterator[Finding]:
             "identical",
             "note",
             None,
-            f"{_all(comparison)} are the same, bit for bit{_apart(comparison)}",
+            f"{_all(comparison)} are {_equal(comparison)}{_apart(comparison)}",
             {"tensors": len(comparison.pairs), "only_a": len(comparison.only_a), "only_b": len(comparison.only_b)},
             "nothing: one of them will do"
             if comparison.fits
             else "nothing, unless what only one of them has is missed",
         )
+
+
+def _equal(comparison: Comparison) -> str:
+    """Equal bits, or equal numbers in other types."""
+    stored = sorted({(pair.a.dtype, pair.b.dtype) for pair in comparison.pairs if pair.a.dtype != pair.b.dtype})
+    if not stored:
+        return "the same, bit for bit"
+    return "equal in value, stored as " + ", ".join(f"{a} in A and {b} in B" for a, b in stored)
 
 
 def same_up_to_rounding(comparison: Comparison) -> Iterator[Finding]:
@@ -232,7 +240,8 @@ def layers_frozen(comparison: Comparison) -> Iterator[Finding]:
 
 def low_rank_change(comparison: Comparison) -> Iterator[Finding]:
     ranked = [(p, d) for p, d in comparison.compared if d.full_rank is not None and not d.is_same]
-    low = [(pair, found) for pair, found in ranked if found.is_low_rank]
+    # A few rows or columns alone are of low rank, too, and no adapter's work.
+    low = [(p, d) for p, d in ranked if d.is_low_rank and d.changed > (d.rank or 0) * max(p.a.shape)]
     if not low:
         return
     ranks = sorted({found.rank for _, found in low if found.rank is not None})

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from bertprobe.errors import printable
 from bertprobe.render.markdown import write_sections
-from bertprobe.render.words import report_lines
+from bertprobe.render.words import report_lines, report_name
 from bertprobe.report import Report, View
 
 
@@ -61,7 +61,7 @@ def write_github(report: Report, out: TextIO) -> None:
 
     No file and line are named: what a finding is about has none.
     """
-    model = printable(str(report.data["model"]))
+    model = printable(report_name(report.data))
     for finding in report.findings:
         where = f" ({finding.part})" if finding.part else ""
         title = _property(printable(f"{finding.rule}{where}"))

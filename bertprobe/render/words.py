@@ -32,6 +32,12 @@ def fact_lines(model: str, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 PAIRS = {"a": "b", "donor": "recipient"}  # under which the data of a report have two models
 
 
+def report_name(data: Mapping[str, Any]) -> str:
+    """The model a report is about, or its two models."""
+    pair = next(((one, other) for one, other in PAIRS.items() if one in data), None)
+    return str(data["model"]) if pair is None else " and ".join(str(data[key]["model"]) for key in pair)
+
+
 def report_lines(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The lines above a report's tables: the facts of its model, or of its two models what is alike only once."""
     pair = next(((one, other) for one, other in PAIRS.items() if one in data), None)
@@ -63,7 +69,7 @@ def _compared(summary: Mapping[str, Any]) -> str:
     words = f"{summary['tensors']:,} tensors: {summary['identical']:,} identical, {differ:,} differ"
     if summary["tolerance"]:
         words += f", {summary['further']:,} of them by more than {summary['tolerance']:g}"
-    return words + (f"; {summary['apart']:,} more are not in both" if summary["apart"] else "")
+    return words + (f"; {summary['apart']:,} are in one only, or in other shapes" if summary["apart"] else "")
 
 
 def _model(model: str, facts: Mapping[str, Any], hint: str = "; -m bert-base-uncased for a full-size one") -> str:

@@ -133,6 +133,8 @@ def _after_export(checkpoint: Checkpoint, written: Written, findings: Sequence[F
             commands = copies(checkpoint, Path(written.path))
             if commands:
                 message = f"BertModel.from_pretrained looks for config.json beside {Path(written.path).name}"
+                if not (checkpoint.config or {}).get("model_type"):
+                    message += ', and AutoModel for "model_type": "bert" in it'
                 yield replace(finding, message=message, cure=commands)
         else:
             yield finding

@@ -52,7 +52,12 @@ _HEAD_CLASSES = (
     "ForCausalLM",
     "ForTokenClassification",
     "ForQuestionAnswering",
-    "ForPreTraining",
+)
+_POOLING_CLASSES = (
+    "BertForPreTraining",
+    "BertForNextSentencePrediction",
+    "BertForSequenceClassification",
+    "BertForMultipleChoice",
 )
 
 
@@ -71,13 +76,14 @@ _ABSENCES = {
     "design": "{}",
     "family": "the {} family has none",
     "class": "{}, which saved it, has none",
+    "lost": "{}, which its config names, has one, but it is not among the tensors",
     "head": "it was saved with {}, by a class that has none",
     "unnamed": "no tensor is named pooler.dense",
 }
 
 
 def absence(checkpoint: Checkpoint, anatomy: Anatomy) -> tuple[str, str]:
-    """Why a checkpoint has no pooler: `design`, `family`, `class`, `head` or `unnamed`, and what of that kind."""
+    """Why a checkpoint has no pooler: a key of the table above, and what of that kind."""
     if anatomy.family in _NEVER_POOL:
         return "design", _NEVER_POOL[anatomy.family]
     if anatomy.row.pooler is None:
@@ -85,6 +91,8 @@ def absence(checkpoint: Checkpoint, anatomy: Anatomy) -> tuple[str, str]:
     for name in _saved_by(checkpoint):
         if name.endswith(_HEAD_CLASSES):
             return "class", name
+        if name in _POOLING_CLASSES:
+            return "lost", name
     for start, head in _HEADS:
         if any(name.startswith(start) for name in anatomy.tensors):
             return "head", head
@@ -290,14 +298,17 @@ def tensorflow_checkpoint(evidence: Evidence) -> Iterator[Finding]:
     if evidence.checkpoint.storage != "TensorFlow":
         return
     config = evidence.checkpoint.config_file
-    copy = f"; then cp {printable(shlex.quote(str(config)))} NEW/config.json" if config is not None else ""
+    copies = [] if config is None else [f"cp {printable(shlex.quote(str(config)))} NEW/config.json"]
+    if config is not None and (vocabulary := config.parent / "vocab.txt").is_file():
+        copies.append(f"cp {printable(shlex.quote(str(vocabulary)))} NEW/vocab.txt")
+    copy = "".join(f" && {command}" for command in copies) or "; it needs a config.json beside it, too"
     yield Finding(
         "tensorflow-checkpoint",
         "note",
         None,
         "transformers 5 reads no TensorFlow checkpoints, and says that there is no model.safetensors",
         {"storage": evidence.checkpoint.storage, "config": None if config is None else str(config)},
-        f"convert it: bertprobe export {printable(shlex.quote(evidence.checkpoint.ref))} --part model "
+        f"convert it: mkdir NEW && bertprobe export {printable(shlex.quote(evidence.checkpoint.ref))} --part model "
         f"-o NEW/model.safetensors{copy}",
     )
 

@@ -123,8 +123,8 @@ def outlier_neurons(evidence: Evidence) -> Iterator[Finding]:
                 "outlier-neurons",
                 "note",
                 part.label,
-                f"{len(far):,} of {len(norms):,} neurons have norms far from the rest, most of all neuron {worst} "
-                f"({norms[worst]:.3g}, robust z {z[worst]:+.1f})",
+                f"{len(far):,} of {len(norms):,} neurons {'has a norm' if len(far) == 1 else 'have norms'} "
+                f"far from the rest, most of all neuron {worst} ({norms[worst]:.3g}, robust z {z[worst]:+.1f})",
                 {"neurons": far, "z": [float(z[row]) for row in far], "norms": [float(norms[row]) for row in far]},
                 "often a neuron with a job of its own; quantise these rows apart, and see them with --neurons 5",
             )

@@ -35,7 +35,8 @@ def _chart(data: Mapping[str, Any], row: Figure) -> str | None:
     panels = list(DRAWERS[row.name](data))
     if not panels:
         return None
-    whole = together(panels, f"{row.title}: {data['model']}", min(row.columns, len(panels)))
+    whole: dict[str, Any] = together(panels, f"{row.title}: {data['model']}", min(row.columns, len(panels)))
+    whole["background"] = "white"  # else a dark page or viewer shows dark letters on dark
     return str(vl_convert.vegalite_to_svg(resolved(json.dumps(whole)), vl_version=_version()))
 
 

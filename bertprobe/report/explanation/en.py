@@ -124,6 +124,7 @@ def no_pooler(facts: Facts) -> str:
         "design": f"{safe(what)}.",
         "family": f"the family `{safe(what)}` has none.",
         "class": f"`{safe(what)}`, which saved it, builds none.",
+        "lost": f"`{safe(what)}`, which its config names, builds one, but it is not among the tensors.",
         "head": "the head beside the encoder belongs to a class that builds none.",
         "unnamed": "no tensor is named `pooler.dense`.",
     }[kind]

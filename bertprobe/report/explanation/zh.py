@@ -134,6 +134,7 @@ def no_pooler(facts: Facts) -> str:
         "design": _BY_DESIGN.get(facts.family, f"`{safe(facts.family)}` 在设计上就没有。"),
         "family": f"`{safe(what)}` 家族没有 pooler。",
         "class": f"保存它的 `{safe(what)}` 不带 pooler。",
+        "lost": f"配置里写的 `{safe(what)}` 带有 pooler，但文件里没有它的张量。",
         "head": "和编码器存在一起的任务头，所属的类不带 pooler。",
         "unnamed": "没有名为 `pooler.dense` 的张量。",
     }[kind]
