@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from queue import SimpleQueue
 from threading import Thread
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from bertprobe.checkpoint.source import Source
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 IN_FLIGHT = 128 * 2**20  # bytes asked for and not yet used, so that memory does not follow the number of tensors
 
@@ -35,6 +37,8 @@ def fetched(ranges: Sequence[R]) -> Iterator[tuple[R, bytes]]:
         for wanted in ranges:
             yield wanted, wanted.source.read(wanted.start, wanted.stop)
         return
+    from concurrent.futures import Future
+
     # Not an executor: when a run fails or is interrupted, nobody should wait for what is still on its way.
     queue: SimpleQueue[tuple[Future[bytes], R] | None] = SimpleQueue()
     workers = [Thread(target=_work, args=(queue,), daemon=True) for _ in range(min(at_once, len(ranges)))]

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import bertprobe
 from bertprobe.anatomy import Anatomy, Part
 from bertprobe.checkpoint import Checkpoint, TensorHeader, read_tensors
-from bertprobe.export.files import copies
 from bertprobe.report import Column, Report, View, facts, finding_view
 from bertprobe.statistics import STATISTICS, Numbers, measure, robust_z, statistics
 from bertprobe.verdicts import Evidence, Finding, verdict
@@ -127,6 +126,8 @@ def exportation(checkpoint: Checkpoint, anatomy: Anatomy, written: Written, find
 
 def _after_export(checkpoint: Checkpoint, written: Written, findings: Sequence[Finding]) -> Iterator[Finding]:
     """The findings, but that a TensorFlow checkpoint that has just been converted needs only its small files."""
+    from bertprobe.export.files import copies  # here, as `inspect` has no use for the rooms that write files
+
     canonical = not any("/" in tensor.name for tensor in written.tensors)
     for finding in findings:
         if finding.rule == "tensorflow-checkpoint" and canonical:

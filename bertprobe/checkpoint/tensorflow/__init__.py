@@ -7,8 +7,17 @@ Sources: tensor_bundle.proto and lib/io/table of TensorFlow, LevelDB's table_for
 
 from __future__ import annotations
 
-from bertprobe.checkpoint.tensorflow.bundle import index
+from bertprobe.checkpoint.source import Source
 from bertprobe.checkpoint.tensorflow.naming import SUFFIX, Choice, choose, choose_named, config_name, shards_of
 from bertprobe.checkpoint.tensorflow.table import recognises
+from bertprobe.checkpoint.tensors import Index
 
 __all__ = ["SUFFIX", "Choice", "choose", "choose_named", "config_name", "index", "recognises", "shards_of"]
+
+
+def index(source: Source) -> Index:
+    """The headers of every tensor of a bundle, and the data shards they lie in; raises as `bundle.index` does."""
+    # Imported here, as every run imports this module, also for files of another format.
+    from bertprobe.checkpoint.tensorflow import bundle
+
+    return bundle.index(source)
