@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from bertprobe.anatomy import Anatomy
 from bertprobe.backends import ACTIVATIONS, Array, Backend, NumpyBackend, OneDNNBackend, TorchBackend
-from bertprobe.checkpoint import Checkpoint
+from bertprobe.checkpoint import DTYPES, Checkpoint, TensorHeader, read_tensors
+from bertprobe.checkpoint.config import check_faults
 from bertprobe.encoder import Encoder, encode, first_tokens, load_encoder, pool, why_not_native
 from bertprobe.errors import PartMissing, UnsupportedFile, printable
-from bertprobe.tokens import Tokenizer, batches, check_vocabulary, open_tokenizer
+from bertprobe.tokens import Tokenizer, batches, check_rows, check_vocabulary, open_tokenizer
+from bertprobe.verdicts import Finding
+from bertprobe.verdicts.numbers import not_finite_tensor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,6 +62,7 @@ class Engine(Protocol):
     name: str
     longest: int
     vocabulary: int | None
+    segments: int | None
     has_pooler: bool
     rows_are_tokens: bool
 
@@ -80,6 +84,7 @@ class Native:
         self.encoder, self.backend, self.name = encoder, encoder.backend, encoder.backend.name
         self.longest = encoder.positions
         self.vocabulary: int | None = encoder.vocabulary
+        self.segments: int | None = encoder.segments
         self.has_pooler = encoder.has_pooler
 
     def states(self, packed: Packed, tap: Tap | None = None) -> list[tuple[Floats, Floats | None]]:
@@ -121,6 +126,8 @@ class Foreign:
         self.reference, self.backend = reference, backend
         words = reference.anatomy.tensors.get("embeddings.word_embeddings.weight")
         self.vocabulary = words.shape[0] if words is not None else None
+        kinds = reference.anatomy.tensors.get("embeddings.token_type_embeddings.weight")
+        self.segments = kinds.shape[0] if kinds is not None else None
         self.longest = _longest(config, reference.anatomy.family)
         self.has_pooler = any(part.stack is None for part in reference.anatomy.of("pooler"))
         self.rows_are_tokens = reference.rows_are_tokens
@@ -182,7 +189,11 @@ class Runner:
     trimmed: Trimmed = field(default_factory=Trimmed)
 
     def batches(self, texts: Iterable[str], *, truncate: bool = False, pairs: bool = False) -> Iterator[Packed]:
-        """The texts as packed batches, longest first within a window."""
+        """The texts as packed batches, longest first within a window.
+
+        Raises `CorruptFile` at the end where the weights have changed since they were opened, though what was computed
+        is of the weights as they were: what lies under their name now is something else.
+        """
         for packed in batches(
             self.tokenizer,
             texts,
@@ -191,9 +202,12 @@ class Runner:
             truncate=truncate,
             pairs=pairs,
         ):
+            check_rows(packed, self.engine.vocabulary, self.engine.segments)
             self.trimmed.texts += int((packed.cut > 0).sum())
             self.trimmed.tokens += int(packed.cut.sum())
             yield packed
+        for file in self.checkpoint.files:
+            file.check_unchanged()
 
 
 def open_runner(
@@ -229,6 +243,7 @@ def _foreign(checkpoint: Checkpoint, anatomy: Anatomy, compute: Compute) -> Engi
     if compute.backend == "numpy":
         reason = why_not_native(checkpoint, anatomy)
         raise UnsupportedFile(f"numpy cannot run {printable(checkpoint.ref)}: {reason}", "leave out --backend numpy")
+    check_faults(checkpoint.faults)  # transformers takes all settings
     backend = TorchBackend.on(compute.device, compute.dtype, compute.threads)
     return Foreign(load_reference(checkpoint, anatomy, device=backend.device, dtype=backend.dtype), backend)
 
@@ -300,6 +315,15 @@ class TextVectors:
     pooled: Floats | None
     cls: Floats
     mean: Floats
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether no number of them is NaN or infinite."""
+        import numpy as np
+
+        return all(
+            bool(np.isfinite(values).all()) for values in (self.pooled, self.cls, self.mean) if values is not None
+        )
 
 
 def text_vectors(runner: Runner, packed: Packed) -> Iterator[TextVectors]:
@@ -385,10 +409,12 @@ class Firing:
         return math.sqrt(max(variance, 0.0))
 
     @property
-    def neurons_for_energy(self) -> int:
-        """How many neurons carry 90 % of the sum of squares, the strongest first."""
+    def neurons_for_energy(self) -> int | None:
+        """How many neurons carry 90 % of the sum of squares, the strongest first; None where that is no number."""
         import numpy as np
 
+        if not np.isfinite(self.squares).all():
+            return None
         energy = np.sort(self.squares)[::-1].cumsum()
         return int(np.searchsorted(energy, ENERGY * energy[-1]) + 1) if energy[-1] else 0
 
@@ -427,6 +453,13 @@ class Watch:
         if self.keep:
             self.kept.setdefault(label, []).append(self.backend.numpy(values))
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether no activation that was seen is NaN or infinite."""
+        import numpy as np
+
+        return all(bool(np.isfinite(sums.squares).all()) for sums in self.sums.values())
+
     def in_order(self, lengths: Sequence[int], order: Sequence[int]) -> Watch:
         """The same with a matrix for each text, in the order of the input rather than of the batches.
 
@@ -460,3 +493,37 @@ def settings_of(runner: Runner) -> Mapping[str, Any]:
         "tokenizer_notes": list(runner.tokenizer.notes),
         "cut": {"texts": runner.trimmed.texts, "tokens": runner.trimmed.tokens},
     }
+
+
+# ------------------------------------------------------------------------------------------------ numbers that are none
+
+
+def why_not_finite(runner: Runner) -> tuple[Finding, ...]:
+    """What makes the numbers of a run NaN or infinite: the weights that are so, which are all read, else the dtype."""
+    import numpy as np
+
+    findings = []
+    labels = {header.name: part.label for part in runner.anatomy.parts for header in part.tensors.values()}
+    names = {id(header): name for name, header in runner.anatomy.tensors.items() if _is_float(header)}
+    for header, values in read_tensors(h for h in runner.anatomy.tensors.values() if id(h) in names):
+        bad = header.count - int(np.isfinite(values).sum())
+        if bad:
+            findings.append(not_finite_tensor(names[id(header)], labels.get(header.name), bad, header.count))
+    return tuple(findings) or (_overflow(runner),)
+
+
+def _is_float(header: TensorHeader) -> bool:
+    readable = header.refusal is None and header.dtype in DTYPES
+    return readable and DTYPES[header.dtype].is_float and DTYPES[header.dtype].numpy is not None
+
+
+def _overflow(runner: Runner) -> Finding:
+    dtype = runner.engine.backend.dtype
+    return Finding(
+        "not-finite",
+        "error",
+        None,
+        f"what comes out is NaN or infinite in {dtype}, though no weight is",
+        {"dtype": dtype},
+        "the numbers overflow: compute in bfloat16 or float32" if dtype == "float16" else "look at its weights' sizes",
+    )

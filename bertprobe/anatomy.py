@@ -445,7 +445,8 @@ def _first(config: Mapping[str, Any], keys: Iterable[str]) -> Any:
 def _promised(row: Family, config: Mapping[str, Any], checkpoint: Checkpoint) -> Promised:
     notes = checkpoint.metadata  # of a file that `export` wrote
     hidden, inner = (
-        int(notes[key]) if notes.get(key, "").isdigit() else None for key in ("hidden_size", "intermediate_size")
+        int(notes[key]) if re.fullmatch("[0-9]{1,9}", notes.get(key, "")) else None
+        for key in ("hidden_size", "intermediate_size")
     )
     return Promised(
         layers=_first(config, _LAYERS),

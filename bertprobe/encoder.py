@@ -1,19 +1,22 @@
 """The forward pass over packed tokens, made of `layers`, for every family of the BERT layout.
 
-Weights are views of the checkpoint's bytes under their canonical names; only the layers up to the deepest one asked for
-are touched.
+Weights are the checkpoint's own under their canonical names; only the layers up to the deepest one asked for are read,
+and of the embedding tables only the rows of the tokens at hand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bertprobe import layers
 from bertprobe.anatomy import Anatomy
 from bertprobe.backends import Activation, Array, Backend
-from bertprobe.checkpoint import Checkpoint, TensorHeader, map_tensors
+from bertprobe.checkpoint import Checkpoint, TensorHeader, read_tensors
+from bertprobe.checkpoint.config import check_faults
+from bertprobe.checkpoint.rows import row_table
+from bertprobe.checkpoint.source import Arena, Memory
 from bertprobe.errors import PartMissing, UnsupportedFile, printable, quoted
 
 if TYPE_CHECKING:
@@ -23,48 +26,98 @@ NATIVE = ("bert", "roberta", "xlm-roberta", "camembert", "data2vec-text", "elect
 # These count positions from the padding token's id on: the first real token stands at padding_idx + 1.
 COUNTS_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "data2vec-text")
 
+SPARE = 2**20  # bytes beside a layer's own that reading it may take: what lies between its tensors, and alignment
+
 Tap = Callable[[int, Array, Array], None]
 """Called in each layer with its number and BertIntermediate's values before and after the activation, (T, I) each."""
 
-_EMBEDDINGS = tuple(
-    f"embeddings.{name}"
-    for name in (
-        "word_embeddings.weight",
-        "position_embeddings.weight",
-        "token_type_embeddings.weight",
-        "LayerNorm.weight",
-        "LayerNorm.bias",
-    )
-)
-_OPTIONAL = ("embeddings.task_type_embeddings.weight", "embeddings_project.weight", "embeddings_project.bias")
-_LAYER = tuple(
-    f"{name}.{kind}"
-    for name in (
-        "attention.self.query",
-        "attention.self.key",
-        "attention.self.value",
-        "attention.output.dense",
-        "attention.output.LayerNorm",
-        "intermediate.dense",
-        "output.dense",
-        "output.LayerNorm",
-    )
-    for kind in ("weight", "bias")
-)
+# Every tensor of BERT's layout with its shape. H hidden size, E width of the embeddings, A of all heads, I intermediate
+# size, P of the pooled output; V entries, L positions, S segments and K tasks are the rows of tables.
+_EMBEDDINGS = {
+    "embeddings.word_embeddings.weight": "VE",
+    "embeddings.position_embeddings.weight": "LE",
+    "embeddings.token_type_embeddings.weight": "SE",
+    "embeddings.LayerNorm.weight": "E",
+    "embeddings.LayerNorm.bias": "E",
+}
+_OPTIONAL = {
+    "embeddings.task_type_embeddings.weight": "KE",
+    "embeddings_project.weight": "HE",
+    "embeddings_project.bias": "H",
+}
+_POOLER = {"pooler.dense.weight": "PH", "pooler.dense.bias": "P"}
+_LAYER = {
+    "attention.self.query.weight": "AH",
+    "attention.self.query.bias": "A",
+    "attention.self.key.weight": "AH",
+    "attention.self.key.bias": "A",
+    "attention.self.value.weight": "AH",
+    "attention.self.value.bias": "A",
+    "attention.output.dense.weight": "HA",
+    "attention.output.dense.bias": "H",
+    "attention.output.LayerNorm.weight": "H",
+    "attention.output.LayerNorm.bias": "H",
+    "intermediate.dense.weight": "IH",
+    "intermediate.dense.bias": "I",
+    "output.dense.weight": "HI",
+    "output.dense.bias": "H",
+    "output.LayerNorm.weight": "H",
+    "output.LayerNorm.bias": "H",
+}
 _TABLES = ("embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight",
            "embeddings.token_type_embeddings.weight", "embeddings.task_type_embeddings.weight")  # fmt: skip
+_SIZES = {"H": "the hidden size", "E": "the embeddings' width", "A": "the heads' width", "I": "the intermediate size",
+          "P": "the pooled output's width", "V": "a row an entry", "L": "a row a position", "S": "a row a segment",
+          "K": "a row a task"}  # fmt: skip
+# The settings that decide what a text comes to.
+_SETTINGS = ("model_type", "layer_norm_eps", "num_attention_heads", "pad_token_id", "position_embedding_type",
+             "is_decoder", "add_cross_attention")  # fmt: skip
+
+
+class LayerWeights:
+    """The weights of each layer by canonical name, read when a pass comes to the layer.
+
+    A single pass uses each layer once. So numpy reads them one after the other into the same memory, a layer's worth,
+    and keeps what it reads from the second pass on; other libraries lay weights out anew, and keep them at once.
+    """
+
+    def __init__(self, backend: Backend, headers: Sequence[Mapping[str, TensorHeader]]) -> None:
+        self._backend, self._headers = backend, headers
+        self._kept: dict[int, Mapping[str, Array]] = {}
+        self._passes = 0
+
+    def __getitem__(self, number: int) -> Mapping[str, Array]:
+        """The weights of one layer, kept from now on."""
+        if number not in self._kept:
+            self._kept[number] = _read(self._backend, self._headers[number])
+        return self._kept[number]
+
+    def in_turn(self, depth: int) -> Iterator[Mapping[str, Array]]:
+        """The weights of the first `depth` layers for a pass over them: each holds until the next is asked for."""
+        self._passes += 1
+        if self._passes > 1 or self._backend.name != "numpy":
+            yield from (self[number] for number in range(depth))
+            return
+        most = max((sum(header.nbytes for header in layer.values()) for layer in self._headers[:depth]), default=0)
+        arena = Arena(most + SPARE)
+        for number in range(depth):
+            arena.reuse()
+            yield self._kept[number] if number in self._kept else _read(self._backend, self._headers[number], arena)
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A BERT ready to run: `depth` layers of weights on a backend, and the few settings the formulas need."""
+    """A BERT ready to run: `depth` layers on a backend, and the few settings the formulas need.
+
+    `weights` are those of the embeddings and the pooler, `layers` those of each layer.
+    """
 
     backend: Backend
     weights: Mapping[str, Array]
+    layers: LayerWeights
     depth: int
     heads: int
     eps: float
-    activation_name: str
     activation: Activation
     padding_idx: int | None
 
@@ -78,6 +131,12 @@ class Encoder:
     def vocabulary(self) -> int:
         """Rows of the word embeddings."""
         rows: int = self.weights["embeddings.word_embeddings.weight"].shape[0]
+        return rows
+
+    @property
+    def segments(self) -> int:
+        """Rows of the segment embeddings."""
+        rows: int = self.weights["embeddings.token_type_embeddings.weight"].shape[0]
         return rows
 
     @property
@@ -109,62 +168,90 @@ def load_encoder(
     reason = why_not_native(checkpoint, anatomy)
     if reason is not None:
         raise UnsupportedFile(f"{printable(checkpoint.ref)} cannot be run here: {reason}", "it needs transformers")
+    check_faults(checkpoint.faults, (*_SETTINGS, *anatomy.row.activation))
     count = len(anatomy.layers)
     depth = count if depth is None else min(depth, count)
-    names = [*_EMBEDDINGS, *(f"encoder.layer.{i}.{name}" for i in range(depth) for name in _LAYER)]
-    missing = [name for name in names if name not in anatomy.tensors]
-    if missing:
-        raise PartMissing(f"{printable(checkpoint.ref)} has no {missing[0]}", "fetch it again: nothing is filled in")
-    names += [name for name in _OPTIONAL if name in anatomy.tensors]
-    if pooler:
-        names += [name for name in ("pooler.dense.weight", "pooler.dense.bias") if name in anatomy.tensors]
-    config = checkpoint.config or {}
+    outer, within = _tensors(checkpoint, anatomy, depth, pooler)
     activation = anatomy.promised.activation
     if activation is None:
         raise UnsupportedFile(
             f"no config says which activation {printable(checkpoint.ref)} uses",
             "put its config.json (or bert_config.json) beside it",
         )
+    config = checkpoint.config or {}
     return Encoder(
         backend=backend,
-        weights=_weights(backend, {name: anatomy.tensors[name] for name in names}),
+        weights=_read(backend, outer),
+        layers=LayerWeights(backend, within),
         depth=depth,
-        heads=_heads(checkpoint, anatomy),
+        heads=_heads(checkpoint, within),
         eps=float(config.get("layer_norm_eps", 1e-12)),
-        activation_name=activation,
         activation=backend.activation(activation),
-        padding_idx=int(config.get("pad_token_id") or 0) if anatomy.family in COUNTS_FROM_PADDING else None,
+        padding_idx=_padding_idx(config) if anatomy.family in COUNTS_FROM_PADDING else None,
     )
 
 
-def _heads(checkpoint: Checkpoint, anatomy: Anatomy) -> int:
+Headers = dict[str, TensorHeader]
+
+
+def _tensors(checkpoint: Checkpoint, anatomy: Anatomy, depth: int, pooler: bool) -> tuple[Headers, list[Headers]]:
+    """The tensors around the layers and those of each layer, once all are there and their shapes fit each other."""
+    there = anatomy.tensors
+    optional = {name: shape for name, shape in {**_OPTIONAL, **(_POOLER if pooler else {})}.items() if name in there}
+    shapes = {**_EMBEDDINGS, **optional}
+    of_layers = [{f"encoder.layer.{i}.{name}": shape for name, shape in _LAYER.items()} for i in range(depth)]
+    missing = [name for names in (shapes, *of_layers) for name in names if name not in there]
+    if missing:
+        raise PartMissing(f"{printable(checkpoint.ref)} has no {missing[0]}", "fetch it again: nothing is filled in")
+    sizes: dict[str, int] = {}
+    if "embeddings_project.weight" not in there:  # then the embeddings are as wide as what goes through the layers
+        shapes = {name: shape.replace("E", "H") for name, shape in shapes.items()}
+    _check_shapes(there, shapes, sizes)
+    for names in of_layers:
+        _check_shapes(there, names, {"H": sizes["H"]})
+    return {name: there[name] for name in shapes}, [{name: there[name] for name in names} for names in of_layers]
+
+
+def _check_shapes(tensors: Mapping[str, TensorHeader], shapes: Mapping[str, str], sizes: dict[str, int]) -> None:
+    """Takes each size from the tensor that first has it, and raises `UnsupportedFile` for one that has another."""
+    for name, letters in shapes.items():
+        shape = tensors[name].shape
+        fits = len(shape) == len(letters) and all(n > 0 for n in shape)
+        if not fits or any(sizes.setdefault(letter, n) != n for letter, n in zip(letters, shape, strict=True)):
+            wanted = " × ".join(f"{_SIZES[x]} ({sizes[x]})" if x in sizes else _SIZES[x] for x in letters)
+            raise UnsupportedFile(
+                f"{name} has the shape {list(shape)}, where {wanted} is wanted",
+                "its tensors do not fit each other: fetch it again",
+            )
+
+
+def _padding_idx(config: Mapping[str, Any]) -> int:
+    found = config.get("pad_token_id") or 0
+    if found < 0:
+        raise UnsupportedFile(f"config.json gives pad_token_id as {found}", "positions are counted from it: mend it")
+    return int(found)
+
+
+def _heads(checkpoint: Checkpoint, within: Sequence[Headers]) -> int:
+    """How many heads there are, by the config alone: their width must divide that of every layer."""
     found = (checkpoint.config or {}).get("num_attention_heads")
-    width = anatomy.tensors["encoder.layer.0.attention.self.query.weight"].shape[0] if anatomy.layers else 1
-    if type(found) is not int or found < 1 or width % found:
+    widths = {header.shape[0] for layer in within for name, header in layer.items() if name.endswith("query.weight")}
+    odd = next((width for width in sorted(widths) if type(found) is not int or width % found), None)
+    if odd is not None or type(found) is not int:
         raise UnsupportedFile(
-            f"{printable(checkpoint.ref)} has num_attention_heads {quoted(str(found))} for a width of {width}",
+            f"{printable(checkpoint.ref)} has num_attention_heads {quoted(str(found))} for a width of {odd}",
             "mend config.json: shapes alone do not tell the number of heads",
         )
     return found
 
 
-def _weights(backend: Backend, headers: Mapping[str, TensorHeader]) -> dict[str, Array]:
-    """Views of the tensors on the backend; embedding tables stay as they are stored, and are gathered from."""
-    tables = [name for name in headers if name in _TABLES]
-    rest = [name for name in headers if name not in _TABLES]
-    found = dict(_mapped(headers, tables, counted=False))
-    for name, values in _mapped(headers, rest):
-        found[name] = backend.matrix(values) if values.ndim == 2 else backend.array(values)
+def _read(backend: Backend, headers: Mapping[str, TensorHeader], memory: Memory | None = None) -> dict[str, Array]:
+    """The tensors on the backend; of embedding tables only the rows are read that texts ask for."""
+    found: dict[str, Array] = {name: row_table(header) for name, header in headers.items() if name in _TABLES}
+    names = {id(header): name for name, header in headers.items() if name not in found}
+    for header, values in read_tensors((headers[name] for name in names.values()), memory):
+        found[names[id(header)]] = backend.matrix(values) if values.ndim == 2 else backend.array(values)
     return found
-
-
-def _mapped(
-    headers: Mapping[str, TensorHeader], names: Sequence[str], *, counted: bool = True
-) -> Iterator[tuple[str, Array]]:
-    """Names with their tensors, in the order in which these come: what is read and not mapped comes last."""
-    by_header = {id(headers[name]): name for name in names}
-    for header, values in map_tensors((headers[name] for name in names), counted=counted):
-        yield by_header[id(header)], values
 
 
 def encode(encoder: Encoder, packed: Packed, tap: Tap | None = None, *, first_only: bool = False) -> Array:
@@ -176,7 +263,7 @@ def encode(encoder: Encoder, packed: Packed, tap: Tap | None = None, *, first_on
     lengths = [int(length) for length in packed.lengths]
     firsts = first_tokens(packed) if first_only else None
     x = layers.embed(backend, weights, packed.ids, _positions(encoder, packed), packed.segments, eps)
-    for number in range(encoder.depth):
+    for number, weights in enumerate(encoder.layers.in_turn(encoder.depth)):
         layer = f"encoder.layer.{number}."
         rows = firsts if number == encoder.depth - 1 else None
         attended = layers.attend(backend, weights, layer, x, rows, encoder.heads, lengths, eps)

@@ -66,6 +66,30 @@ def printable(text: str) -> str:
     )
 
 
+def is_text(text: str) -> bool:
+    """Whether a string is text that UTF-8 can carry: a path may hold other bytes, as halves of surrogate pairs."""
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def escaped(text: str) -> str:
+    """`text` as UTF-8 can carry it: an odd byte of a path becomes \\xe9, half of a surrogate pair \\ud800."""
+    return text.encode("utf-8", "surrogateescape" if _is_path(text) else "backslashreplace").decode(
+        "utf-8", "backslashreplace"
+    )
+
+
+def _is_path(text: str) -> bool:
+    """Whether all halves of surrogate pairs in it stand for bytes, as Python has them in the names of files."""
+    return all("\udc80" <= char <= "\udcff" for char in text if "\ud800" <= char <= "\udfff")
+
+
+def command(*words: str) -> str:
+    """A command to paste: each word quoted for the shell, so that a path in it stays a path, and safe to print."""
+    import shlex
+
+    return printable(shlex.join(f"./{word}" if word.startswith("-") and "/" in word else word for word in words))
+
+
 def quoted(text: str) -> str:
     """Foreign text in quotes, safe to print, and not longer than a line."""
     return f"'{printable(text if len(text) <= 100 else text[:99] + '…')}'"

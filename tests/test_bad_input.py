@@ -183,7 +183,7 @@ NOT_THERE: dict[str, tuple[Files, str, tuple[str, ...]]] = {
 NOT_SETTINGS: dict[str, tuple[Files, str, tuple[str, ...]]] = {
     "text": ({"config.json": "hidden_size: 32"}, "", ("config.json is not JSON", "mend it")),
     "nothing": ({"config.json": ""}, "", ("config.json is not JSON",)),
-    "bytes": ({"config.json": b"\xff\xfe{"}, "", ("config.json is not JSON",)),
+    "bytes": ({"config.json": b"\xff\xfe{"}, "", ("config.json is not text",)),
     "half": ({"config.json": '{"hidden_size": 32'}, "", ("config.json is not JSON",)),
     "a list": ({"config.json": [1]}, "", ("config.json is JSON, but not an object",)),
     "huge nesting": ({"config.json": '{"a":' + "[" * 200_000}, "", ("config.json is not JSON", "nested")),

@@ -138,7 +138,7 @@ def test_only_what_is_asked_for_is_touched(minilm: Path) -> None:
     encoder = load_encoder(checkpoint, find_parts(checkpoint), BACKENDS["numpy"](), depth=1, pooler=False)
     assert encoder.depth == 1
     assert not [name for name in encoder.weights if "layer.1." in name or "pooler" in name]
-    values = encoder.weights["encoder.layer.0.intermediate.dense.weight"]
+    values = encoder.layers[0]["encoder.layer.0.intermediate.dense.weight"]
     assert not values.flags.owndata, "float32 is viewed, not copied"
 
 

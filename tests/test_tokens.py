@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, processors
 
 from bertprobe.checkpoint import Checkpoint, open_checkpoint
+from bertprobe.checkpoint.folder import LocalFolder
 from bertprobe.errors import BertprobeError, CorruptFile, NotFound, UnsupportedFile
 from bertprobe.tokens import (
     Encoded,
@@ -58,7 +59,7 @@ def checkpoint_at(folder: Path, config: dict[str, Any] | None = None) -> Checkpo
     file = SimpleNamespace(path=folder / "model.safetensors")
     if config is None and (folder / "config.json").is_file():
         config = json.loads((folder / "config.json").read_text())
-    return cast(Checkpoint, SimpleNamespace(files=(file,), config=config, folder=folder))
+    return cast(Checkpoint, SimpleNamespace(files=(file,), config=config, folder=folder, settings=LocalFolder(folder)))
 
 
 def auto(folder: Path, **options: Any) -> Any:
@@ -430,12 +431,12 @@ def test_damaged_settings_are_refused(tmp_path: Path, name: str, text: str, said
 def test_a_vocabulary_that_is_no_text_or_far_too_large_is_refused(tmp_path: Path) -> None:
     folder = wordpiece(tmp_path)
     (folder / "vocab.txt").write_bytes(b"\xff\xfe\n")
-    with pytest.raises(CorruptFile, match="cannot be read"):
+    with pytest.raises(CorruptFile, match="is not text"):
         open_tokenizer(checkpoint_at(folder))
     for name in ("vocab.txt", "tokenizer.json"):
         with (folder / name).open("wb") as file:
             file.truncate(51 * 2**20)
-        with pytest.raises(UnsupportedFile, match="too many for a tokenizer"):
+        with pytest.raises(UnsupportedFile, match="too many for settings"):
             open_tokenizer(checkpoint_at(folder))
 
 

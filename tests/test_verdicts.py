@@ -155,7 +155,7 @@ CASES: list[tuple[Change, str, str | None]] = [
     (constant, "constant-weights", "intermediate.0"),
     (outlier, "outlier-neurons", "intermediate.0"),
     (wrong_config, "shape-mismatch", "intermediate.0"),
-    (quoted_config, "shape-mismatch", None),
+    (quoted_config, "config-invalid", None),
     (wrong_vocabulary, "shape-mismatch", None),
     (too_few_layers_promised, "shape-mismatch", None),
     (lost_layer, "layers-missing", None),

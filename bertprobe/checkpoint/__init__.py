@@ -9,9 +9,11 @@ from types import ModuleType
 from typing import Any
 
 from bertprobe.checkpoint import safetensors, tensorflow, torch_pickle
+from bertprobe.checkpoint.config import checked
+from bertprobe.checkpoint.folder import Folder
 from bertprobe.checkpoint.locate import Located, Wanted, locate
 from bertprobe.checkpoint.source import LocalFile, Source
-from bertprobe.checkpoint.tensors import DTYPES, Index, Piece, TensorHeader, check_readable, map_tensors, read_tensors
+from bertprobe.checkpoint.tensors import DTYPES, Index, Piece, TensorHeader, check_readable, read_tensors
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, shortened
 
 __all__ = [
@@ -23,7 +25,6 @@ __all__ = [
     "Source",
     "TensorHeader",
     "check_readable",
-    "map_tensors",
     "open_checkpoint",
     "read_tensors",
 ]
@@ -70,9 +71,10 @@ class Checkpoint:
     """A checkpoint on disk: `headers` by stored name, and what lies beside them.
 
     `ref` is what was typed, or with a subfolder or a weights file named beside it the place they led to, and
-    `resolved` where that led; `config` is the parsed config.json or None; `pooling` the settings of sentence-
-    transformers' `1_Pooling` or None; `metadata` the notes in the weights files; `wrapper` the dictionary key the
-    tensors lay under in a pickle; `revision` a commit of the Hub or None.
+    `resolved` where that led; `config` is what config.json says as far as it can be, None where there is none, and
+    `faults` what cannot be, a sentence by key; `settings` is the folder they were read from; `pooling` the settings of
+    sentence-transformers' `1_Pooling` or None; `metadata` the notes in the weights files; `wrapper` the dictionary key
+    the tensors lay under in a pickle; `revision` a commit of the Hub or None.
     """
 
     ref: str
@@ -81,6 +83,8 @@ class Checkpoint:
     headers: Mapping[str, TensorHeader]
     files: tuple[Source, ...]
     config: Mapping[str, Any] | None
+    faults: Mapping[str, str]
+    settings: Folder
     pooling: Mapping[str, Any] | None
     metadata: Mapping[str, str]
     wrapper: str
@@ -146,6 +150,7 @@ def open_checkpoint(ref: str, *, subfolder: str = "", weights: str = "", downloa
     _check_index(located, headers)
     if not headers:
         raise NotFound(f"{located.resolved} holds no tensors", "is it a checkpoint? it may be an empty or another file")
+    config = checked(located.config)
     return Checkpoint(
         # What names the model again, alone: a command that a finding suggests knows of no folder or file beside it.
         ref=located.resolved if subfolder or weights else ref,
@@ -153,7 +158,9 @@ def open_checkpoint(ref: str, *, subfolder: str = "", weights: str = "", downloa
         storage=indexes[0][0],
         headers=headers,
         files=(*located.files, *(file for _, index in indexes for file in index.others)),
-        config=located.config,
+        config=config.sound,
+        faults=config.faults,
+        settings=located.folder,
         pooling=located.pooling,
         metadata={key: value for _, index in indexes for key, value in index.metadata.items()},
         wrapper=indexes[0][1].wrapper,

@@ -8,7 +8,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from bertprobe.checkpoint.source import Source
+from bertprobe.checkpoint.source import Memory, Source
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -30,21 +30,24 @@ class Range(Protocol):
 R = TypeVar("R", bound=Range)
 
 
-def fetched(ranges: Sequence[R]) -> Iterator[tuple[R, bytes]]:
-    """Each range with its bytes, in the order given; as many at a time as their source serves side by side."""
+def fetched(ranges: Sequence[R], memory: Memory | None = None) -> Iterator[tuple[R, memoryview]]:
+    """Each range with its bytes, in the order given; as many at a time as their source serves side by side.
+
+    What is read one at a time is read into `memory`, where some is given.
+    """
     at_once = max((wanted.source.at_once for wanted in ranges), default=1)
     if at_once == 1:
         for wanted in ranges:
-            yield wanted, wanted.source.read(wanted.start, wanted.stop)
+            yield wanted, wanted.source.load(wanted.start, wanted.stop, memory)
         return
     from concurrent.futures import Future
 
     # Not an executor: when a run fails or is interrupted, nobody should wait for what is still on its way.
-    queue: SimpleQueue[tuple[Future[bytes], R] | None] = SimpleQueue()
+    queue: SimpleQueue[tuple[Future[memoryview], R] | None] = SimpleQueue()
     workers = [Thread(target=_work, args=(queue,), daemon=True) for _ in range(min(at_once, len(ranges)))]
     for worker in workers:
         worker.start()
-    asked: deque[tuple[R, Future[bytes]]] = deque()
+    asked: deque[tuple[R, Future[memoryview]]] = deque()
     in_flight = 0
     try:
         for wanted in ranges:
@@ -66,12 +69,12 @@ def fetched(ranges: Sequence[R]) -> Iterator[tuple[R, bytes]]:
             queue.put(None)
 
 
-def _work(queue: SimpleQueue[tuple[Future[bytes], R] | None]) -> None:
+def _work(queue: SimpleQueue[tuple[Future[memoryview], R] | None]) -> None:
     while (job := queue.get()) is not None:
         future, wanted = job
         if not future.set_running_or_notify_cancel():
             continue
         try:
-            future.set_result(wanted.source.read(wanted.start, wanted.stop))
+            future.set_result(wanted.source.load(wanted.start, wanted.stop))
         except BaseException as error:  # it is raised again where the bytes are wanted
             future.set_exception(error)

@@ -6,7 +6,6 @@ Which files of a folder belong together is decided by `locate`, by the same rule
 from __future__ import annotations
 
 import json
-import stat
 from collections.abc import Mapping, Set
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import Any, Protocol
 from bertprobe.checkpoint.source import LocalFile, Source
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable
 
-MAX_JSON = 50 * 2**20
+MAX_JSON = 50 * 2**20  # bytes: an index of 250,000 tensors has some 25 MB
+MAX_VALUES = 1_000_000  # in it: each takes some 60 bytes of memory, be it as short as []
 
 
 class Folder(Protocol):
@@ -62,13 +62,23 @@ class Folder(Protocol):
 
 def read_json(folder: Folder, name: str) -> Mapping[str, Any]:
     """The object in a settings file; raises `CorruptFile` for what is none."""
+    return parse_json(folder.text(name), folder.at(name))
+
+
+def parse_json(text: str, address: str) -> Mapping[str, Any]:
+    """The object in the text of a settings file; raises `CorruptFile` for what is none, `UnsupportedFile` for too much.
+
+    Python's own word on a text of commas would be gigabytes of lists.
+    """
+    if text.count(",") > MAX_VALUES:
+        raise UnsupportedFile(f"{address} holds more than {MAX_VALUES:,} values", "is it the right file?")
     try:
-        found = json.loads(folder.text(name))
+        found = json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = "too deeply nested" if isinstance(error, RecursionError) else printable(str(error).partition(";")[0])
-        raise CorruptFile(f"{folder.at(name)} is not JSON ({reason})", "fetch it again, or mend it") from error
+        raise CorruptFile(f"{address} is not JSON ({reason})", "fetch it again, or mend it") from error
     if not isinstance(found, dict):
-        raise CorruptFile(f"{folder.at(name)} is JSON, but not an object", "fetch it again, or mend it")
+        raise CorruptFile(f"{address} is JSON, but not an object", "fetch it again, or mend it")
     return found
 
 
@@ -79,10 +89,14 @@ def check_small(address: str, size: int) -> None:
 
 
 class LocalFolder:
-    """A folder on this disk. What cannot be looked at counts as absent."""
+    """A folder on this disk. What cannot be looked at counts as absent.
 
-    def __init__(self, path: Path) -> None:
+    It holds on to the small files that were read in it and below, so that they count as being read as long as it lives.
+    """
+
+    def __init__(self, path: Path, read: list[LocalFile] | None = None) -> None:
         self.path = path
+        self._read = [] if read is None else read
 
     @property
     def address(self) -> str:
@@ -119,18 +133,16 @@ class LocalFolder:
             return False
 
     def below(self, name: str) -> LocalFolder:
-        return LocalFolder(self.path / name)
+        return LocalFolder(self.path / name, self._read)
 
     def text(self, name: str) -> str:
-        path = self.path / name
+        file = LocalFile(self.path / name)
+        check_small(file.address, file.size)
+        self._read.append(file)
         try:
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):
-                raise UnsupportedFile(f"{path} is not a regular file", "name a folder or a weights file")
-            check_small(str(path), status.st_size)
-            return path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise NotFound(f"{path} cannot be read ({error.strerror})", "check its permissions") from error
+            return file.read(0, file.size).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise CorruptFile(f"{file.address} is not text ({error.reason})", "is it the right file?") from error
 
     def source(self, name: str) -> LocalFile:
         return LocalFile(self.path / name)

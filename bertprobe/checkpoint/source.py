@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import stat
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile
+from bertprobe.inputs import Input
+
+ALIGNED = 64  # bytes that each piece of an arena starts at a multiple of
+LARGE = 4 * 2**20  # bytes from which memory is asked of numpy, which has the kernel back it by huge pages
+MOST_AT_ONCE = 2**30  # bytes of one read: Linux gives at most 2 GiB less a page
+
+Memory = Callable[[int], memoryview]
+"""Gives so many bytes to be filled."""
 
 
 class Source(Protocol):
@@ -40,31 +49,35 @@ class Source(Protocol):
         ...
 
     def read(self, start: int, stop: int) -> bytes:
-        """Exactly the bytes `start` to `stop`, as a copy; `CorruptFile` if the file has fewer."""
+        """Exactly the bytes `start` to `stop`; `CorruptFile` if the file has fewer."""
         ...
 
-    def view(self, start: int, stop: int, *, counted: bool = True) -> memoryview:
-        """The same bytes without a copy, where the source can."""
+    def load(self, start: int, stop: int, memory: Memory | None = None) -> memoryview:
+        """The same for the data of tensors, however large, copied once: into `memory`, else into fresh memory."""
         ...
 
     def beside(self, name: str) -> Source:
         """Another file of the same folder; `NotFound` if there is none of that name."""
         ...
 
+    def check_unchanged(self) -> None:
+        """Raises `CorruptFile` where it is not the file any more that was opened."""
+        ...
+
 
 class LocalFile:
     """A file on disk, opened anew for every read so that nothing has to be closed.
 
-    What is read is a copy: a mapped file counts as memory, and kills the process if somebody truncates it meanwhile.
-    Only what runs over the same weights again and again asks for a `view`.
+    What is read is a copy, and the file must be the one that was opened, of the same size and time of change, once it
+    is made. A mapped file would change under whoever computes with it, and end the process if somebody truncates it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = path.name
         self._identity = self._look()
-        self._seen: list[tuple[int, int]] = []
-        self._map: mmap.mmap | None = None
+        self._seen = _Ranges()
+        self._input = Input(path)
 
     @property
     def address(self) -> str:
@@ -80,54 +93,71 @@ class LocalFile:
 
     @property
     def bytes_read(self) -> int:
-        return sum(stop - start for start, stop in self._seen)
+        return self._seen.total
 
     def read(self, start: int, stop: int) -> bytes:
+        """Exactly the bytes `start` to `stop`: of headers and settings, as tensors are for `load`."""
+        self._check_range(start, stop)
+        data = b""
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                data = os.pread(file.fileno(), stop - start, start)
+        except OSError as error:
+            raise self._unreadable(error) from error
+        if len(data) < stop - start:  # more than one read gives, or a file that is shorter now
+            return bytes(self.load(start, stop))
+        self.check_unchanged()
+        self._seen.add(start, stop)
+        return data
+
+    def load(self, start: int, stop: int, memory: Memory | None = None) -> memoryview:
+        self._check_range(start, stop)
+        buffer = (memory or fresh)(stop - start)
+        self.fill([(start, buffer)])
+        return buffer
+
+    def fill(self, parts: Iterable[tuple[int, memoryview]]) -> None:
+        """Reads into memory that is there, each part from where it starts; raises as `read` does."""
+        done = []
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                for start, buffer in parts:
+                    self._check_range(start, start + buffer.nbytes)
+                    self._fill_one(file.fileno(), start, buffer)
+                    done.append((start, start + buffer.nbytes))
+        except OSError as error:
+            raise self._unreadable(error) from error
+        self.check_unchanged()
+        for start, stop in done:
+            self._seen.add(start, stop)
+
+    def beside(self, name: str) -> LocalFile:
+        return LocalFile(self.path.parent / name)
+
+    def check_unchanged(self) -> None:
+        if self._look() != self._identity:
+            raise self._changed()
+
+    def _fill_one(self, handle: int, start: int, buffer: memoryview) -> None:
+        here = 0
+        while here < buffer.nbytes:
+            got = os.preadv(handle, [buffer[here : here + MOST_AT_ONCE]], start + here)
+            if got == 0:
+                raise self._changed()
+            here += got
+
+    def _check_range(self, start: int, stop: int) -> None:
         if not 0 <= start <= stop <= self.size:
             raise CorruptFile(
                 f"{self.path} has {self.size:,} bytes, bytes {start:,} to {stop:,} are asked for",
                 "the file is damaged or was cut short: fetch it again",
             )
-        parts, here = [], start
-        try:
-            with open(self.path, "rb", buffering=0) as file:
-                while here < stop and (part := os.pread(file.fileno(), stop - here, here)):
-                    parts.append(part)
-                    here += len(part)
-        except OSError as error:
-            raise NotFound(f"{self.path} cannot be read ({error.strerror})", "check its permissions") from error
-        if here < stop or self._look() != self._identity:
-            raise CorruptFile(
-                f"{self.path} changed while it was being read", "wait until it is written, then try again"
-            )
-        self._note(start, stop)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def view(self, start: int, stop: int, *, counted: bool = True) -> memoryview:
-        """The bytes where they lie, mapped; not `counted` as read where only some of them will be looked at."""
-        if not 0 <= start <= stop <= self.size or self._look() != self._identity:
-            raise CorruptFile(
-                f"{self.path} changed while it was being read", "wait until it is written, then try again"
-            )
-        if self._map is None:
-            try:
-                with open(self.path, "rb") as file:
-                    # A private map may be written to, which numpy and torch expect of memory; the file stays as it is.
-                    self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            except (OSError, ValueError) as error:
-                raise NotFound(f"{self.path} cannot be read ({error})", "check its permissions") from error
-        if counted:
-            self._note(start, stop)
-        return memoryview(self._map)[start:stop]
+    def _changed(self) -> CorruptFile:
+        return CorruptFile(f"{self.path} changed while it was being read", "wait until it is written, then try again")
 
-    def beside(self, name: str) -> LocalFile:
-        return LocalFile(self.path.parent / name)
-
-    def _note(self, start: int, stop: int) -> None:
-        """Keeps the ranges read so far disjoint: what is read twice counts once."""
-        apart = [(a, b) for a, b in self._seen if b < start or a > stop]
-        touched = [(a, b) for a, b in self._seen if b >= start and a <= stop]
-        self._seen = [*apart, (min([start, *(a for a, _ in touched)]), max([stop, *(b for _, b in touched)]))]
+    def _unreadable(self, error: OSError) -> NotFound:
+        return NotFound(f"{self.path} cannot be read ({error.strerror})", "check its permissions")
 
     def _look(self) -> tuple[int, int, int, int]:
         try:
@@ -139,3 +169,60 @@ class LocalFile:
         if not stat.S_ISREG(status.st_mode):
             raise UnsupportedFile(f"{self.path} is not a regular file", "name a folder or a weights file")
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def fresh(size: int) -> memoryview:
+    """So many bytes to be filled; raises `UnsupportedFile` where there are not as many."""
+    try:
+        if size < LARGE:
+            return memoryview(bytearray(size))
+        import numpy as np
+
+        return memoryview(np.empty(size, np.uint8).data)
+    except MemoryError as error:
+        raise UnsupportedFile(
+            f"{size:,} bytes are to be read at once, more than there is memory for", "look at its headers with --shapes"
+        ) from error
+
+
+class Arena:
+    """Memory that is handed out in pieces and, after `reuse`, handed out again: what was read into it is then gone.
+
+    Fresh memory costs more than the reading: the kernel clears every page of it.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._buffer = fresh(size)
+        self._taken = 0
+
+    def __call__(self, size: int) -> memoryview:
+        """So many bytes of what is left, or fresh ones where that is not enough."""
+        start = -(-self._taken // ALIGNED) * ALIGNED
+        if start + size > self._buffer.nbytes:
+            return fresh(size)
+        self._taken = start + size
+        return self._buffer[start : self._taken]
+
+    def reuse(self) -> None:
+        """Begins anew: whoever holds a piece must have done with it."""
+        self._taken = 0
+
+
+class _Ranges:
+    """Ranges of bytes, kept disjoint and sorted, so that what is read twice counts once."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._starts: list[int] = []
+        self._stops: list[int] = []
+
+    def add(self, start: int, stop: int) -> None:
+        """Takes a range in, in time that follows the logarithm of their number, and joins those it touches."""
+        first = bisect_left(self._stops, start)
+        last = bisect_right(self._starts, stop)
+        if first < last:
+            start, stop = min(start, self._starts[first]), max(stop, self._stops[last - 1])
+        replaced = zip(self._starts[first:last], self._stops[first:last], strict=True)
+        self.total += stop - start - sum(b - a for a, b in replaced)
+        self._starts[first:last] = [start]
+        self._stops[first:last] = [stop]

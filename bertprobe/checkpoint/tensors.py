@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bertprobe.checkpoint.ahead import fetched
-from bertprobe.checkpoint.source import Source
+from bertprobe.checkpoint.source import Memory, Source
 from bertprobe.errors import CorruptFile, UnsupportedFile, printable
 
 if TYPE_CHECKING:
@@ -188,18 +188,18 @@ def _extent(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> int:
     return 1 + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
 
 
-def read_tensors(headers: Iterable[TensorHeader]) -> Iterator[tuple[TensorHeader, Array]]:
-    """Each header with its array, read-only, in the order in which they lie in the files.
+def read_tensors(headers: Iterable[TensorHeader], memory: Memory | None = None) -> Iterator[tuple[TensorHeader, Array]]:
+    """Each header with its array, in the order in which they lie in the files.
 
     The whole wish list is seen before the first byte is read, so that neighbours become one read, and what comes over
-    a network is asked for side by side. Raises `UnsupportedFile` for a header that is refused and `CorruptFile` for
-    bytes that are not what the index promised.
+    a network is asked for side by side. Arrays lie in `memory`, where some is given. Raises `UnsupportedFile` for a
+    header that is refused and `CorruptFile` for bytes that are not what the index promised.
     """
     wanted = list(headers)
     for header in wanted:
         check_readable(header)
     begun: dict[int, _Whole] = {}
-    for run, data in fetched(_plan(wanted)):
+    for run, data in fetched(_plan(wanted), memory):
         for header, piece, block in run.blocks(data):
             if len(header.pieces) == 1:
                 yield header, _array(header, block)
@@ -208,28 +208,6 @@ def read_tensors(headers: Iterable[TensorHeader]) -> Iterator[tuple[TensorHeader
     for header in wanted:
         if not header.pieces:
             yield header, _Whole(header).array
-
-
-def map_tensors(headers: Iterable[TensorHeader], *, counted: bool = True) -> Iterator[tuple[TensorHeader, Array]]:
-    """Each header with a view of its bytes where they lie in one piece: nothing is read before it is used.
-
-    For what runs over the same weights again and again; not `counted` as read are tables of which some rows are
-    gathered. What lies in several pieces, or not on this disk, is read. Raises as `read_tensors` does.
-    """
-    elsewhere = []
-    for header in headers:
-        if len(header.pieces) != 1 or header.count == 0 or header.pieces[0].source.at_once > 1:
-            elsewhere.append(header)
-            continue
-        check_readable(header)
-        (piece,) = header.pieces
-        if piece.guard is not None:
-            piece.guard.check(piece.source.read(piece.guard.start, piece.guard.stop))
-        # What has a checksum is read as a whole, whoever gathers a few rows of it.
-        view = piece.source.view(piece.start, piece.stop, counted=counted or piece.checksum is not None)
-        _check_sum(header, piece, view)
-        yield header, _array(header, view)
-    yield from read_tensors(elsewhere)
 
 
 def check_readable(header: TensorHeader) -> None:
@@ -259,12 +237,12 @@ class _Run:
     pieces: list[tuple[TensorHeader, Piece]]
     guards: list[Guard]
 
-    def blocks(self, data: bytes) -> Iterator[tuple[TensorHeader, Piece, memoryview]]:
+    def blocks(self, data: memoryview) -> Iterator[tuple[TensorHeader, Piece, memoryview]]:
         """Each piece with its bytes, once everything that can be checked of them is."""
         for guard in self.guards:
-            guard.check(data[guard.start - self.start : guard.stop - self.start])
+            guard.check(bytes(data[guard.start - self.start : guard.stop - self.start]))
         for header, piece in self.pieces:
-            block = memoryview(data)[piece.start - self.start : piece.stop - self.start]
+            block = data[piece.start - self.start : piece.stop - self.start]
             _check_sum(header, piece, block)
             yield header, piece, block
 

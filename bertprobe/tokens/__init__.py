@@ -10,7 +10,7 @@ from __future__ import annotations
 from bertprobe.tokens.batches import batches, pack
 from bertprobe.tokens.encoded import Encoded, Packed, Text, Tokenizer
 from bertprobe.tokens.fast import FastTokenizer
-from bertprobe.tokens.files import check_vocabulary, open_tokenizer
+from bertprobe.tokens.files import check_rows, check_vocabulary, open_tokenizer
 
 __all__ = [
     "Encoded",
@@ -19,6 +19,7 @@ __all__ = [
     "Text",
     "Tokenizer",
     "batches",
+    "check_rows",
     "check_vocabulary",
     "open_tokenizer",
     "pack",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from bertprobe.errors import BertprobeError, CorruptFile, printable
 from bertprobe.tokens.encoded import Encoded, Text
+from bertprobe.tokens.limits import Growth
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,12 +33,16 @@ class _Pieces(dict[int, str]):
 
 
 class FastTokenizer:
-    """A `Tokenizer` over one of the `tokenizers` library; `segments` False leaves every segment 0."""
+    """A `Tokenizer` over one of the `tokenizers` library.
+
+    `growth` is what its normalizer makes of a text at most; `segments` False leaves every segment 0.
+    """
 
     def __init__(
         self,
         backend: tokenizers.Tokenizer,
         name: str,
+        growth: Growth,
         *,
         notes: tuple[str, ...] = (),
         segments: bool = True,
@@ -46,6 +51,7 @@ class FastTokenizer:
         self.name = name
         self.notes = notes
         self._backend = backend
+        self._growth = growth
         self._segments = segments
         self._cut_left = cut_left
         self._pieces = _Pieces(backend)
@@ -68,8 +74,12 @@ class FastTokenizer:
         """Many texts or pairs, each cut to `longest` tokens if that is given.
 
         Cut are the last tokens, of the longer text first, until two are as long; special tokens stay. Raises
-        `BertprobeError` where not even they fit, `CorruptFile` where the tokenizer cannot do its work.
+        `BertprobeError` where not even they fit, and for a text that the normalizer could blow up, `CorruptFile` where
+        the tokenizer cannot do its work.
         """
+        for item in texts:
+            for text in item if isinstance(item, tuple) else (item,):
+                self._growth.check(text)
         try:
             encodings = self._backend.encode_batch_fast([_clean(text) for text in texts])
         except BaseException as error:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bertprobe.checkpoint import Checkpoint
+from bertprobe.checkpoint.folder import Folder
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, quoted, shortened
-from bertprobe.tokens.encoded import Tokenizer
+from bertprobe.tokens.encoded import Packed, Tokenizer
 from bertprobe.tokens.fast import FastTokenizer, is_the_librarys
-from bertprobe.tokens.settings import BERT_TYPES, Settings, check_size, is_file
-from bertprobe.tokens.special import add_tokens, frame
+from bertprobe.tokens.limits import bounded
+from bertprobe.tokens.settings import BERT_TYPES, Settings
+from bertprobe.tokens.special import ADDED, add_tokens, frame
 
 if TYPE_CHECKING:
     import tokenizers
@@ -28,6 +30,10 @@ _OTHER_FILES = (
     "spm.model",
     "tokenizer.model",
 )
+JSON = "tokenizer.json"
+VOCABULARY = "vocab.txt"
+# What the library takes off the end of a line: Unicode's White_Space, which is not quite what Python takes off.
+_BLANK = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 _WITHOUT_FILES = ("canine",)
 # As Google named its folders: uncased_L-12_H-768_A-12, multi_cased_L-12_H-768_A-12.
 _CASED = re.compile(r"(?:^|[^A-Za-z])(?P<un>un)?cased(?:$|[^A-Za-z])", re.IGNORECASE)
@@ -42,15 +48,16 @@ def open_tokenizer(checkpoint: Checkpoint, fallback: Callable[[], Tokenizer] | N
         UnsupportedFile: there is another kind of tokenizer, and no `fallback`.
         CorruptFile: a file is damaged, or lacks what the model needs.
     """
-    folder = checkpoint.folder
+    where = checkpoint.folder  # raises where it is not on this disk
+    folder = checkpoint.settings
     settings = Settings(folder, checkpoint.config or {})
-    if is_file(folder / "tokenizer.json"):
+    if folder.is_file(JSON):
         return _from_json(settings)
-    if not any(is_file(folder / name) for name in ("vocab.txt", *_OTHER_FILES)):
+    if not any(folder.is_file(name) for name in (VOCABULARY, *_OTHER_FILES)):
         if settings.model_type not in _WITHOUT_FILES:
             raise NotFound(
-                f"{folder} has no tokenizer",
-                f"looked for tokenizer.json, vocab.txt, {', '.join(_OTHER_FILES)}: put the model's beside its weights",
+                f"{where} has no tokenizer",
+                f"looked for {JSON}, {VOCABULARY}, {', '.join(_OTHER_FILES)}: put the model's beside its weights",
             )
         reason: str | None = f"model_type is {quoted(settings.model_type)}"
     else:
@@ -59,9 +66,12 @@ def open_tokenizer(checkpoint: Checkpoint, fallback: Callable[[], Tokenizer] | N
         return _from_vocabulary(settings)
     if fallback is None:
         raise UnsupportedFile(
-            f"the tokenizer of {folder} is not one of tokenizer.json or of plain WordPiece in vocab.txt: {reason}",
+            f"the tokenizer of {where} is not one of {JSON} or of plain WordPiece in {VOCABULARY}: {reason}",
             "have transformers write a tokenizer.json beside it (save_pretrained)",
         )
+    for name in (*_OTHER_FILES, VOCABULARY, "tokenizer_config.json", "special_tokens_map.json", ADDED):
+        if folder.is_file(name):
+            folder.source(name)  # transformers reads them: nothing may be written over them
     return fallback()
 
 
@@ -75,10 +85,23 @@ def check_vocabulary(tokenizer: Tokenizer, rows: int) -> None:
         )
 
 
+def check_rows(packed: Packed, vocabulary: int | None, segments: int | None) -> None:
+    """Raises `CorruptFile` for an id or segment that the model's tables have no row for; None knows no table.
+
+    The vocabulary was looked at before, but what a tokenizer puts around a text need not be in it.
+    """
+    for what, values, rows in (("token", packed.ids, vocabulary), ("segment", packed.segments, segments)):
+        if rows is not None and len(values) and int(values.max()) >= rows:
+            raise CorruptFile(
+                f"the tokenizer gives {what} {int(values.max()):,}, the model has a table of {rows:,} rows for it",
+                "they are not of one model: put the model's own tokenizer files beside its weights",
+            )
+
+
 def _not_plain(settings: Settings) -> str | None:
     """What makes a tokenizer another one than WordPiece by BERT's rules, None where nothing does."""
-    there = [name for name in _OTHER_FILES if is_file(settings.folder / name)]
-    if not is_file(settings.folder / "vocab.txt"):
+    there = [name for name in _OTHER_FILES if settings.folder.is_file(name)]
+    if not settings.folder.is_file(VOCABULARY):
         return f"it comes as {shortened(there)}"
     if there:
         return f"beside vocab.txt there is {shortened(there)}"
@@ -95,34 +118,27 @@ def _not_plain(settings: Settings) -> str | None:
 def _from_json(settings: Settings) -> FastTokenizer:
     from tokenizers import Tokenizer
 
-    path = settings.folder / "tokenizer.json"
-    check_size(path)
+    text = settings.folder.text(JSON)
     try:
-        backend = Tokenizer.from_file(str(path))
+        backend = Tokenizer.from_str(text)
     except BaseException as error:
         if not is_the_librarys(error):
             raise
         raise CorruptFile(
-            f"{path} is not a tokenizer that can be read ({printable(str(error))})",
+            f"{settings.folder.at(JSON)} is not a tokenizer that can be read ({printable(str(error)[:200])})",
             "it may be damaged, or written by a newer version of tokenizers than the one installed",
         ) from error
     add_tokens(backend, settings)
     if backend.num_special_tokens_to_add(is_pair=False) == 0:
         frame(backend, settings)
-    return _fast(backend, settings, "tokenizer.json", _disagreement(backend, settings))
+    return _fast(backend, settings, JSON, _disagreement(backend, settings))
 
 
 def _from_vocabulary(settings: Settings) -> FastTokenizer:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-    path = settings.folder / "vocab.txt"
-    check_size(path)
-    try:
-        vocabulary = models.WordPiece.read_file(str(path))
-    except BaseException as error:
-        if not is_the_librarys(error):
-            raise
-        raise CorruptFile(f"{path} cannot be read ({printable(str(error))})", "fetch it again") from error
+    path = settings.folder.at(VOCABULARY)
+    vocabulary = read_vocabulary(settings.folder.text(VOCABULARY))
     needed = [settings.content(role) for role in ("unk_token", "cls_token", "sep_token")]
     missing = [token for token in needed if token not in vocabulary]
     if missing:
@@ -140,13 +156,25 @@ def _from_vocabulary(settings: Settings) -> FastTokenizer:
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     add_tokens(backend, settings)
     frame(backend, settings)
-    return _fast(backend, settings, "vocab.txt", note)
+    return _fast(backend, settings, VOCABULARY, note)
+
+
+def read_vocabulary(text: str) -> dict[str, int]:
+    """The entries of a vocab.txt with their ids, a line each; of equal entries the last counts.
+
+    As the tokenizers library reads it, which wants a path, and of that only one that is UTF-8.
+    """
+    lines = text.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    return {line.rstrip(_BLANK): id for id, line in enumerate(lines)}
 
 
 def _fast(backend: tokenizers.Tokenizer, settings: Settings, name: str, note: str) -> FastTokenizer:
     return FastTokenizer(
         backend,
         name,
+        bounded(backend, settings.folder.at(name)),
         notes=(note,) if note else (),
         segments=settings.segments,
         cut_left=settings.cut_left,
@@ -160,7 +188,7 @@ def _casing(settings: Settings, vocabulary: Mapping[str, int]) -> tuple[bool, st
         return said, ""
     said = settings.config.get("do_lower_case")
     if isinstance(said, bool):
-        by = "config.json" if is_file(settings.folder / "config.json") else "the model's config"
+        by = "config.json" if settings.folder.is_file("config.json") else "the model's config"
         return said, f"do_lower_case is {str(said).lower()} by {by}, tokenizer_config.json does not say"
     if named := _CASED.search(_called(settings.folder)):
         does = "text is lower-cased" if named["un"] else "text keeps its case"
@@ -174,9 +202,9 @@ def _casing(settings: Settings, vocabulary: Mapping[str, int]) -> tuple[bool, st
     )
 
 
-def _called(folder: Path) -> str:
+def _called(folder: Folder) -> str:
     """What a folder is called; one in the Hub's cache by its repository."""
-    path = folder.resolve()
+    path = Path(folder.resolved)
     return path.parents[1].name.rpartition("--")[2] if path.parent.name == "snapshots" else path.name
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from bertprobe.checkpoint.folder import MAX_JSON
-from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, quoted
+from bertprobe.checkpoint.folder import Folder, read_json
+from bertprobe.errors import CorruptFile, is_text, quoted
 
 BERT_TYPES = ("bert", "electra", "dpr", "ernie")
 _BERT_CLASSES = (
@@ -30,10 +28,10 @@ _ROBERTA_NAMES = dict(zip(_NAMED, ("<unk>", "</s>", "<pad>", "<s>", "<mask>"), s
 class Settings:
     """What the small files beside a tokenizer say, `config` being the model's."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Folder, config: Mapping[str, Any]) -> None:
         self.folder = folder
         self.config = config
-        self.tokenizer = read_json(folder / "tokenizer_config.json")
+        self.tokenizer = read_optional(folder, "tokenizer_config.json")
         self.model_type = str(config.get("model_type") or "")
         named = self.tokenizer.get("tokenizer_class") or config.get("tokenizer_class") or ""
         self.tokenizer_class = str(named)
@@ -65,7 +63,7 @@ class Settings:
         value = self.tokenizer.get(key)
         if value is not None and not isinstance(value, bool):
             raise CorruptFile(
-                f"{self.folder / 'tokenizer_config.json'} has {key} {quoted(str(value))}", "make it true or false"
+                f"{self.folder.at('tokenizer_config.json')} has {key} {quoted(str(value))}", "make it true or false"
             )
         return default if value is None else value
 
@@ -74,7 +72,7 @@ class Settings:
         """What names special tokens, the last word last; where one file lists all added tokens, it alone counts."""
         if "added_tokens_decoder" in self.tokenizer:
             return (self.tokenizer,)
-        return (self.tokenizer, read_json(self.folder / "special_tokens_map.json"))
+        return (self.tokenizer, read_optional(self.folder, "special_tokens_map.json"))
 
     @cached_property
     def named(self) -> dict[str, Any]:
@@ -82,7 +80,17 @@ class Settings:
         found = {**(_BERT_NAMES if self.like_bert else _ROBERTA_NAMES if self.like_roberta else {})}
         for file in self.special_files:
             found |= {role: file[role] for role in _NAMED if isinstance(file.get(role), (str, dict))}
+        for role in found:
+            self._check_text(role, found[role])
         return found
+
+    def _check_text(self, role: str, value: Any) -> None:
+        content = value.get("content", "") if isinstance(value, dict) else value
+        if not (isinstance(content, str) and is_text(content)):
+            raise CorruptFile(
+                f"the settings in {self.folder.address} give {role} as {quoted(str(content))}, which is no text",
+                "mend tokenizer_config.json or special_tokens_map.json, or fetch them again",
+            )
 
     def content(self, role: str) -> str:
         """The special token of a role such as `cls_token`, empty where there is none."""
@@ -90,33 +98,6 @@ class Settings:
         return str(value.get("content", "")) if isinstance(value, dict) else value
 
 
-def is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:
-        return False
-
-
-def check_size(path: Path) -> None:
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise NotFound(f"{path} cannot be read ({error.strerror})", "check its permissions") from error
-    if size > MAX_JSON:
-        raise UnsupportedFile(f"{path} has {size:,} bytes, too many for a tokenizer", "is it the right file?")
-
-
-def read_json(path: Path) -> Mapping[str, Any]:
+def read_optional(folder: Folder, name: str) -> Mapping[str, Any]:
     """The object in a settings file, empty where there is no such file."""
-    if not is_file(path):
-        return {}
-    check_size(path)
-    try:
-        found = json.loads(path.read_bytes())
-    except OSError as error:
-        raise NotFound(f"{path} cannot be read ({error.strerror})", "check its permissions") from error
-    except (ValueError, RecursionError) as error:
-        raise CorruptFile(f"{path} is not JSON ({printable(str(error))})", "fetch it again, or mend it") from error
-    if not isinstance(found, dict):
-        raise CorruptFile(f"{path} is JSON, but not an object", "fetch it again, or mend it")
-    return found
+    return read_json(folder, name) if folder.is_file(name) else {}

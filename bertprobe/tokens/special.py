@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from bertprobe.errors import CorruptFile, printable
-from bertprobe.tokens.settings import Settings, read_json
+from bertprobe.errors import CorruptFile, is_text, printable
+from bertprobe.tokens.settings import Settings, read_optional
 
 if TYPE_CHECKING:
     import tokenizers
+
+
+ADDED = "added_tokens.json"
 
 
 def add_tokens(backend: tokenizers.Tokenizer, settings: Settings) -> None:
@@ -32,19 +35,19 @@ def _listed(settings: Settings) -> Iterator[tokenizers.AddedToken]:
     """The added tokens that settings spell out, in the order of their ids."""
     decoder = settings.tokenizer.get("added_tokens_decoder")
     specials = {settings.content(role) for role in settings.named}
-    path = settings.folder / "added_tokens.json"
     try:
         if isinstance(decoder, dict):
             for _, value in sorted(decoder.items(), key=lambda item: int(item[0])):
                 yield _added(value)
         else:
-            for content, _ in sorted(read_json(path).items(), key=lambda item: int(item[1])):
+            for content, _ in sorted(read_optional(settings.folder, ADDED).items(), key=lambda item: int(item[1])):
                 special = content in specials
                 yield _added({"content": content, "normalized": not special, "special": special})
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise CorruptFile(
-            f"the added tokens in {settings.folder} are not a list of tokens with ids ({printable(str(error))})",
-            f"mend {'tokenizer_config.json' if decoder else 'added_tokens.json'}, or fetch it again",
+            f"the added tokens in {settings.folder.address} are not a list of tokens with ids "
+            f"({printable(str(error)[:100])})",
+            f"mend {'tokenizer_config.json' if decoder else ADDED}, or fetch it again",
         ) from error
     for file in settings.special_files:
         for key in ("extra_special_tokens", "additional_special_tokens"):
@@ -56,9 +59,11 @@ def _listed(settings: Settings) -> Iterator[tokenizers.AddedToken]:
 def _added(value: Mapping[str, Any]) -> tokenizers.AddedToken:
     from tokenizers import AddedToken
 
-    special = bool(value.get("special", True))
+    special, content = bool(value.get("special", True)), str(value["content"])
+    if not is_text(content):
+        raise ValueError(f"{content!r} is no text")
     return AddedToken(
-        str(value["content"]),
+        content,
         single_word=bool(value.get("single_word", False)),
         lstrip=bool(value.get("lstrip", False)),
         rstrip=bool(value.get("rstrip", False)),

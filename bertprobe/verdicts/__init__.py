@@ -53,6 +53,7 @@ def duplicates(evidence: Evidence) -> Iterator[Finding]:
 
 RULES: tuple[Rule, ...] = (
     Rule("not-finite", "error", "A tensor holds NaN or infinite entries.", numbers.not_finite),
+    Rule("config-invalid", "error", "The config gives a value that a setting cannot have.", headers.config_invalid),
     Rule("shape-mismatch", "error", "The config promises other shapes than the tensors have.", headers.shape_mismatch),
     Rule("layers-missing", "error", "Layers, or a tensor of one, are not in the checkpoint.", headers.layers_missing),
     Rule("constant-weights", "error", "All weights of a matrix are the same number.", numbers.constant_weights),

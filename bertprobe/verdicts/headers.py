@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bertprobe.anatomy import Anatomy, Part, spans
 from bertprobe.checkpoint import Checkpoint, TensorHeader
-from bertprobe.errors import printable, quoted, shortened
+from bertprobe.errors import command, printable, quoted, shortened
 from bertprobe.verdicts.evidence import Evidence, Finding
 
 
@@ -131,14 +130,21 @@ def pooling_modes(checkpoint: Checkpoint) -> list[str]:
     return modes or ([named] if isinstance(named, str) else [])
 
 
+def config_invalid(evidence: Evidence) -> Iterator[Finding]:
+    """A setting of a type or size that none can have: transformers aborts, or computes with it."""
+    for key, fault in evidence.checkpoint.faults.items():
+        yield Finding(
+            "config-invalid",
+            "error",
+            None,
+            f"config.json gives {printable(key)} as {fault}",
+            {"key": key},
+            "mend config.json: the shapes of the tensors tell sizes, the family's own config the rest",
+        )
+
+
 def shape_mismatch(evidence: Evidence) -> Iterator[Finding]:
     anatomy, promised = evidence.anatomy, evidence.anatomy.promised
-    for key in ("hidden_size", "intermediate_size", "layers", "vocab_size"):
-        value = getattr(promised, key)
-        if isinstance(value, str):  # transformers aborts on a number in quotes
-            yield _mismatch(
-                None, f"config.json gives the {key} as {quoted(value)}, which is no whole number", {key: value}
-            )
     for part in anatomy.parts:
         weight = part.weight
         if weight is not None and part.stack is None and part.index is None and anatomy.row.name not in _OWN_SHAPES:
@@ -262,7 +268,7 @@ def _holes(anatomy: Anatomy) -> Iterator[Finding]:
 
 def names_hidden(evidence: Evidence) -> Iterator[Finding]:
     hiding, wrapper = evidence.anatomy.hiding, evidence.checkpoint.wrapper
-    anew = f"bertprobe export {printable(evidence.checkpoint.ref)} --part model -o NEW/model.safetensors"
+    anew = command("bertprobe", "export", evidence.checkpoint.ref, "--part", "model", "-o", "NEW/model.safetensors")
     fate = "transformers would load random weights and report success"
     if wrapper:
         yield Finding(
@@ -283,7 +289,9 @@ def names_hidden(evidence: Evidence) -> Iterator[Finding]:
             f"write the file anew with {anew}, and put config.json beside it",
         )
     elif hiding and not evidence.anatomy.respelled:
-        mapping = f'key_mapping={{r"^{re.escape(hiding)}": ""}}'
+        pattern = f"^{re.escape(hiding)}"
+        plain = pattern.isprintable() and '"' not in pattern  # else it would be other code than it looks
+        mapping = f'key_mapping={{r"{pattern}": ""}}' if plain else f'key_mapping={{{pattern!r}: ""}}'
         yield Finding(
             "names-hidden",
             "warning",
@@ -298,18 +306,18 @@ def tensorflow_checkpoint(evidence: Evidence) -> Iterator[Finding]:
     if evidence.checkpoint.storage != "TensorFlow":
         return
     config = evidence.checkpoint.config_file
-    copies = [] if config is None else [f"cp {printable(shlex.quote(str(config)))} NEW/config.json"]
+    copies = [] if config is None else [command("cp", str(config), "NEW/config.json")]
     if config is not None and (vocabulary := config.parent / "vocab.txt").is_file():
-        copies.append(f"cp {printable(shlex.quote(str(vocabulary)))} NEW/vocab.txt")
-    copy = "".join(f" && {command}" for command in copies) or "; it needs a config.json beside it, too"
+        copies.append(command("cp", str(vocabulary), "NEW/vocab.txt"))
+    copy = "".join(f" && {words}" for words in copies) or "; it needs a config.json beside it, too"
+    export = command("bertprobe", "export", evidence.checkpoint.ref, "--part", "model", "-o", "NEW/model.safetensors")
     yield Finding(
         "tensorflow-checkpoint",
         "note",
         None,
         "transformers 5 reads no TensorFlow checkpoints, and says that there is no model.safetensors",
         {"storage": evidence.checkpoint.storage, "config": None if config is None else str(config)},
-        f"convert it: mkdir NEW && bertprobe export {printable(shlex.quote(evidence.checkpoint.ref))} --part model "
-        f"-o NEW/model.safetensors{copy}",
+        f"convert it: mkdir NEW && {export}{copy}",
     )
 
 

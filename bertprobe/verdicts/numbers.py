@@ -64,15 +64,19 @@ def not_finite(evidence: Evidence) -> Iterator[Finding]:
         for name in part.tensors:
             numbers = evidence.numbers.get(name)
             if numbers is not None and numbers.summary.nonfinite:
-                bad, count = numbers.summary.nonfinite, numbers.summary.count
-                yield Finding(
-                    "not-finite",
-                    "error",
-                    part.label,
-                    f"{printable(name)} has {bad:,} of {count:,} entries that are NaN or infinite",
-                    {"tensor": name, "nonfinite": bad, "count": count},
-                    "the training run diverged or the file is damaged: go back to an earlier checkpoint",
-                )
+                yield not_finite_tensor(name, part.label, numbers.summary.nonfinite, numbers.summary.count)
+
+
+def not_finite_tensor(name: str, part: str | None, bad: int, count: int) -> Finding:
+    """The finding on a tensor with `bad` of `count` entries NaN or infinite."""
+    return Finding(
+        "not-finite",
+        "error",
+        part,
+        f"{printable(name)} has {bad:,} of {count:,} entries that are NaN or infinite",
+        {"tensor": name, "nonfinite": bad, "count": count},
+        "the training run diverged or the file is damaged: go back to an earlier checkpoint",
+    )
 
 
 def zero_neurons(evidence: Evidence) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from bertprobe.checkpoint.hub.client import Client, Dropped, Expired, Retries
-from bertprobe.checkpoint.source import Source
+from bertprobe.checkpoint.source import Memory, Source
 from bertprobe.errors import CorruptFile, HubError, printable
 
 HEAD = 32 * 1024  # read first: a 12-layer BERT's header is 20 to 25 kB
@@ -73,11 +73,14 @@ class HubFile:
             data += rest
         return bytes(data)
 
-    def view(self, start: int, stop: int, *, counted: bool = True) -> memoryview:
+    def load(self, start: int, stop: int, memory: Memory | None = None) -> memoryview:
         return memoryview(self.read(start, stop))
 
     def beside(self, name: str) -> Source:
         return self._beside(name)
+
+    def check_unchanged(self) -> None:
+        """A commit does not change; each answer is held against it."""
 
     def _first(self) -> None:
         part = self._fetched(0, HEAD if self._size is None else min(HEAD, self._size))

@@ -205,7 +205,8 @@ def _tried(checkpoint: Checkpoint, anatomy: Anatomy, text: str, truncate: bool) 
         return None, error.found
     packed = next(iter(runner.batches([text], truncate=truncate)))
     try:
-        return _run(runner, packed, text), None
+        with runner.engine.backend.inference():
+            return _run(runner, packed, text), None
     except BertprobeError as error:
         return None, error.found
 
@@ -333,7 +334,7 @@ class _Inside:
     output: Floats
 
     def worked(self, place: int, unit: int) -> Worked:
-        weights, name = self.engine.encoder.weights, f"{self.layer}intermediate.dense"
+        weights, name = self.engine.encoder.layers[0], f"{self.layer}intermediate.dense"
         at = _at(self.before, self.after, place, unit)
         return Worked(unit, *_product(weights, name, unit, self.attended[place]), *at)
 
@@ -341,14 +342,14 @@ class _Inside:
         """Whether a token's row comes out the same when no other token is there."""
         encoder = self.engine.encoder
         row = self.attended[place : place + 1]
-        _, found = layers.intermediate(encoder.backend, encoder.weights, self.layer, row, encoder.activation)
+        _, found = layers.intermediate(encoder.backend, encoder.layers[0], self.layer, row, encoder.activation)
         return bool(abs(found[0] - self.after[place]).max() <= SAME * max(1.0, float(abs(self.after).max())))
 
 
 def _inside(engine: Native, packed: Packed) -> _Inside:
     encoder = engine.encoder
     layer = "encoder.layer.0."
-    parts = (encoder.backend, encoder.weights, layer)
+    parts = (encoder.backend, encoder.layers[0], layer)
     x = encode(dataclasses.replace(encoder, depth=0), packed)
     attended = layers.attend(*parts, x, None, encoder.heads, [int(n) for n in packed.lengths], encoder.eps)
     before, after = layers.intermediate(*parts, attended, encoder.activation)
