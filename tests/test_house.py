@@ -34,6 +34,7 @@ FLOORS = {
     "backends": 1,
     "checkpoint": 0,
     "errors": -1,
+    "inputs": -1,
     "shown": -1,
 }
 DOORKEEPERS = {
@@ -49,7 +50,7 @@ DOORKEEPERS = {
     "crc32c": {"checkpoint/tensors.py"},
     "cramjam": {"checkpoint/tensorflow/table.py"},
     "pickle": set(),
-    "safetensors": {"export/matrices.py"},
+    "safetensors": {"export/files.py"},
 }
 
 
@@ -100,7 +101,8 @@ def test_each_outside_library_has_one_doorkeeper(path: str, tree: ast.Module) ->
 def test_printing_is_for_render_and_ending_for_main(path: str, tree: ast.Module) -> None:
     calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     assert path.startswith("render/") or "print" not in calls
-    assert path == "cli/__init__.py" or not calls & {"sys.exit", "exit", "quit", "os._exit", "SystemExit"}
+    ending = calls & {"sys.exit", "exit", "quit", "os._exit", "SystemExit"}
+    assert path in ("cli/__init__.py", "__main__.py") or not ending
     assert not calls & {"eval", "exec", "compile", "__import__", "pickle.load", "pickle.loads"}
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -14,6 +17,7 @@ import typer
 import bertprobe
 from bertprobe.cli import compare, pictures, teach, text, weights
 from bertprobe.errors import BertprobeError, printable
+from bertprobe.inputs import held
 
 app = typer.Typer(
     name="bertprobe",
@@ -65,13 +69,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal or pipe without × and →
     try:
-        try:
-            app(args=words)
-        finally:
-            sys.stdout.flush()  # when Python ends it would be too late to say what went wrong
+        with _stoppable(), held():
+            try:
+                app(args=words)
+            finally:
+                sys.stdout.flush()  # when Python ends it would be too late to say what went wrong
     except BertprobeError as error:
         _tell(f"bertprobe: {error}")
         sys.exit(1)
+    except MemoryError:
+        _tell("bertprobe: there is not enough memory; look at headers with --shapes, or at a few --layers")
+        sys.exit(1)
+    except _Stopped as stopped:
+        os.kill(os.getpid(), stopped.signal)  # now that all is cleaned up; whoever waits for us sees what ended us
     except SystemExit as end:
         if end.code == 2:
             _hint(words)
@@ -83,6 +93,31 @@ def main(argv: Sequence[str] | None = None) -> None:
         if error.errno != errno.EPIPE:  # a reader such as `head` that has seen enough is no error
             _tell(f"bertprobe: the result cannot be written to stdout ({error.strerror}); make room or write elsewhere")
         sys.exit(1)
+
+
+class _Stopped(BaseException):
+    """A signal asks the process to end."""
+
+    def __init__(self, signal: int) -> None:
+        self.signal = signal
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Has a signal that would end the process unwind it first, as Ctrl-C does: what is half written is then removed."""
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    before = {number: signal.signal(number, _stop) for number in numbers if signal.getsignal(number) is signal.SIG_DFL}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: object) -> None:
+    raise _Stopped(number)
 
 
 def _hint(words: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ import typer
 from bertprobe.cli import completion
 from bertprobe.cli.options import Force, Format, Json, Layers, Subfolder, Truncate, Weights, check_format, chosen
 from bertprobe.errors import NotFound, OutputError, PartMissing, printable
+from bertprobe.inputs import Input
 
 if TYPE_CHECKING:
     from bertprobe.activations import Runner
@@ -101,7 +102,7 @@ def pool(
     With -o, writes one vector a text: .safetensors, .npy, .npz, .jsonl, .csv or .parquet.
     """
     from bertprobe import render
-    from bertprobe.activations import Compute, open_runner, require_vector, text_vectors
+    from bertprobe.activations import Compute, open_runner, require_vector, text_vectors, why_not_finite
     from bertprobe.report.text import pooling
 
     check_format(format, json, None)
@@ -118,6 +119,8 @@ def pool(
     if len(known) > SHOWN:
         raise OutputError(f"there are more than {SHOWN:,} texts", "write their vectors to a file with -o")
     found = [v for packed in runner.batches(known, truncate=truncate, pairs=pair) for v in text_vectors(runner, packed)]
+    if not all(v.is_finite for v in found):
+        findings = (*why_not_finite(runner), *findings)
     report = pooling(runner, _shown(known, pair), found, findings, top, vector)
     render.show(report, "json" if json else format)
 
@@ -151,7 +154,7 @@ def activations(
     With -o, writes the whole matrices, (tokens, neurons) a layer, with the tokens: .safetensors or .npz.
     """
     from bertprobe import render
-    from bertprobe.activations import Compute, Watch, open_runner
+    from bertprobe.activations import Compute, Watch, open_runner, why_not_finite
     from bertprobe.anatomy import select
     from bertprobe.export.matrices import write_matrices
     from bertprobe.report.text import activation
@@ -182,7 +185,8 @@ def activations(
     pieces = [pieces[i] for i in sorted(range(len(order)), key=order.__getitem__)]
     if output is not None:
         write_matrices(runner, seen, pieces, output, force)
-    render.show(activation(runner, seen, pieces, (), top, each=tokens), "json" if json else format)
+    findings = () if seen.is_finite else why_not_finite(runner)
+    render.show(activation(runner, seen, pieces, findings, top, each=tokens), "json" if json else format)
 
 
 def verify(
@@ -240,6 +244,12 @@ def _texts(texts: list[str] | None, file: str | None, pair: bool) -> tuple[list[
 
 
 def lines_of(file: str) -> Iterator[str]:
+    """The lines of a file of texts, which nothing may be written over from now on."""
+    Input(Path("/dev/stdin" if file == "-" else file))
+    return _lines(file)
+
+
+def _lines(file: str) -> Iterator[str]:
     try:
         # What is not UTF-8 must not stop a corpus: the odd bytes become U+FFFD.
         with open(
@@ -275,6 +285,7 @@ def _write_vectors(
     pair: bool,
     findings: Sequence[Finding],
 ) -> Report:
+    from bertprobe.activations import why_not_finite
     from bertprobe.export import Output
     from bertprobe.export.vectors import VectorFile
     from bertprobe.report.text import vectors_written
@@ -284,4 +295,6 @@ def _write_vectors(
     with VectorFile(Output(output, force=force), vector, width, metadata) as vectors:
         for packed in runner.batches(texts, truncate=truncate, pairs=pair):
             vectors.add(packed.order, runner.engine.vectors(packed, vector))
+    if not vectors.is_finite:
+        findings = (*why_not_finite(runner), *findings)
     return vectors_written(runner, vectors, findings)

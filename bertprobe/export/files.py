@@ -1,18 +1,27 @@
-"""Files that are there whole or not at all: written under a temporary name, named only when complete."""
+"""The room that writes: every file and folder of results goes through here, and is there whole or not at all.
+
+What is written lies under a name of its own until it is complete, and takes its place in one step. Three rules hold for
+every command, whatever it asks for: nothing takes the place of a file that is being read, `--force` or not; nothing
+that came to the place meanwhile is lost; a safetensors file is read back by the safetensors library before it is named.
+"""
 
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+import signal
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from bertprobe.checkpoint import Checkpoint, LocalFile
-from bertprobe.errors import OutputError, printable
+from bertprobe.checkpoint import Checkpoint
+from bertprobe.errors import OutputError, command, printable, quoted
+from bertprobe.export.renaming import Unsupported, exchange, rename_to_free
+from bertprobe.inputs import input_at, input_below
+
+TRIES = 16  # of a name that must be new: each is drawn from 2^32
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +35,7 @@ class Output:
 
 
 def check_place(output: Output) -> None:
-    """Before anything is read: the folder is there and nothing would be overwritten unasked."""
+    """Before anything is read: the folder is there, nothing would be overwritten unasked, and no input ever."""
     path = output.path
     shown = printable(str(path))
     try:
@@ -34,17 +43,11 @@ def check_place(output: Output) -> None:
             raise OutputError(f"there is no folder {printable(str(path.parent))}", "make it first")
         if path.is_dir():
             raise OutputError(f"{shown} is a folder", "name a file in it")
+        _check_no_input(path)
         if os.path.lexists(path) and not output.force:  # a link that leads nowhere is there, too
             raise OutputError(f"{shown} is there already", "choose another name or add --force")
     except (OSError, ValueError) as error:  # a name too long, or with a NUL
         raise OutputError(f"{shown} cannot be a file ({error})", "choose another name") from error
-
-
-def check_source(checkpoint: Checkpoint, path: Path) -> None:
-    """A checkpoint is never replaced by a part of itself, `--force` or not."""
-    local = [file for file in checkpoint.files if isinstance(file, LocalFile)]
-    if any(path.exists() and path.samefile(file.path) for file in local):
-        raise OutputError(f"{printable(str(path))} is the checkpoint that is being read", "choose another name")
 
 
 def copies(checkpoint: Checkpoint, path: Path) -> str:
@@ -56,90 +59,309 @@ def copies(checkpoint: Checkpoint, path: Path) -> str:
     vocabulary = config.parent / "vocab.txt"
     if vocabulary.is_file() and not (path.parent / "vocab.txt").exists():
         pairs.append((vocabulary, path.parent / "vocab.txt"))
-    return " && ".join(printable(shlex.join(["cp", str(a), str(b)])) for a, b in pairs)
+    return " && ".join(command("cp", str(a), str(b)) for a, b in pairs)
 
 
 @contextmanager
-def whole_or_not_at_all(output: Output) -> Iterator[IO[bytes]]:
-    """A temporary file beside the place that takes its name at the end, and is gone if anything goes wrong."""
+def atomic_write(output: Output) -> Iterator[IO[bytes]]:
+    """A file beside the place that takes its name when the block ends, and is gone if anything goes wrong.
+
+    Raises:
+        OutputError: the place is taken, is an input's, or cannot be written to.
+    """
     path = output.path
-    temporary = path.with_name(f".{path.name[:80]}.{os.getpid()}.part")
+    with _told(path):
+        temporary, handle = _new_file(path)
+        try:
+            with os.fdopen(handle, "w+b") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if path.suffix == ".safetensors":
+                check_safetensors(temporary)
+            _check_no_input(path)
+            if output.force:
+                temporary.replace(path)
+            else:
+                _take_free_name(temporary, path)
+            _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch(path: Path) -> Iterator[IO[bytes]]:
+    """A nameless file beside a place, for what has to wait; gone at the end, also of a process that is killed."""
+    import tempfile
+
+    with _told(path), ExitStack() as opened:
+        with _made_in(path.parent):
+            file = opened.enter_context(tempfile.TemporaryFile(dir=path.parent))
+        yield file
+
+
+def check_safetensors(path: Path) -> None:
+    """Raises `OutputError` for a file that the safetensors library does not read: it must not reach anybody."""
+    from safetensors import SafetensorError, safe_open
+
     try:
-        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-    except OSError as error:
-        raise OutputError(f"{path.parent} cannot be written to ({error.strerror})", "choose another folder") from error
+        with safe_open(str(path), framework="numpy") as file:
+            file.keys()
+    except (SafetensorError, OSError, ValueError) as error:
+        raise OutputError(
+            f"the safetensors library does not read what was to be written ({printable(str(error)[:200])})",
+            "write .npz, choose other tensors with --part, or install a newer safetensors",
+        ) from error
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What the file system says, as an error of ours."""
     try:
-        with os.fdopen(handle, "w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        _take_name(temporary, output)
+        yield
     except OSError as error:
         raise OutputError(
             f"{printable(str(path))} could not be written ({error.strerror or error}), nothing was left behind",
             "make room or choose another place",
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def check_folder(path: Path, names: Collection[str], force: bool) -> None:
+@contextmanager
+def _made_in(folder: Path) -> Iterator[None]:
+    """What keeps a new file or folder from being made, as an error of ours."""
+    try:
+        yield
+    except OSError as error:
+        shown = printable(str(folder))
+        raise OutputError(f"{shown} cannot be written to ({error.strerror})", "choose another folder") from error
+
+
+def _new_file(path: Path) -> tuple[Path, int]:
+    """A file beside `path` that was not there before, under a hidden name, and its handle."""
+    for _ in range(TRIES):
+        temporary = _beside(path)
+        with _made_in(path.parent), suppress(FileExistsError):
+            return temporary, os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    raise OutputError(f"{printable(str(path.parent))} has no free name for a new file", "choose another folder")
+
+
+def _beside(path: Path) -> Path:
+    """A hidden name beside `path`, drawn anew each time: what a killed run left must not stand in the way."""
+    return path.with_name(f".{path.name[:80]}.{os.urandom(4).hex()}.part")
+
+
+def _take_free_name(temporary: Path, path: Path) -> None:
+    """Names a file or folder that is complete; what came to the place since the start stays there, and is told."""
+    try:
+        rename_to_free(temporary, path)
+        return
+    except Unsupported:
+        pass
+    except FileExistsError as error:
+        raise _taken(path) from error
+    if temporary.is_dir():
+        if os.path.lexists(path):
+            raise _taken(path)
+        temporary.rename(path)  # fails where a folder with something in it came between
+        return
+    try:
+        os.link(temporary, path)  # unlike a plain rename, fails where somebody made the file meanwhile
+    except FileExistsError as error:
+        raise _taken(path) from error
+    except OSError:  # a file system without links
+        if os.path.lexists(path):
+            raise _taken(path) from None
+        temporary.replace(path)
+
+
+def _taken(path: Path) -> OutputError:
+    return OutputError(f"{printable(str(path))} is there already", "choose another name or add --force")
+
+
+def _check_no_input(path: Path) -> None:
+    """Nothing that is being read is ever replaced, `--force` or not."""
+    known = input_at(path)
+    if known is not None:
+        also = "" if known == path else f", as {quoted(str(known))}"
+        raise OutputError(f"{quoted(str(path))} is being read{also}", "choose another name: --force does not change it")
+
+
+def _sync(folder: Path) -> None:
+    """Has the disk keep the names in a folder, where the system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+# ------------------------------------------------------------------------------------------------ folders
+
+
+class NewFolder:
+    """A folder that is being filled; each file is on the disk when its block ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[IO[bytes]]:
+        """A new file of that name in it; one of tensors is read back."""
+        path = self._path / name
+        with open(path, "x+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if path.suffix == ".safetensors":
+            check_safetensors(path)
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """The bytes of each file by name, sorted."""
+        return {entry.name: entry.stat().st_size for entry in sorted(self._path.iterdir(), key=lambda e: e.name)}
+
+
+_State = tuple[tuple[int, int], frozenset[str]]
+"""What a folder is on the disk, and the names in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FolderPlace:
+    """Where a folder is to be written, and the one that may be replaced there, as it was at the start, if any."""
+
+    path: Path
+    before: _State | None
+
+
+def check_folder(path: Path, names: Collection[str], force: bool) -> FolderPlace:
     """Before anything is read: the place is free, or holds nothing but what would be written, and `force` is said."""
     shown = printable(str(path))
     try:
         if not path.parent.is_dir():
             raise OutputError(f"there is no folder {printable(str(path.parent))}", "make it first")
         if not os.path.lexists(path):
-            return
+            return FolderPlace(path, None)
         if path.is_symlink() or not path.is_dir():
             raise OutputError(f"{shown} is there already, and no folder", "choose another name")
-        there = sorted(entry.name for entry in path.iterdir())
+        _check_no_input_below(path)
+        before = _state(path)
     except (OSError, ValueError) as error:  # a name too long, or with a NUL
         raise OutputError(f"{shown} cannot be a folder ({error})", "choose another name") from error
-    others = [name for name in there if name not in names]
+    there = sorted(before[1])
+    others = [name for name in there if name not in names or (path / name).is_dir()]
     if there and not force:
         raise OutputError(f"{shown} is there already, with files in it", "choose another name or add --force")
     if others:
         raise OutputError(f"{shown} holds other files, such as {printable(others[0])}", "choose another name")
+    return FolderPlace(path, before)
 
 
 @contextmanager
-def whole_folder_or_not_at_all(path: Path) -> Iterator[Path]:
-    """A temporary folder beside the place that takes its name at the end, and is gone if anything goes wrong."""
-    stem = f".{path.name[:80]}.{os.getpid()}"
-    temporary, old = path.with_name(f"{stem}.part"), path.with_name(f"{stem}.old")
-    try:
-        temporary.mkdir()
-    except OSError as error:
-        raise OutputError(f"{path.parent} cannot be written to ({error.strerror})", "choose another folder") from error
-    try:
-        yield temporary
-        if path.exists():
-            path.rename(old)
+def atomic_folder(place: FolderPlace) -> Iterator[NewFolder]:
+    """A folder beside the place that takes its name when the block ends, and is gone if anything goes wrong.
+
+    Only the folder that `check_folder` saw there is replaced, and only with what it held then: one that came later, or
+    files that came into it, stay, and `OutputError` says so.
+    """
+    path = place.path
+    with _told(path):
+        temporary = _new_folder(path)
+        made = _identity(temporary)
         try:
-            temporary.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
-    except OSError as error:
-        raise OutputError(
-            f"{printable(str(path))} could not be written ({error.strerror or error}), nothing was left behind",
-            "make room or choose another place",
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if path.exists():  # else what was there before could not be put back, and is all there is
-            shutil.rmtree(old, ignore_errors=True)
+            yield NewFolder(temporary)
+            _sync(temporary)
+            with _uninterrupted():
+                if place.before is None:
+                    _take_free_name(temporary, path)
+                else:
+                    _replace_folder(temporary, path, place.before)
+            _sync(path.parent)
+        finally:
+            if _identity(temporary) == made:  # else it has its name, or the old folder has this one
+                shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _take_name(temporary: Path, output: Output) -> None:
-    if output.force:
-        temporary.replace(output.path)
-        return
+def _new_folder(path: Path) -> Path:
+    for _ in range(TRIES):
+        temporary = _beside(path)
+        with _made_in(path.parent), suppress(FileExistsError):
+            temporary.mkdir()
+            return temporary
+    raise OutputError(f"{printable(str(path.parent))} has no free name for a new folder", "choose another place")
+
+
+def _state(path: Path) -> _State:
+    status = path.lstat()
+    return (status.st_dev, status.st_ino), frozenset(entry.name for entry in path.iterdir())
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
     try:
-        os.link(temporary, output.path)  # unlike a rename, fails if somebody made the file meanwhile
-    except FileExistsError as error:
-        raise OutputError(f"{output.path} is there already", "choose another name or add --force") from error
-    except OSError:  # a file system without links
-        temporary.replace(output.path)
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Signals wait until the block ends: between two renames neither folder may have the name."""
+    wait = {signal.SIGINT, signal.SIGTERM} if hasattr(signal, "pthread_sigmask") else set()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, wait) if wait else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _replace_folder(new: Path, path: Path, before: _State) -> None:
+    """Puts the new folder in the place of the old one, and deletes that if it still is what it was at the start."""
+    _check_no_input_below(path)
+    if _state(path) != before:
+        raise _changed(path)
+    old = _exchanged(new, path)
+    if _state(old) != before:  # something came in between
+        shutil.rmtree(_exchanged(old, path), ignore_errors=True)
+        raise _changed(path)
+    for name in before[1]:
+        (old / name).unlink()
+    try:
+        old.rmdir()
+    except OSError as error:  # the last moment at which something can have come into it
+        raise OutputError(
+            f"{printable(str(path))} is written, but files came into the folder before it, "
+            f"which is {printable(str(old))} now",
+            "look at them, then delete it",
+        ) from error
+
+
+def _exchanged(new: Path, path: Path) -> Path:
+    """Gives the new folder the name of the old one; gives back where the old one is now."""
+    try:
+        exchange(new, path)
+        return new
+    except Unsupported:
+        pass
+    # Between these renames nothing has the name: a process that is killed there leaves both folders beside it.
+    old = _beside(path).with_suffix(".old")
+    path.rename(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    return old
+
+
+def _changed(path: Path) -> OutputError:
+    return OutputError(f"{printable(str(path))} changed while it was to be replaced", "look at it, then try again")
+
+
+def _check_no_input_below(path: Path) -> None:
+    known = input_below(path)
+    if known is not None:
+        raise OutputError(
+            f"{quoted(str(path))} holds {quoted(known.name)}, which is being read", "choose another folder"
+        )

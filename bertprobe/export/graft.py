@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +14,17 @@ from bertprobe.checkpoint import DTYPES, Checkpoint, LocalFile, TensorHeader, ch
 from bertprobe.compare import Side
 from bertprobe.compare.delta import delta
 from bertprobe.compare.rules import UNRELATED_BELOW
-from bertprobe.errors import OutputError, PartMissing, UnsupportedFile, printable, quoted
-from bertprobe.export.files import check_folder, whole_folder_or_not_at_all
-from bertprobe.export.tensors import Item, item_arrays, provenance, require_pooler, write_safetensors
+from bertprobe.errors import OutputError, PartMissing, UnsupportedFile, printable
+from bertprobe.export.files import atomic_folder, check_folder
+from bertprobe.export.tensors import (
+    Item,
+    check_name,
+    item_arrays,
+    provenance,
+    require_pooler,
+    utf8_notes,
+    write_safetensors,
+)
 from bertprobe.statistics import Numbers, measure
 from bertprobe.verdicts import Evidence, Finding, about, judge, verdict
 from bertprobe.verdicts.headers import never_pools, why_no_pooler
@@ -84,11 +90,11 @@ def graft(donor: Side, recipient: Side, wish: Graft) -> Grafted:
     check_kin(donor, recipient)
     parts = _parts(donor, recipient, wish)
     beside = _beside(recipient.checkpoint)
-    check_folder(wish.output, {WEIGHTS, CONFIG, *BESIDE}, wish.force)
-    _check_not_theirs(donor.checkpoint, recipient.checkpoint, wish.output)
+    place = check_folder(wish.output, {WEIGHTS, CONFIG, *BESIDE}, wish.force)
     items = _items(donor.anatomy, recipient.anatomy, parts)
     for item in items:
         check_readable(item.header)
+        check_name(item.name, Path(WEIGHTS).suffix)
     given = {id(header) for part in parts for header in part.tensors.values()}
     metadata = _metadata(donor.checkpoint, recipient, items, parts, given)
     numbers: dict[int, Numbers] = {}
@@ -97,15 +103,15 @@ def graft(donor: Side, recipient: Side, wish: Graft) -> Grafted:
         if id(header) in given:
             numbers[id(header)] = measure(array)  # type: ignore[arg-type]
 
-    with whole_folder_or_not_at_all(wish.output) as folder:
-        with open(folder / WEIGHTS, "w+b") as file:
+    with atomic_folder(place) as folder:
+        with folder.file(WEIGHTS) as file:
             write_safetensors(file, items, item_arrays(items, watch), metadata)
-            file.flush()
-            os.fsync(file.fileno())
-        (folder / CONFIG).write_text(_config(recipient), encoding="utf-8")
+        with folder.file(CONFIG) as file:
+            file.write(_config(recipient))
         for source in beside:
-            shutil.copyfile(source, folder / source.name)
-        files = {path.name: path.stat().st_size for path in sorted(folder.iterdir(), key=lambda path: path.name)}
+            with folder.file(source.name) as file:
+                file.write(source.read(0, source.size))
+        files = folder.sizes
     by_name = {name: numbers[id(header)] for part in parts for name, header in part.tensors.items()}
     evidence = Evidence(donor.checkpoint, donor.anatomy, by_name)
     findings = (*about(judge(evidence), parts), *_strangers(donor, recipient))
@@ -259,19 +265,20 @@ def _metadata(
         "grafted": " ".join(part.label for part in parts),
         "family": recipient.anatomy.family,
     }
-    return {key: value for key, value in found.items() if value is not None}
+    return utf8_notes({key: value for key, value in found.items() if value is not None})
 
 
-def _config(recipient: Side) -> str:
+def _config(recipient: Side) -> bytes:
     """The recipient's settings, with the model_type that from_pretrained asks for where they have none."""
     config = dict(recipient.checkpoint.config or {})
     original = recipient.checkpoint.config_file
     if "model_type" in config and original is not None:
-        return original.read_text(encoding="utf-8")
-    return json.dumps({"model_type": recipient.anatomy.family, **config}, indent=2, ensure_ascii=False) + "\n"
+        source = LocalFile(original)
+        return source.read(0, source.size)
+    return json.dumps({"model_type": recipient.anatomy.family, **config}, indent=2).encode() + b"\n"
 
 
-def _beside(recipient: Checkpoint) -> list[Path]:
+def _beside(recipient: Checkpoint) -> list[LocalFile]:
     """The recipient's files that go along; raises `UnsupportedFile` where there is no config."""
     if recipient.config is None:
         raise UnsupportedFile(
@@ -279,12 +286,4 @@ def _beside(recipient: Checkpoint) -> list[Path]:
         )
     config = recipient.config_file
     folder = recipient.folder if config is None else config.parent
-    return [folder / name for name in BESIDE if (folder / name).is_file()]
-
-
-def _check_not_theirs(donor: Checkpoint, recipient: Checkpoint, path: Path) -> None:
-    """Neither checkpoint is ever replaced, `--force` or not."""
-    for checkpoint in (donor, recipient):
-        for file in checkpoint.files:
-            if isinstance(file, LocalFile) and path.exists() and path.samefile(file.path.parent):
-                raise OutputError(f"{quoted(str(path))} is a checkpoint that is being read", "choose another folder")
+    return [LocalFile(folder / name) for name in BESIDE if (folder / name).is_file()]

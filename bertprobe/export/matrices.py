@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import bertprobe
 from bertprobe.errors import OutputError, printable
-from bertprobe.export.files import Output, check_place, whole_or_not_at_all
+from bertprobe.export.files import Output, atomic_write, check_place
+from bertprobe.export.tensors import check_name, safetensors_header, utf8_notes
+
+_DTYPES = {"float32": "F32", "int64": "I64"}
 
 if TYPE_CHECKING:
     from bertprobe.activations import Runner, Watch
@@ -21,27 +24,40 @@ def write_matrices(runner: Runner, seen: Watch, pieces: Sequence[Sequence[str]],
     The tokens stand in the metadata, under `tokens`, as a JSON list for each text. Where a part has other rows than
     tokens, its own lengths stand beside it, as `LABEL.lengths`.
     """
-    if path.suffix not in (".safetensors", ".npz"):
+    if path.suffix not in _WRITERS:
         raise OutputError(f"{printable(str(path))} does not say a format", "let its name end in .safetensors or .npz")
     output = Output(path, force=force)
     check_place(output)
     arrays = _arrays(seen, pieces)
-    metadata = {
+    for name in arrays:
+        check_name(name, path.suffix)
+    metadata = utf8_notes({
         "format": "pt",
         "bertprobe_version": bertprobe.__version__,
         "source": runner.checkpoint.ref,
         "values": "before the activation" if seen.pre else "after the activation",
         "tokens": json.dumps(list(pieces)),
-    }
-    with whole_or_not_at_all(output) as file:
-        if path.suffix == ".npz":
-            import numpy as np
+    })  # fmt: skip
+    with atomic_write(output) as file:
+        _WRITERS[path.suffix](file, arrays, metadata)
 
-            np.savez(file, **arrays, __metadata__=np.array(json.dumps(metadata)))
-        else:
-            from safetensors.numpy import save
 
-            file.write(save(arrays, metadata))
+def _npz(file: IO[bytes], arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+    import numpy as np
+
+    np.savez(file, **arrays, __metadata__=np.array(json.dumps(metadata)))
+
+
+def _safetensors(file: IO[bytes], arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+    """Wide numbers first, as the format has it, so that every matrix is aligned."""
+    names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
+    rows = [(name, _DTYPES[arrays[name].dtype.name], arrays[name].shape, arrays[name].nbytes) for name in names]
+    file.write(safetensors_header(rows, metadata)[0])
+    for name in names:
+        file.write(memoryview(arrays[name]).cast("B") if arrays[name].nbytes else b"")
+
+
+_WRITERS = {".safetensors": _safetensors, ".npz": _npz}
 
 
 def _arrays(seen: Watch, pieces: Sequence[Sequence[str]]) -> dict[str, Any]:

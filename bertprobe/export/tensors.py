@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -14,10 +14,11 @@ import bertprobe
 from bertprobe.anatomy import Anatomy, Part
 from bertprobe.checkpoint import DTYPES, Checkpoint, LocalFile, TensorHeader, check_readable, read_tensors
 from bertprobe.checkpoint.tensors import numpy_dtype
-from bertprobe.errors import OutputError, PartMissing, UnsupportedFile, printable
-from bertprobe.export.files import Output, check_place, check_source, whole_or_not_at_all
+from bertprobe.errors import OutputError, PartMissing, UnsupportedFile, escaped, is_text, printable, quoted
+from bertprobe.export.files import Output, atomic_write, check_place
 from bertprobe.verdicts.headers import why_no_pooler
 
+METADATA = "__metadata__"  # safetensors' name for the notes in a header
 CASTS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
@@ -76,14 +77,14 @@ def export(
     """
     writer = _writer(output.path)
     check_place(output)
-    check_source(checkpoint, output.path)
     items = _items(checkpoint, anatomy, parts, output)
     for item in items:
         check_readable(item.header)
+        check_name(item.name, output.path.suffix)
     if output.path.suffix == ".npz":
-        _check_npz(items)
+        _check_dtypes(items)
     metadata = _metadata(checkpoint, anatomy, parts, items)
-    with whole_or_not_at_all(output) as file:
+    with atomic_write(output) as file:
         writer(file, items, item_arrays(items, watch), metadata)
         file.flush()
         size = file.tell()
@@ -124,7 +125,24 @@ def _target(header: TensorHeader, dtype: str) -> str:
     return CASTS[dtype] if dtype != "keep" and is_float else header.dtype
 
 
-def _check_npz(items: Sequence[Item]) -> None:
+def check_name(name: str, suffix: str) -> None:
+    """Raises `UnsupportedFile` for a tensor's name that a file cannot carry, or that means something else in it."""
+    if name == METADATA:
+        fault = f"a tensor is called {METADATA}, which is where a file keeps its notes"
+        cure = "choose others with --part"
+    elif not is_text(name):
+        fault = f"the name {quoted(name)} of a tensor holds half of a surrogate pair, which is no character"
+        cure = "choose others with --part"
+    elif suffix == ".npz" and any(char in name for char in "/\\\0"):  # it would lead out of the archive, or be cut
+        fault = f"the tensor {quoted(name)} cannot be a member of .npz by that name"
+        cure = "write .safetensors, or add --names canonical"
+    else:
+        return
+    raise UnsupportedFile(fault, cure)
+
+
+def _check_dtypes(items: Sequence[Item]) -> None:
+    """What .npz cannot hold."""
     for item in items:
         if item.dtype == "BF16" or item.dtype.startswith("F8"):
             raise UnsupportedFile(
@@ -154,7 +172,12 @@ def _metadata(
         "intermediate_size": None if inner is None else str(inner),
         "hidden_act": next(iter(sorted(acts)), anatomy.promised.activation),
     }
-    return {key: value for key, value in found.items() if value is not None}
+    return utf8_notes({key: value for key, value in found.items() if value is not None})
+
+
+def utf8_notes(found: Mapping[str, str]) -> dict[str, str]:
+    """Notes as a file can carry them: a path that is not UTF-8 has its odd bytes written out."""
+    return {key: value if is_text(value) else escaped(value) for key, value in found.items()}
 
 
 def provenance(checkpoint: Checkpoint, items: Sequence[Item]) -> dict[str, str]:
@@ -189,27 +212,32 @@ def _writer(path: Path) -> Callable[[IO[bytes], Sequence[Item], Arrays, Mapping[
     return writers[path.suffix]
 
 
-def write_safetensors(file: IO[bytes], items: Sequence[Item], arrays: Arrays, metadata: Mapping[str, str]) -> None:
-    """The format's eight bytes, header and data; each tensor goes to its place as it is read, in the source's order."""
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    offset = 0
-    starts = {}
-    for item in items:
-        header[item.name] = {
-            "dtype": item.dtype,
-            "shape": list(item.header.shape),
-            "data_offsets": [offset, offset + item.nbytes],
-        }
-        starts[id(item)] = offset
-        offset += item.nbytes
+def safetensors_header(
+    tensors: Iterable[tuple[str, str, Sequence[int], int]], metadata: Mapping[str, str]
+) -> tuple[bytes, list[int]]:
+    """The eight bytes and the header of a file with tensors of a name, dtype, shape and size in bytes each.
+
+    Their data follow in this order; gives where in the file each begins, and last where the file ends.
+    """
+    header: dict[str, Any] = {METADATA: dict(metadata)}
+    starts = [0]
+    for name, dtype, shape, size in tensors:
+        starts.append(starts[-1] + size)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": starts[-2:]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
-    data_start = 8 + len(text)
+    return len(text).to_bytes(8, "little") + text, [8 + len(text) + start for start in starts]
+
+
+def write_safetensors(file: IO[bytes], items: Sequence[Item], arrays: Arrays, metadata: Mapping[str, str]) -> None:
+    """The format's eight bytes, header and data; each tensor goes to its place as it is read, in the source's order."""
+    header, starts = safetensors_header(((i.name, i.dtype, i.header.shape, i.nbytes) for i in items), metadata)
+    file.write(header)
+    places = {id(item): start for item, start in zip(items, starts, strict=False)}
     for item, array in arrays:
-        file.seek(data_start + starts[id(item)])
+        file.seek(places[id(item)])
         file.write(memoryview(array).cast("B") if array.nbytes else b"")
-    file.seek(data_start + offset)
+    file.seek(starts[-1])
 
 
 def _write_npz(file: IO[bytes], items: Sequence[Item], arrays: Arrays, metadata: Mapping[str, str]) -> None:
@@ -222,7 +250,7 @@ def _write_npz(file: IO[bytes], items: Sequence[Item], arrays: Arrays, metadata:
         for item, array in arrays:
             with archive.open(f"{item.name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array.view(numpy_dtype(item.dtype)).reshape(item.header.shape))
-        with archive.open("__metadata__.npy", "w") as member:
+        with archive.open(f"{METADATA}.npy", "w") as member:
             np.lib.format.write_array(member, np.array(json.dumps(dict(metadata))))
     file.seek(0, os.SEEK_END)
 

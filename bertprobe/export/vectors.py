@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
 from bertprobe.errors import OutputError, printable
-from bertprobe.export.files import Output, check_place, whole_or_not_at_all
+from bertprobe.export.files import Output, atomic_write, check_place, scratch
+from bertprobe.export.tensors import safetensors_header, utf8_notes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,22 +33,20 @@ class VectorFile:
     def __init__(self, output: Output, name: str, width: int, metadata: Mapping[str, str]) -> None:
         self._write = writer(output.path)
         check_place(output)
-        self.output, self.name, self.width, self.metadata = output, name, width, dict(metadata)
+        self.output, self.name, self.width, self.metadata = output, name, width, utf8_notes(metadata)
         self.count = 0
         self.bytes = 0
+        self.is_finite = True
 
     def __enter__(self) -> VectorFile:
-        import tempfile
-
-        try:
-            self._rows = tempfile.TemporaryFile(dir=self.output.path.parent)  # closed in __exit__
-        except OSError as error:
-            shown = printable(str(self.output.path.parent))
-            raise OutputError(f"{shown} cannot be written to ({error.strerror})", "choose another folder") from error
+        self._open = ExitStack()
+        self._rows = self._open.enter_context(scratch(self.output.path))
         return self
 
     def add(self, places: Any, values: Floats) -> None:
         """Puts the rows of `values` (N, H) in their places (N,)."""
+        import numpy as np
+
         size = 4 * self.width
         try:
             for place, row in zip(places, values, strict=True):
@@ -54,19 +54,18 @@ class VectorFile:
         except OSError as error:
             shown = printable(str(self.output.path))
             raise OutputError(f"{shown} could not be written ({error.strerror})", "make room") from error
+        self.is_finite &= bool(np.isfinite(values).all())
         self.count = max(self.count, int(max(places)) + 1)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
+        with self._open:
             if kind is None:
-                with whole_or_not_at_all(self.output) as file:
+                with atomic_write(self.output) as file:
                     self._write(file, self)
                     file.flush()
                     self.bytes = file.seek(0, os.SEEK_END)
-        finally:
-            self._rows.close()
 
     def blocks(self) -> Iterator[Floats]:
         """The rows in order, some thousands at a time."""
@@ -90,14 +89,9 @@ def writer(path: Path) -> Writer:
 
 
 def _safetensors(file: IO[bytes], vectors: VectorFile) -> None:
-    entry = {
-        "dtype": "F32",
-        "shape": [vectors.count, vectors.width],
-        "data_offsets": [0, 4 * vectors.count * vectors.width],
-    }
-    text = json.dumps({"__metadata__": vectors.metadata, vectors.name: entry}, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
+    shape = (vectors.count, vectors.width)
+    header, _ = safetensors_header([(vectors.name, "F32", shape, 4 * vectors.count * vectors.width)], vectors.metadata)
+    file.write(header)
     for block in vectors.blocks():
         file.write(block.tobytes())
 

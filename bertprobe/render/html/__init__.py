@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from bertprobe.errors import OutputError, PartMissing
-from bertprobe.export.files import Output, whole_or_not_at_all
+from bertprobe.export.files import Output, atomic_write
 from bertprobe.render.html.figures import FIGURES
 from bertprobe.report import Report
 
@@ -31,7 +31,7 @@ def write(report: Report, output: Output, figure: str | None = None) -> int:
     """
     require_libraries()
     content = _page(report) if figure is None else _figure(report, figure, output.path.suffix)
-    with whole_or_not_at_all(output) as file:
+    with atomic_write(output) as file:
         file.write(content)
     return len(content)
 
