@@ -89,7 +89,7 @@ def test_identical_is_of_values_after_promotion() -> None:
     assert of(np.float32(1).reshape(()), np.float32(2).reshape(())).change == 1
 
 
-def test_what_is_not_finite_is_counted_and_left_out() -> None:
+def test_what_is_not_finite_is_counted_and_has_no_share() -> None:
     a = normal(20, 30)
     same = a.copy()
     same[3, 4] = np.nan
@@ -97,7 +97,7 @@ def test_what_is_not_finite_is_counted_and_left_out() -> None:
     b = a.copy()
     b[0, 0], b[1, 1] = np.nan, np.inf
     found = of(a, b)
-    assert (found.broken, found.changed, found.change) == (2, 2, 0.0)
+    assert (found.broken, found.changed, found.change, found.cosine, found.largest) == (2, 2, None, None, None)
     assert found.exceeds(1e9)
     infinite = np.array([np.inf, 1.0], np.float32)
     assert of(infinite, np.array([-np.inf, 1.0], np.float32)).broken == 1

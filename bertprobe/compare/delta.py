@@ -162,8 +162,8 @@ def _equal_or_not(a: Array, b: Array, shape: tuple[int, ...]) -> Delta:
 
 
 def _tiles(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
-    width = min(columns, BLOCK)
-    height = max(1, BLOCK // max(width, 1))
+    width = max(1, min(columns, BLOCK))
+    height = max(1, BLOCK // width)
     for top in range(0, rows, height):
         for left in range(0, columns, width):
             yield slice(top, top + height), slice(left, left + width)
@@ -278,9 +278,10 @@ class _Sums:
             broken=self.broken,
             norm=norm,
             distance=distance,
-            change=_ratio(distance, norm),
-            cosine=max(-1.0, min(1.0, self.ab / scale)) if scale else None,
-            largest=self.largest,
+            # Of what is broken the finite rest would give a share and an angle that are not the tensor's.
+            change=None if self.broken else _ratio(distance, norm),
+            cosine=max(-1.0, min(1.0, self.ab / scale)) if scale and not self.broken else None,
+            largest=None if self.broken else self.largest,
             place=self._place(shape),
             rounding=None if rounding is None else rounding.name,
             rounded="" if rounding is None else _who(rounding),

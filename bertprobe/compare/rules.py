@@ -9,7 +9,7 @@ from statistics import median
 
 from bertprobe.anatomy import spans
 from bertprobe.compare import Comparison, Delta, Pair
-from bertprobe.errors import printable, shortened
+from bertprobe.errors import command, printable, shortened
 from bertprobe.verdicts import Finding, verdict
 from bertprobe.verdicts.evidence import SEVERITIES
 from bertprobe.verdicts.headers import never_pools, why_no_pooler
@@ -157,18 +157,19 @@ def pooler_lost(comparison: Comparison) -> Iterator[Finding]:
     if not here or there or _left_out(comparison, "pooler") or never_pools(comparison.b.anatomy):
         return
     reason, saved_by = why_no_pooler(comparison.b.checkpoint, comparison.b.anatomy)
-    a, b = (printable(of.checkpoint.ref) for of in (comparison.a, comparison.b))
+    a, b = (of.checkpoint.ref for of in (comparison.a, comparison.b))
     yield Finding(
         "pooler-lost",
         "warning",
         "pooler",
         f"A has a pooler, B has none: {reason}",
         {"architectures": saved_by},
-        f"put A's back if you need pooler_output: bertprobe graft {a} {b} -o DIR",
+        f"put A's back if you need pooler_output: {command('bertprobe', 'graft', a, b, '-o', 'DIR')}",
     )
 
 
 def pooler_reinitialised(comparison: Comparison) -> Iterator[Finding]:
+    a, b = (of.checkpoint.ref for of in (comparison.a, comparison.b))
     for found in _poolers(comparison):
         words = [_verdict(comparison, which) for which in ("a", "b")]
         others = [d.cosine for p, d in _matrices(comparison) if p.place.piece != "pooler" and d.cosine is not None]
@@ -185,15 +186,12 @@ def pooler_reinitialised(comparison: Comparison) -> Iterator[Finding]:
             f"B's pooler is not A's: it was initialised anew, {then} (cosine {_number(found.cosine)}; A "
             f"{words[0] or 'not told'}, B {words[1] or 'not told'})",
             {"cosine": found.cosine, "verdict_a": words[0], "verdict_b": words[1], "change": found.change},
-            _BACK.format(*(printable(of.checkpoint.ref) for of in (comparison.a, comparison.b))),
+            f"{_BACK} {command('bertprobe', 'graft', a, b, '-o', 'DIR', '--replace')}",
         )
         break
 
 
-_BACK = (
-    "if that was not meant, a class without a pooler saved the model on the way: put A's back with "
-    "bertprobe graft {} {} -o DIR --replace"
-)
+_BACK = "if that was not meant, a class without a pooler saved the model on the way: put A's back with"
 
 
 def pooler_unchanged(comparison: Comparison) -> Iterator[Finding]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from bertprobe.errors import printable
-from bertprobe.render.markdown import write_sections
+from bertprobe.render.markdown import escaped, write_sections
 from bertprobe.render.words import report_lines, report_name
 from bertprobe.report import Report, View
 
@@ -36,7 +37,17 @@ def write_csv(report: Report, out: TextIO, views: Sequence[View]) -> None:
     writer = csv.writer(out, lineterminator="\n")
     for view in views:
         writer.writerow([column.name for column in view.columns])
-        writer.writerows([[plain(column.value(row)) for column in view.columns] for row in view.rows])
+        writer.writerows([[_for_csv(column.value(row)) for column in view.columns] for row in view.rows])
+
+
+# What makes a spreadsheet compute a cell, in the wide forms of East Asia, too.
+_FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]")
+
+
+def _for_csv(value: Any) -> str:
+    """A value as `plain` has it; text that a spreadsheet would compute begins with an apostrophe, which it hides."""
+    text = plain(value)
+    return f"'{text}" if isinstance(value, str) and _FORMULA.match(text) else text
 
 
 def write_markdown(report: Report, out: TextIO, views: Sequence[View]) -> None:
@@ -45,10 +56,10 @@ def write_markdown(report: Report, out: TextIO, views: Sequence[View]) -> None:
         write_sections(report.sections, out)
         return
     for label, text in report_lines(report.data):
-        out.write(f"- **{label}**: {_cell(text)}\n")
+        out.write(f"- **{label}**: {escaped(text)}\n")
     for view in views:
         if view.rows:
-            out.write(f"\n## {_cell(view.title)}\n\n")
+            out.write(f"\n## {escaped(view.title)}\n\n")
             _write_table(view, out)
 
 
@@ -81,11 +92,11 @@ def _property(text: str) -> str:
 
 
 def _write_table(view: View, out: TextIO) -> None:
-    out.write("| " + " | ".join(_cell(column.title) for column in view.columns) + " |\n")
+    out.write("| " + " | ".join(escaped(column.title, table=True) for column in view.columns) + " |\n")
     rule = ("---" if column.kind in ("text", "place", "verdict") else "---:" for column in view.columns)
     out.write("| " + " | ".join(rule) + " |\n")
     for row in view.rows:
-        out.write("| " + " | ".join(_cell(plain(column.value(row))) for column in view.columns) + " |\n")
+        out.write("| " + " | ".join(escaped(plain(column.value(row)), table=True) for column in view.columns) + " |\n")
 
 
 def plain(value: Any) -> str:
@@ -95,10 +106,3 @@ def plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ("x" if all(isinstance(n, int) for n in value) else " ").join(str(n) for n in value)
     return printable(value) if isinstance(value, str) else repr(value)
-
-
-def _cell(text: str) -> str:
-    text = printable(text)
-    for char in "\\|<`*_[]":
-        text = text.replace(char, f"\\{char}" if char != "<" else "&lt;")
-    return text

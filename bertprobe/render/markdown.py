@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
@@ -22,12 +23,30 @@ def write_sections(sections: Sequence[Section], out: TextIO) -> None:
             out.writelines(f"{line}\n" for line in DRAW[type(block)](block))
 
 
-def escaped(text: str) -> str:
-    """Text that Markdown takes for text."""
-    text = printable(text)
-    for char in "\\|<`*_[]":
-        text = text.replace(char, f"\\{char}" if char != "<" else "&lt;")
-    return text
+# What Markdown, GitHub's among others, makes something of: emphasis, links, mentions, references, formulas.
+_SPECIAL = re.compile(r"[\\`*_\[\]@$~#^]|://|\bwww\.", re.IGNORECASE)
+_MARKER = re.compile(r"[-+=>]+|\d+[.)]+")  # of a list, a quotation or a heading, as the first word
+_WORD = re.compile(r"(\S+?)([,.;:!?]*)(?!\S)")  # and what ends a sentence behind it
+
+
+def escaped(text: str, *, table: bool = False) -> str:
+    """Text that Markdown takes for text: a word with something special in it as code, which nothing is made of.
+
+    Escaping with a backslash would not do: GitHub looks for @name in what is shown.
+    """
+    return _WORD.sub(lambda found: _word(found, table), printable(text))
+
+
+def _word(found: re.Match[str], table: bool) -> str:
+    word, ending = found.groups()
+    special = _SPECIAL.search(word) or (found.start() == 0 and _MARKER.fullmatch(word + ending))
+    if table:
+        word = word.replace("|", "\\|")
+    if not special:
+        return word.replace("&", "&amp;").replace("<", "&lt;") + ending
+    fence = "`" * (1 + max(map(len, re.findall("`+", word)), default=0))
+    room = " " if "`" in word else ""
+    return f"{fence}{room}{word}{room}{fence}{ending}"
 
 
 def _inline(text: str) -> str:
@@ -45,10 +64,10 @@ def _fenced(lines: Sequence[str], language: str) -> Iterator[str]:
 
 
 def _grid(block: Grid) -> Iterator[str]:
-    yield f"| {' | '.join(map(escaped, block.head))} |"
+    yield f"| {' | '.join(escaped(cell, table=True) for cell in block.head)} |"
     yield f"| {' | '.join('---' for _ in block.head)} |"
     for row in block.rows:
-        yield f"| {' | '.join(escaped(cell.strip()) for cell in row)} |"
+        yield f"| {' | '.join(escaped(cell.strip(), table=True) for cell in row)} |"
 
 
 def _code(block: Code) -> Iterator[str]:

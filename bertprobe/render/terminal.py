@@ -132,7 +132,7 @@ def texts_of(column: Column, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """
     values = [column.value(row) for row in rows]
     if column.kind == "heat":
-        largest = max((cell for row in values for cell in row), default=0) or 1
+        largest = max((cell for row in values for cell in row if math.isfinite(cell)), default=0) or 1
         values = [[math.sqrt(cell / largest) for cell in row] for row in values]
     texts = [text_of(column, value) for value in values]
     if column.kind != "text":
@@ -164,7 +164,7 @@ def fitting(columns: Sequence[Column], cells: Mapping[int, list[str]], width: in
 
 def _styled(column: Column, text: str) -> Text:
     if column.kind == "heat":
-        return Text.assemble(*((shade, SHADE_STYLES[shade]) for shade in text))
+        return Text.assemble(*((shade, SHADE_STYLES.get(shade, "bold red")) for shade in text))
     style = VERDICT_STYLES.get(text, "") if column.kind == "verdict" else ""
     return Text(text, style=style or ("bold" if column.kind == "place" else ""))
 

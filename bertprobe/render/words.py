@@ -138,8 +138,13 @@ def text_of(column: Column, value: Any) -> str:
     if column.kind == "bar":
         return _bar(float(value))
     if column.kind == "heat":
-        return "".join(SHADES[min(int(cell * len(SHADES)), len(SHADES) - 1)] * 2 for cell in value)
+        return "".join(_shade(cell) * 2 for cell in value)
     return printable(str(value))
+
+
+def _shade(cell: float) -> str:
+    """A value from 0 to 1 as a shade; a question mark for what is no number."""
+    return SHADES[min(int(cell * len(SHADES)), len(SHADES) - 1)] if math.isfinite(cell) else "?"
 
 
 def _bar(value: float) -> str:

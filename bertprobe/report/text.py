@@ -75,15 +75,16 @@ def _text(text: str, vectors: TextVectors, most: int, which: str) -> dict[str, A
 
 
 def _statistics(values: Any) -> dict[str, float | None]:
+    """Statistics of one vector, all None where an entry is NaN or infinite: those of the rest would not be its own."""
     summary = summarize(values)
-    share = float((abs(values) > SATURATED).mean())
+    whole = summary.nonfinite == 0
     return {
-        "norm": summary.l2,
-        "mean": summary.mean,
-        "std": summary.std,
-        "min": summary.min,
-        "max": summary.max,
-        "saturated": share,
+        "norm": summary.l2 if whole else None,
+        "mean": summary.mean if whole else None,
+        "std": summary.std if whole else None,
+        "min": summary.min if whole else None,
+        "max": summary.max if whole else None,
+        "saturated": float((abs(values) > SATURATED).mean()) if whole else None,
     }
 
 

@@ -410,6 +410,8 @@ def _both_ways() -> alt.Scale:
 
 def _pooled_in_words(number: int, text: Mapping[str, Any]) -> str:
     found = text["pooled"]["statistics"]
+    if found["norm"] is None:
+        return f"Pooled vector of text {number}: some of its numbers are NaN or infinite."
     return (
         f"Pooled vector of text {number}: {len(text['pooled']['values'])} numbers, norm {_plain(found['norm'])}, "
         f"{100 * found['saturated']:.1f} % of them beyond ±0.99."

@@ -8,6 +8,7 @@ from typing import Any
 
 import vl_convert
 
+from bertprobe.errors import printable
 from bertprobe.render.html.charts import DRAWERS, VEGALITE, together
 from bertprobe.render.html.drawing import draw
 from bertprobe.render.html.figures import Figure
@@ -20,7 +21,7 @@ SCALE = 2  # pixels a unit in PNG
 
 def figure(report: Report, row: Figure, suffix: str) -> bytes | None:
     """The figure as PNG, SVG or PDF; None where the report has nothing for it."""
-    data = finite(report.data)
+    data = safe(finite(report.data))
     svg = resolved(draw(data, alone=True)) if row.name == "layer" else _chart(data, row)
     if svg is None:
         return None
@@ -29,6 +30,15 @@ def figure(report: Report, row: Figure, suffix: str) -> bytes | None:
     if suffix == ".pdf":
         return bytes(vl_convert.svg_to_pdf(svg))
     return bytes(vl_convert.svg_to_png(svg, scale=SCALE))
+
+
+def safe(value: Any) -> Any:
+    """The same data with nothing in its texts that reorders or hides what stands beside it."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, Mapping):
+        return {key: safe(inner) for key, inner in value.items()}
+    return [safe(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _chart(data: Mapping[str, Any], row: Figure) -> str | None:

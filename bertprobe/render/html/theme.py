@@ -37,7 +37,7 @@ PALETTES = {
 def resolved(text: str, palette: str = "light") -> str:
     """A text with the colours of a palette in the place of their names, for files that no style sheet goes with."""
     colours = PALETTES[palette]
-    return re.sub(r"var\(--([a-z-]+)\)", lambda match: colours[match[1]], text)
+    return re.sub(r"var\(--([a-z-]+)\)", lambda match: colours.get(match[1], match[0]), text)
 
 
 def variables() -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from shlex import quote
 
 from bertprobe.checkpoint.locate import POCKET
-from bertprobe.errors import printable
+from bertprobe.errors import command, printable
 from bertprobe.report.explanation.facts import Facts, Module, Pooled, Step, Worked
 from bertprobe.report.explanation.source import Source
 from bertprobe.report.sections import Code, Grid, Path, Stop, Verbatim
@@ -277,10 +276,10 @@ def edges(module: Module) -> str:
 
 def commands(facts: Facts, module: str) -> tuple[str, ...]:
     """What to type next; none that this checkpoint would refuse."""
-    model = "" if facts.model == POCKET else f" -m {quote(facts.model)}"
+    model = "" if facts.model == POCKET else f" {command('-m', facts.model)}"
     found = []
     if module in ("intermediate", "both") and facts.widening is not None:
         found += [f'bertprobe activations "some text"{model} --layers 0 --tokens'] if facts.run else []
     if module in ("pooler", "both") and facts.pooler is not None:
         found += [f'bertprobe pool "some text" "another"{model}'] if facts.run else []
-    return (*found, f"bertprobe inspect {quote(facts.model)}")
+    return (*found, command("bertprobe", "inspect", facts.model))
