@@ -154,8 +154,6 @@ def _check_parts(
     tensors: Mapping[str, Tensor],
 ) -> None:
     """Each part of the main stack is in the model, and holds there, bit for bit, what was read from the file."""
-    import torch
-
     built = {part.label: part for part in modelled.parts}
     state = model.state_dict()
     for part in anatomy.parts:
@@ -169,10 +167,27 @@ def _check_parts(
             continue
         for mine, yours in ((part.weight_name, twin.weight_name), (part.bias_name, twin.bias_name)):
             read = _values(mine, part, tensors, anatomy)
-            if read is not None and not torch.equal(read, _halved(state[twin.tensors[yours].name], yours)):
+            if read is None:
+                continue
+            if not yours:
+                raise UnsupportedFile(
+                    f"{printable(checkpoint.ref)} holds {printable(mine)}, which its config.json leaves out",
+                    "mend what config.json says about biases",
+                )
+            if not _same_bits(read, _halved(state[twin.tensors[yours].name], yours)):
                 raise UnsupportedFile(
                     f"transformers does not load {part.label} as it is stored", "please report this model"
                 )
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same bits: NaN is what it is, too."""
+    import torch
+
+    if one.shape != other.shape:
+        return False
+    ones, others = (values.to(other.dtype).reshape(-1).contiguous().view(torch.uint8) for values in (one, other))
+    return torch.equal(ones, others)
 
 
 def _values(name: str, part: Part, tensors: Mapping[str, Tensor], anatomy: Anatomy) -> Tensor | None:
@@ -194,6 +209,11 @@ def _bracket(name: str) -> slice:
 
 def _blocks(modelled: Anatomy, backend: TorchBackend) -> Iterator[Block]:
     gates = {(part.stack, part.index, part.layer): part for part in modelled.of("gate")}
+    if modelled.row.name not in DOWN:
+        raise UnsupportedFile(
+            f"which layer narrows again in models of the kind {modelled.row.name!r} is not known",
+            "please report this model",
+        )
     ending, instead = DOWN[modelled.row.name]
     for part in modelled.of("intermediate"):
         up = _dense(part)

@@ -102,6 +102,16 @@ class Reference:
         """The labels of the parts that give records."""
         return tuple(dense.part for block in self.blocks for dense in (block.gate, block.up) if dense is not None)
 
+    @property
+    def nonfinite(self) -> tuple[str, ...]:
+        """The tensors with NaN or infinity in them, by their names in the file where it has them so."""
+        names = []
+        for name, values in self.model.state_dict().items():
+            if name not in self.invented and values.is_floating_point() and not values.isfinite().all():
+                header = self.anatomy.tensors.get(name)
+                names.append(name if header is None else header.name)
+        return tuple(names)
+
     def run(self, ids: Sequence[int], segments: Sequence[int] | None = None, tap: Tap | None = None) -> Hidden:
         """One text, unpadded, through the model; `tap` gets the records as they arise.
 
