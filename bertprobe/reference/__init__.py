@@ -2,7 +2,11 @@
 
 Every family that transformers can run goes this way, and it is what the project's own encoder is held against. The
 model is built from tensors that were read here, under the names that its class expects, and is refused where one is
-missing: no number comes from a weight that was not in the file. Code that a checkpoint brings along is never run.
+missing: no number comes from a weight that was not in the file.
+
+Code that a checkpoint brings along is never run, and nothing that it names is fetched: of a config, and of the small
+files beside a tokenizer, transformers gets what is on a list (`allowed`, `token_settings`), and it works behind a shut
+`door`.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from bertprobe.anatomy import Anatomy, Part, find_parts
 from bertprobe.backends import TorchBackend
 from bertprobe.checkpoint import DTYPES, Checkpoint, Piece, TensorHeader, check_readable, read_tensors
 from bertprobe.errors import PartMissing, UnsupportedFile, printable
+from bertprobe.reference.door import shut
 from bertprobe.reference.kinds import DOWN, POOLED_BY_CLASSIFIER, class_of, dpr_prefix, needs_more_than_text
 from bertprobe.reference.manners import SEED, borrowed, refused
 from bertprobe.reference.running import Block, Dense, Hidden, Record, Reference, Tap
@@ -43,6 +48,7 @@ __all__ = [
 ALL = slice(None)
 
 
+@shut(models=True)
 def load_reference(
     checkpoint: Checkpoint, anatomy: Anatomy, *, device: str = "cpu", dtype: str = "float32"
 ) -> Reference:

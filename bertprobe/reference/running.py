@@ -14,6 +14,7 @@ from bertprobe.anatomy import Anatomy
 from bertprobe.backends import Activation
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.errors import UnsupportedFile
+from bertprobe.reference.door import opened, shut
 from bertprobe.reference.kinds import POSITIONS, PROMPT_FIRST, needs_more_than_text
 from bertprobe.reference.manners import borrowed, refused
 
@@ -137,6 +138,7 @@ class Reference:
         pooled = None if hidden.pooled is None else hidden.pooled[0]
         return replace(hidden, last_hidden_state=hidden.last_hidden_state[0], pooled=pooled)
 
+    @shut(models=True)
     def run_inputs(self, inputs: Mapping[str, Any], tap: Tap | None = None) -> Hidden:
         """Whatever the model's forward takes, a batch; records have the rows of the whole batch, in the model's order.
 
@@ -240,7 +242,8 @@ class _Taps:
     def _emit(self, record: Record) -> None:
         try:
             if self._tap is not None:
-                self._tap(record)
+                with opened():
+                    self._tap(record)
         except Exception as error:
             self.raised = error  # the tap's own, to be told apart from what the model raises
             raise

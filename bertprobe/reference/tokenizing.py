@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.errors import BertprobeError, NotFound, printable
+from bertprobe.reference.door import shut
 from bertprobe.reference.manners import borrowed, refused
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class TransformersTokenizer:
         self._tokenizer = tokenizer
 
     @cached_property
+    @shut()
     def vocab_size(self) -> int:
         """One more than the largest id it can give."""
         try:
@@ -31,6 +33,7 @@ class TransformersTokenizer:
             ids = ()
         return max(ids, default=int(self._tokenizer.vocab_size) - 1) + 1
 
+    @shut()
     def encode(self, text: str, pair: str | None = None, *, longest: int | None = None) -> Encoded:
         """One text, or two as a pair, cut to `longest` tokens if that is given.
 
@@ -67,6 +70,7 @@ class TransformersTokenizer:
             raise refused(f"{self.name} cannot turn this text into tokens", error) from error
 
 
+@shut()
 def tokenizer(checkpoint: Checkpoint) -> TransformersTokenizer:
     """transformers' own tokenizer, from the files beside the weights and from nowhere else.
 
