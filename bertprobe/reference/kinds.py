@@ -7,6 +7,10 @@ from typing import Any
 
 from bertprobe.anatomy import Anatomy
 from bertprobe.errors import UnsupportedFile, quoted
+from bertprobe.families import FAMILIES
+
+# The model_types that are run through transformers; a config that says another one never gets there.
+KNOWN = frozenset(model_type for row in FAMILIES for model_type in row.model_types)
 
 _BERT = (r"inter(?:mediate)?(_query)?\.dense$", r"output\1.dense")
 

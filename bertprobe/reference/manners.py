@@ -36,7 +36,13 @@ def borrowed(device: str) -> Iterator[None]:
         logging.set_tqdm_hook(bars)
 
 
-def refused(what: str, error: Exception) -> UnsupportedFile:
-    """transformers' own words, their first line: what it raises on a foreign config or input has no common class."""
-    said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def refused(what: str, error: Exception, places: tuple[str, str] = ("", "")) -> UnsupportedFile:
+    """transformers' own words, their first line: what it raises on a foreign config or input has no common class.
+
+    `places` are a folder it was shown and the one that a reader knows it by.
+    """
+    shown, known = places
+    whole = str(error).replace(shown, known) if shown else str(error)
+    lines = [line.strip() for line in whole.splitlines() if line.strip()] or [type(error).__name__]
+    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     return UnsupportedFile(f"{what}: {printable(said[:300])}", "look at its config.json and at the input")
