@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.errors import BertprobeError, NotFound, printable
 from bertprobe.reference.door import shut
 from bertprobe.reference.manners import borrowed, refused
+from bertprobe.reference.staging import class_name, staged
+from bertprobe.tokens.settings import is_file
 
 if TYPE_CHECKING:
     from bertprobe.tokens import Encoded, Text
@@ -76,20 +79,33 @@ def tokenizer(checkpoint: Checkpoint) -> TransformersTokenizer:
 
     Raises:
         NotFound: there are no tokenizer files; transformers would make one up that knows five words.
-        UnsupportedFile: transformers cannot read them.
+        UnsupportedFile: transformers cannot read them, or they ask for more than a tokenizer of ours needs.
     """
-    from transformers import AutoTokenizer
-
     folder = checkpoint.folder
+    made = _class(class_name(checkpoint), folder)
+    with staged(folder, made) as stage:
+        try:
+            with borrowed("cpu"):
+                found = made.from_pretrained(str(stage), local_files_only=True, trust_remote_code=False)
+        except Exception as error:
+            what = f"transformers cannot read the tokenizer of {printable(str(folder))}"
+            raise refused(what, error, (str(stage), str(folder))) from error
+    return TransformersTokenizer(found)
+
+
+def _class(name: str, folder: Path) -> Any:
+    """A tokenizer's class, once it is certain that the folder has a file for it."""
+    import transformers
+
     try:
-        with borrowed("cpu"):
-            found = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        made = getattr(transformers, name)
+        files = made.vocab_files_names  # where a package is missing, there is only a dummy, which says so when asked
     except Exception as error:
         raise refused(f"transformers cannot read the tokenizer of {printable(str(folder))}", error) from error
-    names = {*found.vocab_files_names.values(), "tokenizer.json"} if found.vocab_files_names else set()
-    if names and not any((folder / name).is_file() for name in names):
+    names = {*files.values(), "tokenizer.json"} if files else set()
+    if names and not any(is_file(folder / name) for name in names):
         raise NotFound(
             f"{printable(str(folder))} has no tokenizer: none of {', '.join(sorted(names))}",
             "put the model's own beside its weights",
         )
-    return TransformersTokenizer(found)
+    return made
