@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import re
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -64,6 +65,21 @@ def test_every_setting_that_a_config_declares_is_judged(model_type: str) -> None
     declared = set(inspect.signature(config_class.__init__).parameters) - {"self", "kwargs"}
     assert len(declared) > 10, "its settings are declared where they are looked for"
     assert declared | set(config_class.attribute_map) <= ALLOWED | NEEDLESS | set(PLAIN)
+
+
+def taken_up(config_class: Any) -> Iterator[str]:
+    """Settings that a class takes up without declaring them: `kwargs.pop("name")`, `"name" in kwargs`."""
+    for base in config_class.__mro__:
+        if base.__module__.startswith("transformers.models."):
+            source = textwrap.dedent(inspect.getsource(base))
+            yield from re.findall(r"""kwargs(?:\.\w+\(|\[)["'](\w+)["']""", source)
+            yield from re.findall(r"""["'](\w+)["'] (?:not )?in kwargs""", source)
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_every_setting_that_a_config_takes_up_is_judged(model_type: str) -> None:
+    of_heads_and_training = {"pooler_hidden_size", "num_labels", "reference_compile"}
+    assert set(taken_up(CONFIG_MAPPING[model_type])) <= ALLOWED | NEEDLESS | set(PLAIN) | of_heads_and_training
 
 
 def test_no_allowed_setting_names_code_or_a_place() -> None:
