@@ -527,6 +527,7 @@ def test_a_weight_is_loaded_whatever_number_it_is(value: float, tmp_path: Path) 
         ({"intermediate_size": 44}, "transformers cannot build"),
         ({"position_embedding_type": "relative_key"}, "relative_key"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantized"),
+        ({"max_position_embeddings": 10**8}, r"asks for a model of 3,4\d\d,\d{3},\d{3} numbers, and there"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -534,6 +535,16 @@ def test_a_config_that_does_not_fit_is_refused(changes: dict[str, Any], said: st
     reconfigure(tmp_path, **changes)
     with pytest.raises(UnsupportedFile, match=said):
         opened(tmp_path)
+
+
+def test_more_layers_than_tensors_are_not_built(tmp_path: Path) -> None:
+    zoo.save("bert", tmp_path / "bert")
+    reconfigure(tmp_path / "bert", num_hidden_layers=1999)
+    with pytest.raises(PartMissing, match=r"num_hidden_layers in .* is 1,999, and there are 39 tensors in all"):
+        opened(tmp_path / "bert")
+    zoo.save("albert", tmp_path / "albert", num_hidden_layers=100)  # one layer, a hundred times
+    _, records = recorded(opened(tmp_path / "albert"), ids_of("albert"))
+    assert len(records) == 100
 
 
 def test_without_a_config_nothing_runs(tmp_path: Path) -> None:

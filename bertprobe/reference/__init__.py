@@ -14,13 +14,14 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bertprobe.anatomy import Anatomy, Part, find_parts
 from bertprobe.backends import TorchBackend
 from bertprobe.checkpoint import DTYPES, Checkpoint, Piece, TensorHeader, check_readable, read_tensors
-from bertprobe.errors import PartMissing, UnsupportedFile, printable
+from bertprobe.errors import BertprobeError, PartMissing, UnsupportedFile, printable
 from bertprobe.reference.door import shut
 from bertprobe.reference.kinds import DOWN, POOLED_BY_CLASSIFIER, class_of, dpr_prefix, needs_more_than_text
 from bertprobe.reference.manners import SEED, borrowed, refused
@@ -46,6 +47,7 @@ __all__ = [
 ]
 
 ALL = slice(None)
+MUCH = 2**28  # numbers: a gigabyte in float32
 
 
 @shut(models=True)
@@ -97,6 +99,9 @@ def _build(checkpoint: Checkpoint, model_class: Any, config: Any, given: _Given)
     options = {"add_pooling_layer": given.pooler} if "add_pooling_layer" in takes else {}
     try:
         with borrowed("cpu"):
+            with torch.device("meta"):
+                sketch = model_class(deepcopy(config), **options)
+            _check_size(checkpoint, sketch, given)
             model, info = model_class.from_pretrained(
                 None,
                 config=config,
@@ -105,6 +110,8 @@ def _build(checkpoint: Checkpoint, model_class: Any, config: Any, given: _Given)
                 output_loading_info=True,
                 **options,
             )
+    except BertprobeError:
+        raise
     except Exception as error:
         raise refused(f"transformers cannot build {printable(checkpoint.ref)}", error) from error
     model.train(False)
@@ -114,6 +121,18 @@ def _build(checkpoint: Checkpoint, model_class: Any, config: Any, given: _Given)
     for name in names:
         model.state_dict()[name].fill_(torch.nan)
     return model, names + sorted(missing - set(names))
+
+
+def _check_size(checkpoint: Checkpoint, sketch: PreTrainedModel, given: _Given) -> None:
+    """Refuses a model far larger than its file before memory is taken for it; a sketch has shapes and no numbers."""
+    asked = sum(values.numel() for values in (*sketch.parameters(), *sketch.buffers()))
+    there = sum(values.numel() for values in given.tensors.values())
+    if asked > max(4 * there, MUCH):
+        raise UnsupportedFile(
+            f"the config.json of {printable(checkpoint.ref)} asks for a model of {asked:,} numbers, "
+            f"and there are {there:,}",
+            "they are not of one model: fetch both again",
+        )
 
 
 def _tensors(checkpoint: Checkpoint, anatomy: Anatomy, backend: TorchBackend) -> dict[str, Tensor]:

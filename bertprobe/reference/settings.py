@@ -11,12 +11,12 @@ from typing import Any
 
 from bertprobe.anatomy import Anatomy
 from bertprobe.checkpoint import Checkpoint
-from bertprobe.errors import UnsupportedFile, printable, quoted
+from bertprobe.errors import PartMissing, UnsupportedFile, printable, quoted
 from bertprobe.reference.allowed import ALLOWED, COUNTS, NEEDLESS, NO_SIZES, PLAIN, WITHIN
 from bertprobe.reference.kinds import KNOWN, TYPES
 from bertprobe.reference.manners import borrowed, refused
 
-# Bounds no encoder comes near. What a config counts is built or filled before its tensors are looked at.
+# Bounds that no encoder comes near.
 MOST_LAYERS = 2_000
 LARGEST = 10**8
 MOST_VALUES = 5_000
@@ -30,10 +30,12 @@ def config_of(checkpoint: Checkpoint, anatomy: Anatomy) -> Any:
     Raises:
         UnsupportedFile: there is no config.json, the family is none of ours, a setting is not understood that may
             change numbers, or transformers refuses a value.
+        PartMissing: it promises more layers than there are tensors.
     """
     settings = settings_of(checkpoint, anatomy.family)
     config_class = _config_class(checkpoint, anatomy)
     given = allowed_of(settings, config_class, printable(checkpoint.ref))
+    _check_counts(given, anatomy, printable(checkpoint.ref))
     try:
         with borrowed("cpu"):
             config = config_class.from_dict(given)
@@ -101,6 +103,17 @@ def allowed_of(settings: Mapping[str, Any], config_class: Any, shown: str) -> di
                 "please report this model",
             )
     return found
+
+
+def _check_counts(settings: Mapping[str, Any], anatomy: Anatomy, shown: str) -> None:
+    """Refuses more layers than there are tensors before any is built; ALBERT's are one layer, called as often."""
+    for key in COUNTS & settings.keys():
+        count, there = settings[key], len(anatomy.tensors)
+        if isinstance(count, int) and count > there and (anatomy.family, key) != ("albert", "num_hidden_layers"):
+            raise PartMissing(
+                f"{key} in the config.json of {shown} is {count:,}, and there are {there:,} tensors in all",
+                "fetch both again: nothing is filled in",
+            )
 
 
 def _is_default(config_class: Any, key: str, value: Any) -> bool:
