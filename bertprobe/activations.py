@@ -166,7 +166,8 @@ def _longest(config: Mapping[str, Any], family: str) -> int:
     found = next((config[key] for key in ("max_position_embeddings", "n_positions") if type(config.get(key)) is int), 0)
     if found <= 0:
         return 1_000_000  # relative positions have no end
-    return found - int(config.get("pad_token_id") or 0) - 1 if family in _AS_ROBERTA else found
+    padding = config.get("pad_token_id")
+    return found - (padding if type(padding) is int else 0) - 1 if family in _AS_ROBERTA else found
 
 
 @dataclass(slots=True)

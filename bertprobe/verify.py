@@ -12,6 +12,7 @@ from bertprobe.anatomy import Anatomy, Part
 from bertprobe.backends import ACTIVATIONS, BACKENDS, Array, OneDNNBackend, TorchBackend
 from bertprobe.checkpoint import Checkpoint, read_tensors
 from bertprobe.encoder import Encoder, why_not_native
+from bertprobe.errors import BertprobeError, printable, shortened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +67,8 @@ def verify(checkpoint: Checkpoint, anatomy: Anatomy, texts: Sequence[str]) -> tu
     """Runs texts through transformers with hooks and through every backend of ours, and compares part by part.
 
     A checkpoint that is not of BERT's layout runs through transformers only; then what is compared is the model filled
-    by us with transformers' own float64. Raises as `load_reference` does.
+    by us with transformers' own float64. Raises as `load_reference` does, and `BertprobeError` where a tensor holds NaN
+    or infinity.
     """
     from bertprobe.reference import load_reference
 
@@ -74,6 +76,7 @@ def verify(checkpoint: Checkpoint, anatomy: Anatomy, texts: Sequence[str]) -> tu
     cut = tuple(texts) == TEXTS  # our own may be longer than a small model takes; a user's are refused, not cut
     packed = [next(iter(runner.batches([text], truncate=cut))) for text in texts]
     reference = load_reference(checkpoint, anatomy)
+    _check_finite(reference)
     with _listening(reference) as inputs:
         theirs = _of_reference(reference, packed)
     exact = _of_reference(load_reference(checkpoint, anatomy, dtype="float64"), packed)
@@ -91,6 +94,15 @@ def verify(checkpoint: Checkpoint, anatomy: Anatomy, texts: Sequence[str]) -> tu
         )
         for part in theirs
     )
+
+
+def _check_finite(reference: Reference) -> None:
+    names = [printable(name) for name in reference.nonfinite]
+    if names:
+        raise BertprobeError(
+            f"{printable(reference.checkpoint.ref)} holds NaN or infinity in {shortened(names)}",
+            "what comes of that cannot be compared; inspect tells how much of it there is",
+        )
 
 
 def _engines(runner: Runner) -> Iterator[tuple[str, Runner]]:

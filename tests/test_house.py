@@ -42,9 +42,11 @@ DOORKEEPERS = {
     "altair": {"render/html/charts.py"},
     "vl_convert": {"render/html/files.py"},
     "rich": {"render/terminal.py", "render/prose.py", "render/progress.py"},
-    "huggingface_hub": {"checkpoint/hub/client.py", "checkpoint/hub/repository.py"},
-    "torch": {"backends.py", "modules.py", "reference.py"},
-    "transformers": {"reference.py"},
+    "huggingface_hub": {"checkpoint/hub/client.py", "checkpoint/hub/repository.py", "reference/door.py"},
+    "torch": {"backends.py", "modules.py", *(f"reference/{name}.py" for name in ("__init__", "running", "manners"))},
+    "transformers": {
+        f"reference/{name}.py" for name in ("__init__", "kinds", "settings", "manners", "door", "tokenizing")
+    },
     "tokenizers": {"tokens/files.py", "tokens/special.py"},
     "click": set(),
     "crc32c": {"checkpoint/tensors.py"},

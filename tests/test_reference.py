@@ -182,6 +182,13 @@ def test_every_row_of_the_families_knows_its_down_projection() -> None:
     assert set(DOWN) == {row.name for row in FAMILIES}
 
 
+def test_a_row_that_does_not_know_it_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zoo.save("bert", tmp_path)
+    monkeypatch.delitem(DOWN, "bert")
+    with pytest.raises(UnsupportedFile, match="of the kind 'bert'"):
+        opened(tmp_path)
+
+
 def test_the_same_text_gives_the_same_numbers_whatever_ran_before(tmp_path: Path) -> None:
     """BigBird turns to full attention at the first short text; Reformer draws hashes."""
     zoo.save("big_bird", tmp_path / "b", attention_type="block_sparse", block_size=2, num_random_blocks=1)
@@ -489,6 +496,29 @@ def test_layers_that_the_config_leaves_out_are_not_left_out(tmp_path: Path) -> N
         opened(tmp_path)
 
 
+def test_a_bias_that_the_config_leaves_out_is_not_left_out(tmp_path: Path) -> None:
+    zoo.save("modernbert", tmp_path)
+    rewrite(tmp_path, lambda tensors: {**tensors, "layers.0.mlp.Wi.bias": torch.zeros(2 * zoo.INTERMEDIATE)})
+    with pytest.raises(UnsupportedFile, match=r"holds layers\.0\.mlp\.Wi\.bias.*, which its config\.json leaves out"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.0])
+def test_a_weight_is_loaded_whatever_number_it_is(value: float, tmp_path: Path) -> None:
+    """NaN is not equal to itself; what is compared is bits."""
+    zoo.save("bert", tmp_path)
+
+    def spoil(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        tensors["encoder.layer.0.intermediate.dense.weight"][1, 2] = value
+        return tensors
+
+    rewrite(tmp_path, spoil)
+    loaded = opened(tmp_path)
+    weight = loaded.model.state_dict()["encoder.layer.0.intermediate.dense.weight"]
+    assert np.array_equal(weight[1, 2].numpy(), np.float32(value), equal_nan=True)
+    assert loaded.nonfinite == (() if np.isfinite(value) else ("encoder.layer.0.intermediate.dense.weight",))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -497,6 +527,7 @@ def test_layers_that_the_config_leaves_out_are_not_left_out(tmp_path: Path) -> N
         ({"intermediate_size": 44}, "transformers cannot build"),
         ({"position_embedding_type": "relative_key"}, "relative_key"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantized"),
+        ({"max_position_embeddings": 10**8}, r"asks for a model of 3,4\d\d,\d{3},\d{3} numbers, and there"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -504,6 +535,16 @@ def test_a_config_that_does_not_fit_is_refused(changes: dict[str, Any], said: st
     reconfigure(tmp_path, **changes)
     with pytest.raises(UnsupportedFile, match=said):
         opened(tmp_path)
+
+
+def test_more_layers_than_tensors_are_not_built(tmp_path: Path) -> None:
+    zoo.save("bert", tmp_path / "bert")
+    reconfigure(tmp_path / "bert", num_hidden_layers=1999)
+    with pytest.raises(PartMissing, match=r"num_hidden_layers in .* is 1,999, and there are 39 tensors in all"):
+        opened(tmp_path / "bert")
+    zoo.save("albert", tmp_path / "albert", num_hidden_layers=100)  # one layer, a hundred times
+    _, records = recorded(opened(tmp_path / "albert"), ids_of("albert"))
+    assert len(records) == 100
 
 
 def test_without_a_config_nothing_runs(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import zoo
 from conftest import Run
+from safetensors.numpy import load_file, save_file
 
 from bertprobe import backends
 
@@ -77,3 +78,21 @@ def test_it_fits_the_terminal(minilm: Path, run: Run, monkeypatch: pytest.Monkey
 
 def test_the_texts_that_come_along_are_cut_for_a_small_model(shared_checkpoints: Path, run: Run) -> None:
     assert run(["verify", "-m", str(shared_checkpoints / "keras-bert-tf1")]).code == 0
+
+
+@pytest.mark.parametrize(("family", "prefix"), [("bert", "module.bert."), ("modernbert", "")])
+def test_a_model_with_nan_is_told_which_tensors_hold_it(
+    family: str, prefix: str, minilm: Path, tmp_path: Path, run: Run
+) -> None:
+    zoo.save(family, tmp_path, vocab_size=30522)
+    (tmp_path / "tokenizer.json").write_bytes((minilm / "tokenizer.json").read_bytes())
+    file = tmp_path / "model.safetensors"
+    tensors = {prefix + name: values for name, values in load_file(file).items()}
+    spoilt = [name for name in tensors if name.endswith(("intermediate.dense.weight", "mlp.Wi.weight"))]
+    for name, value in zip(spoilt, (np.nan, np.inf), strict=True):
+        tensors[name][1, 2] = value
+    save_file(tensors, file, {"format": "pt"})
+    ran = run(["verify", "some text", "-m", tmp_path])
+    assert ran.code == 1
+    assert ran.err.count("\n") == 1
+    assert f"holds NaN or infinity in {', '.join(spoilt)}; " in ran.err

@@ -1,0 +1,260 @@
+"""A model of transformers that runs, and the hooks that hear what its feed-forward parts put out."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from bertprobe.anatomy import Anatomy
+from bertprobe.backends import Activation
+from bertprobe.checkpoint import Checkpoint
+from bertprobe.errors import UnsupportedFile
+from bertprobe.reference.door import opened, shut
+from bertprobe.reference.kinds import POSITIONS, PROMPT_FIRST, needs_more_than_text
+from bertprobe.reference.manners import borrowed, refused
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What one part put out in one call.
+
+    `part` is its label in the anatomy; `call` counts the calls of a module that several layers share, as in ALBERT, and
+    is 0 elsewhere. `before` is the dense layer's output and `after` what came of it, (rows, I) each. In a gated family
+    each layer gives two records: for `gate.N` `after` is act(gate), for `intermediate.N` it is act(gate) · up, the
+    input of the down-projection; `before` is the respective dense layer's own output.
+    """
+
+    part: str
+    call: int
+    before: Tensor
+    after: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Hidden:
+    """What the model as a whole put out.
+
+    `last_hidden_state` is (rows, H) and `pooled` (H,), each with the batch in front when it comes from `run_inputs`;
+    `pooled` is None where the checkpoint holds no pooler. `positions_not_tokens` says that the rows of some parts do
+    not stand for the tokens one by one, so that no token's text may be put beside them.
+    """
+
+    last_hidden_state: Tensor
+    pooled: Tensor | None
+    positions_not_tokens: bool
+
+
+Tap = Callable[[Record], None]
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Where a part's dense layer is in the model: its module's path, and its features of a fused output."""
+
+    part: str
+    path: str
+    features: slice
+
+
+@dataclass(frozen=True)
+class Block:
+    """A feed-forward block: what widens, the path of what narrows again, and in gated families what is activated."""
+
+    up: Dense
+    down: str
+    gate: Dense | None = None
+    activation: Activation | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A model of transformers, in eval mode and complete, and where to listen in it.
+
+    `blocks` are its feed-forward blocks; `inner` is the path of the encoder whose hidden states the model itself keeps
+    back, as DPR does, else empty; `pool` is a pooler that is in the checkpoint and not in the model. `invented` names
+    the tensors of a pooler that the class insists on and the checkpoint does not hold: they are NaN, and never shown.
+    """
+
+    checkpoint: Checkpoint
+    anatomy: Anatomy
+    model: PreTrainedModel
+    device: str
+    blocks: tuple[Block, ...]
+    inner: str
+    invented: tuple[str, ...]
+    pool: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def rows_are_tokens(self) -> bool:
+        """Whether each row of what comes out stands for a token."""
+        return self.anatomy.family not in POSITIONS
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The labels of the parts that give records."""
+        return tuple(dense.part for block in self.blocks for dense in (block.gate, block.up) if dense is not None)
+
+    @property
+    def nonfinite(self) -> tuple[str, ...]:
+        """The tensors with NaN or infinity in them, by their names in the file where it has them so."""
+        names = []
+        for name, values in self.model.state_dict().items():
+            if name not in self.invented and values.is_floating_point() and not values.isfinite().all():
+                header = self.anatomy.tensors.get(name)
+                names.append(name if header is None else header.name)
+        return tuple(names)
+
+    def run(self, ids: Sequence[int], segments: Sequence[int] | None = None, tap: Tap | None = None) -> Hidden:
+        """One text, unpadded, through the model; `tap` gets the records as they arise.
+
+        Padding that a model adds on its own, and a prompt it puts in front, are cut off the records. Segments are left
+        out where the family has none.
+
+        Args:
+            ids: (S,) with special tokens.
+            segments: (S,) or None for the family's default.
+
+        Raises:
+            UnsupportedFile: the family needs more than text, or the model refuses the input.
+        """
+        import torch
+
+        reason = needs_more_than_text(self.anatomy.family)
+        if reason is not None:
+            raise UnsupportedFile(f"{self.anatomy.family} cannot be run on text alone: {reason}", "take a text encoder")
+        inputs = {"input_ids": torch.tensor(ids, dtype=torch.long)[None]}
+        if segments is not None and self._takes_segments:
+            inputs["token_type_ids"] = torch.tensor(segments, dtype=torch.long)[None]
+        hidden = self.run_inputs(inputs, None if tap is None else lambda record: tap(self._aligned(record, len(ids))))
+        pooled = None if hidden.pooled is None else hidden.pooled[0]
+        return replace(hidden, last_hidden_state=hidden.last_hidden_state[0], pooled=pooled)
+
+    @shut(models=True)
+    def run_inputs(self, inputs: Mapping[str, Any], tap: Tap | None = None) -> Hidden:
+        """Whatever the model's forward takes, a batch; records have the rows of the whole batch, in the model's order.
+
+        Raises:
+            UnsupportedFile: the model refuses the input.
+        """
+        given = {key: value.to(self.device) if hasattr(value, "to") else value for key, value in inputs.items()}
+        taps = _Taps(tap)
+        try:
+            with borrowed(self.device), taps.listening(self):
+                self._settle()
+                output = self.model(**given)
+        except Exception as error:
+            if error is taps.raised:
+                raise
+            raise refused(f"{self.anatomy.family} could not be run on this input", error) from error
+        return self._hidden(output, taps.inner)
+
+    @cached_property
+    def _takes_segments(self) -> bool:
+        parameters = inspect.signature(self.model.forward).parameters
+        # TAPAS has seven numbers for each token, all about the table.
+        return "token_type_ids" in parameters and self.anatomy.family != "tapas"
+
+    def _settle(self) -> None:
+        """BigBird turns to full attention at the first short text and would stay there for the long ones."""
+        model: Any = self.model
+        if self.anatomy.family == "big_bird":
+            model.set_attention_type(model.config.attention_type)
+
+    def _aligned(self, record: Record, count: int) -> Record:
+        if len(record.after) <= count:
+            return record
+        kept = slice(-count, None) if self.anatomy.family in PROMPT_FIRST else slice(count)
+        return replace(record, before=record.before[kept], after=record.after[kept])
+
+    def _hidden(self, output: Any, inner: Any) -> Hidden:
+        found = output if inner is None else inner
+        last = _first_of(found, "last_hidden_state", "language_output")
+        pooled = _first_of(output, "pooler_output", "pooled_output") if not self.invented else None
+        if self.pool is not None:
+            pooled = self.pool(last[:, 0])
+        return Hidden(last, pooled, self.anatomy.family in POSITIONS)
+
+
+def _first_of(output: Any, *names: str) -> Any:
+    return next((value for name in names if (value := getattr(output, name, None)) is not None), None)
+
+
+class _Taps:
+    """Hooks on the up- and down-projections for one run: a dense layer's output waits until its block's end."""
+
+    def __init__(self, tap: Tap | None) -> None:
+        self.inner: Any = None
+        self.raised: Exception | None = None
+        self._tap = tap
+        self._calls: Counter[str] = Counter()
+        self._waiting: dict[str, Tensor] = {}
+
+    @contextmanager
+    def listening(self, reference: Reference) -> Iterator[None]:
+        """Hooks on, and off again whatever happens."""
+        handles = []
+        try:
+            if reference.inner:
+                module = reference.model.get_submodule(reference.inner)
+                handles.append(module.register_forward_hook(self._keep_inner))
+            for block in reference.blocks if self._tap is not None else ():
+                for path in {block.up.path} | ({block.gate.path} if block.gate else set()):
+                    module = reference.model.get_submodule(path)
+                    handles.append(module.register_forward_hook(self._keeping(path)))
+                module = reference.model.get_submodule(block.down)
+                handles.append(module.register_forward_pre_hook(self._ending(block)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _keep_inner(self, module: nn.Module, taken: Any, given: Any) -> None:
+        self.inner = given
+
+    def _keeping(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
+        def keep(module: nn.Module, taken: Any, given: Any) -> None:
+            self._waiting[path] = _rows(module, given)
+
+        return keep
+
+    def _ending(self, block: Block) -> Callable[[nn.Module, Any], None]:
+        def end(module: nn.Module, taken: Any) -> None:
+            call = self._calls[block.down]
+            self._calls[block.down] += 1
+            up = self._waiting.pop(block.up.path)
+            if block.gate is not None and block.activation is not None:
+                gate = up if block.gate.path == block.up.path else self._waiting.pop(block.gate.path)
+                before = gate[:, block.gate.features]
+                self._emit(Record(block.gate.part, call, before, block.activation(before)))
+            self._emit(Record(block.up.part, call, up[:, block.up.features], _rows(module, taken)))
+
+        return end
+
+    def _emit(self, record: Record) -> None:
+        try:
+            if self._tap is not None:
+                with opened():
+                    self._tap(record)
+        except Exception as error:
+            self.raised = error  # the tap's own, to be told apart from what the model raises
+            raise
+
+
+def _rows(module: nn.Module, values: Any) -> Tensor:
+    """What goes in or out of a dense layer as (rows, features), whatever the layer's own way."""
+    from torch import nn
+
+    # I-BERT's layers put out (values, scale); a convolution, as in SqueezeBERT, has its features in the middle.
+    found: Tensor = values[0] if isinstance(values, tuple) else values
+    if isinstance(module, nn.Conv1d):
+        found = found.transpose(1, 2)
+    return found.reshape(-1, found.shape[-1])

@@ -1,0 +1,111 @@
+"""transformers' own tokenizers, for what the `tokenizers` library alone does not read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertprobe.checkpoint import Checkpoint
+from bertprobe.errors import BertprobeError, NotFound, printable
+from bertprobe.reference.door import shut
+from bertprobe.reference.manners import borrowed, refused
+from bertprobe.reference.staging import class_name, staged
+from bertprobe.tokens.settings import is_file
+
+if TYPE_CHECKING:
+    from bertprobe.tokens import Encoded, Text
+
+
+class TransformersTokenizer:
+    """transformers' tokenizer as a `tokens.Tokenizer`."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.name = f"transformers' {type(tokenizer).__name__}"
+        self.notes: tuple[str, ...] = ()
+        self._tokenizer = tokenizer
+
+    @cached_property
+    @shut()
+    def vocab_size(self) -> int:
+        """One more than the largest id it can give."""
+        try:
+            ids = self._tokenizer.get_vocab().values()
+        except NotImplementedError:  # CANINE's vocabulary is Unicode
+            ids = ()
+        return max(ids, default=int(self._tokenizer.vocab_size) - 1) + 1
+
+    @shut()
+    def encode(self, text: str, pair: str | None = None, *, longest: int | None = None) -> Encoded:
+        """One text, or two as a pair, cut to `longest` tokens if that is given.
+
+        Raises `UnsupportedFile` where the tokenizer takes more than text, `BertprobeError` where `longest` has no room
+        for the special tokens.
+        """
+        import numpy as np
+
+        from bertprobe.tokens import Encoded
+
+        found = self._called(text, pair)
+        ids: list[int] = found["input_ids"]
+        cut = 0 if longest is None else max(len(ids) - longest, 0)
+        if cut:
+            found = self._called(text, pair, truncation=True, max_length=longest)
+            cut = len(ids) - len(found["input_ids"])
+            ids = found["input_ids"]
+        if longest is not None and len(ids) > longest:
+            raise BertprobeError(f"{longest} tokens have no room for the special tokens", "allow for more tokens")
+        segments = found.get("token_type_ids", [0] * len(ids))
+        pieces = tuple(str(piece) for piece in self._tokenizer.convert_ids_to_tokens(ids))
+        return Encoded(np.array(ids, np.int64), np.array(segments, np.int64), pieces, cut)
+
+    def encode_many(self, texts: Sequence[Text], *, longest: int | None = None) -> list[Encoded]:
+        """The same for many texts or pairs."""
+        split = (item if isinstance(item, tuple) else (item, None) for item in texts)
+        return [self.encode(text, pair, longest=longest) for text, pair in split]
+
+    def _called(self, text: str, pair: str | None, **options: Any) -> Any:
+        try:
+            with borrowed("cpu"):
+                return self._tokenizer(text, pair, padding=False, **options)
+        except Exception as error:
+            raise refused(f"{self.name} cannot turn this text into tokens", error) from error
+
+
+@shut()
+def tokenizer(checkpoint: Checkpoint) -> TransformersTokenizer:
+    """transformers' own tokenizer, from the files beside the weights and from nowhere else.
+
+    Raises:
+        NotFound: there are no tokenizer files; transformers would make one up that knows five words.
+        UnsupportedFile: transformers cannot read them, or they ask for more than a tokenizer of ours needs.
+    """
+    folder = checkpoint.folder
+    made = _class(class_name(checkpoint), folder)
+    with staged(folder, made) as stage:
+        try:
+            with borrowed("cpu"):
+                found = made.from_pretrained(str(stage), local_files_only=True, trust_remote_code=False)
+        except Exception as error:
+            what = f"transformers cannot read the tokenizer of {printable(str(folder))}"
+            raise refused(what, error, (str(stage), str(folder))) from error
+    return TransformersTokenizer(found)
+
+
+def _class(name: str, folder: Path) -> Any:
+    """A tokenizer's class, once it is certain that the folder has a file for it."""
+    import transformers
+
+    try:
+        made = getattr(transformers, name)
+        files = made.vocab_files_names  # where a package is missing, there is only a dummy, which says so when asked
+    except Exception as error:
+        raise refused(f"transformers cannot read the tokenizer of {printable(str(folder))}", error) from error
+    names = {*files.values(), "tokenizer.json"} if files else set()
+    if names and not any(is_file(folder / name) for name in names):
+        raise NotFound(
+            f"{printable(str(folder))} has no tokenizer: none of {', '.join(sorted(names))}",
+            "put the model's own beside its weights",
+        )
+    return made
