@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from bertprobe.anatomy import Anatomy
 from bertprobe.backends import ACTIVATIONS, Array, Backend, NumpyBackend, OneDNNBackend, TorchBackend
 from bertprobe.checkpoint import DTYPES, Checkpoint, TensorHeader, read_tensors
-from bertprobe.checkpoint.config import check_faults
 from bertprobe.encoder import Encoder, encode, first_tokens, load_encoder, pool, why_not_native
 from bertprobe.errors import PartMissing, UnsupportedFile, printable
 from bertprobe.tokens import Tokenizer, batches, check_rows, check_vocabulary, open_tokenizer
@@ -244,7 +243,6 @@ def _foreign(checkpoint: Checkpoint, anatomy: Anatomy, compute: Compute) -> Engi
     if compute.backend == "numpy":
         reason = why_not_native(checkpoint, anatomy)
         raise UnsupportedFile(f"numpy cannot run {printable(checkpoint.ref)}: {reason}", "leave out --backend numpy")
-    check_faults(checkpoint.faults)  # transformers takes all settings
     backend = TorchBackend.on(compute.device, compute.dtype, compute.threads)
     return Foreign(load_reference(checkpoint, anatomy, device=backend.device, dtype=backend.dtype), backend)
 

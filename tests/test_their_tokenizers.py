@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
 from bertprobe.checkpoint import open_checkpoint
+from bertprobe.checkpoint.folder import LocalFolder
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile
 from bertprobe.reference import tokenizer
 from bertprobe.reference.kinds import KNOWN
@@ -158,7 +159,7 @@ def test_only_files_on_the_list_are_shown_and_gone_afterwards(tmp_path: Path) ->
         (tmp_path / "folder" / name).write_text("x")
     for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
         (tmp_path / "folder" / name).write_text(json.dumps({"auto_map": 1, "cls_token": "[CLS]"}))
-    with staged(tmp_path / "folder", transformers.BertTokenizer) as stage:
+    with staged(LocalFolder(tmp_path / "folder"), transformers.BertTokenizer) as stage:
         shown = {path.name for path in stage.iterdir()}
         assert shown == {*FILES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
         assert json.loads((stage / "tokenizer_config.json").read_text()) == {"cls_token": "[CLS]"}
@@ -236,9 +237,9 @@ def test_sampling_is_refused(tmp_path: Path) -> None:
 
     with (
         pytest.raises(UnsupportedFile, match="sets 'sp_model_kwargs', of which it is not known"),
-        staged(folder, Sampling),
+        staged(LocalFolder(folder), Sampling),
     ):
         pass
     (folder / "tokenizer_config.json").write_text(json.dumps({"sp_model_kwargs": {}}))
-    with staged(folder, Sampling):
+    with staged(LocalFolder(folder), Sampling):
         pass

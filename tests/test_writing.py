@@ -213,8 +213,9 @@ def test_only_one_room_writes() -> None:
         found = calls(ast.parse(path.read_text()))
         if found:
             rooms[str(path.relative_to(PACKAGE))] = found
-    assert set(rooms) == {"export/files.py", "cli/__init__.py"}, rooms
+    assert set(rooms) == {"export/files.py", "cli/__init__.py", "reference/staging.py"}, rooms
     assert rooms["cli/__init__.py"] == {"os.open"}, "of os.devnull, for a reader that is gone"
+    assert "TemporaryDirectory" in rooms["reference/staging.py"], "a folder of its own, gone afterwards"
 
 
 # ------------------------------------------------------------------------------------------------ files

@@ -11,6 +11,7 @@ from typing import Any
 
 from bertprobe.anatomy import Anatomy
 from bertprobe.checkpoint import Checkpoint
+from bertprobe.checkpoint.config import check_faults
 from bertprobe.errors import PartMissing, UnsupportedFile, printable, quoted
 from bertprobe.reference.allowed import ALLOWED, COUNTS, NEEDLESS, NO_SIZES, PLAIN, WITHIN
 from bertprobe.reference.kinds import KNOWN, TYPES
@@ -32,6 +33,7 @@ def config_of(checkpoint: Checkpoint, anatomy: Anatomy) -> Any:
             change numbers, or transformers refuses a value.
         PartMissing: it promises more layers than there are tensors.
     """
+    check_faults(checkpoint.faults)
     settings = settings_of(checkpoint, anatomy.family)
     config_class = _config_class(checkpoint, anatomy)
     given = allowed_of(settings, config_class, printable(checkpoint.ref))

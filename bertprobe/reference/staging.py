@@ -8,7 +8,6 @@ with a copy of the vocabulary in it, and of the settings what is known to be abo
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +15,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from bertprobe.checkpoint import Checkpoint
+from bertprobe.checkpoint.folder import Folder, check_small
 from bertprobe.errors import NotFound, UnsupportedFile, printable, quoted
 from bertprobe.reference.token_settings import added_tokens, special_tokens, token_settings
-from bertprobe.tokens.settings import check_size, is_file, read_json
+from bertprobe.tokens.settings import read_optional
 
 # Tokenizers of transformers that text encoders come with, and the model_types that take one without saying so.
 CLASSES = {
@@ -114,24 +114,24 @@ def class_name(checkpoint: Checkpoint) -> str:
 
     Raises `UnsupportedFile` for another one, unless a tokenizer.json says all there is to know.
     """
-    config, folder = checkpoint.config or {}, checkpoint.folder
+    config, folder = checkpoint.config or {}, checkpoint.settings
     model_type = config.get("model_type")
-    said = read_json(folder / "tokenizer_config.json").get("tokenizer_class") or config.get("tokenizer_class")
+    said = read_optional(folder, "tokenizer_config.json").get("tokenizer_class") or config.get("tokenizer_class")
     name = str(said or "").removesuffix("Fast")
     if model_type in _GENERIC_TYPES or name in _GENERIC_NAMES:
         return GENERIC
     if not name:
         return next((name for name, types in CLASSES.items() if model_type in types.split()), GENERIC)
-    if name not in CLASSES and not is_file(folder / "tokenizer.json"):
+    if name not in CLASSES and not folder.is_file("tokenizer.json"):
         raise UnsupportedFile(
-            f"the tokenizer of {printable(str(folder))} is a {quoted(name)}, which is none that is known here",
+            f"the tokenizer of {printable(folder.address)} is a {quoted(name)}, which is none that is known here",
             "have transformers write a tokenizer.json beside it (save_pretrained)",
         )
     return name if name in CLASSES else GENERIC
 
 
 @contextmanager
-def staged(folder: Path, tokenizer_class: Any) -> Iterator[Path]:
+def staged(folder: Folder, tokenizer_class: Any) -> Iterator[Path]:
     """A folder with what of a checkpoint's tokenizer may be shown to transformers; it is gone afterwards.
 
     Raises:
@@ -147,15 +147,16 @@ def staged(folder: Path, tokenizer_class: Any) -> Iterator[Path]:
     try:
         with TemporaryDirectory(prefix="bertprobe-") as stage:
             for name in FILES:
-                if is_file(folder / name):
-                    check_size(folder / name)
-                    shutil.copyfile(folder / name, Path(stage, name))
+                if folder.is_file(name):
+                    source = folder.source(name)
+                    check_small(source.address, source.size)
+                    Path(stage, name).write_bytes(source.read(0, source.size))
             for name, settings in made.items():
-                if is_file(folder / name):
+                if folder.is_file(name):
                     Path(stage, name).write_text(json.dumps(settings), encoding="utf-8")
             yield Path(stage)
     except OSError as error:
         raise NotFound(
-            f"the tokenizer of {printable(str(folder))} cannot be copied ({error.strerror})",
+            f"the tokenizer of {printable(folder.address)} cannot be copied ({error.strerror})",
             "check its permissions, and that there is room for temporary files",
         ) from error

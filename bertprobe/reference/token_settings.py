@@ -9,11 +9,11 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
+from bertprobe.checkpoint.folder import Folder
 from bertprobe.errors import UnsupportedFile, printable, quoted
-from bertprobe.tokens.settings import read_json
+from bertprobe.tokens.settings import read_optional
 
 MOST_TEXT = 1_000
 MOST_ITEMS = 500_000
@@ -126,11 +126,11 @@ NEEDLESS = ("errors", "clean_up_tokenization_spaces", "use_default_system_prompt
 _PLACES = ("vocab", "merges", "entity_vocab")
 
 
-def token_settings(folder: Path, tokenizer_class: Any) -> dict[str, Any]:
+def token_settings(folder: Folder, tokenizer_class: Any) -> dict[str, Any]:
     """What tokenizer_config.json says about tokens."""
-    what = f"tokenizer_config.json of {printable(str(folder))}"
+    what = f"tokenizer_config.json of {printable(folder.address)}"
     found = {}
-    for key, value in read_json(folder / "tokenizer_config.json").items():
+    for key, value in read_optional(folder, "tokenizer_config.json").items():
         if key in SETTINGS or (key.endswith("_token") and isinstance(value, (str, Mapping))):
             found[key] = SETTINGS.get(key, _token)(value, f"{quoted(key)} in the {what}")
         elif value and not is_judged(key) and key in inspect.signature(tokenizer_class.__init__).parameters:
@@ -147,19 +147,21 @@ def is_judged(argument: str) -> bool:
     return argument in SETTINGS or argument.endswith("_token") or argument in NEEDLESS or is_place
 
 
-def special_tokens(folder: Path) -> dict[str, Any]:
+def special_tokens(folder: Folder) -> dict[str, Any]:
     """What special_tokens_map.json says about tokens."""
-    what = f"special_tokens_map.json of {printable(str(folder))}"
+    what = f"special_tokens_map.json of {printable(folder.address)}"
     return {
         key: _tokens(value, f"{quoted(key)} in the {what}")
-        for key, value in read_json(folder / "special_tokens_map.json").items()
+        for key, value in read_optional(folder, "special_tokens_map.json").items()
         if key.endswith("_token") or key in ("additional_special_tokens", "extra_special_tokens")
     }
 
 
-def added_tokens(folder: Path) -> Any:
+def added_tokens(folder: Folder) -> Any:
     """The ids that added_tokens.json gives to tokens."""
-    return _numbering(read_json(folder / "added_tokens.json"), f"the added_tokens.json of {printable(str(folder))}")
+    return _numbering(
+        read_optional(folder, "added_tokens.json"), f"the added_tokens.json of {printable(folder.address)}"
+    )
 
 
 def _unlike(what: str) -> UnsupportedFile:

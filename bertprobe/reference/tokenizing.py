@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertprobe.checkpoint import Checkpoint
+from bertprobe.checkpoint.folder import Folder
 from bertprobe.errors import BertprobeError, NotFound, printable
 from bertprobe.reference.door import shut
 from bertprobe.reference.manners import borrowed, refused
 from bertprobe.reference.staging import class_name, staged
-from bertprobe.tokens.settings import is_file
 
 if TYPE_CHECKING:
     from bertprobe.tokens import Encoded, Text
@@ -81,19 +80,19 @@ def tokenizer(checkpoint: Checkpoint) -> TransformersTokenizer:
         NotFound: there are no tokenizer files; transformers would make one up that knows five words.
         UnsupportedFile: transformers cannot read them, or they ask for more than a tokenizer of ours needs.
     """
-    folder = checkpoint.folder
+    folder = checkpoint.settings
     made = _class(class_name(checkpoint), folder)
     with staged(folder, made) as stage:
         try:
             with borrowed("cpu"):
                 found = made.from_pretrained(str(stage), local_files_only=True, trust_remote_code=False)
         except Exception as error:
-            what = f"transformers cannot read the tokenizer of {printable(str(folder))}"
-            raise refused(what, error, (str(stage), str(folder))) from error
+            what = f"transformers cannot read the tokenizer of {printable(folder.address)}"
+            raise refused(what, error, (str(stage), folder.address)) from error
     return TransformersTokenizer(found)
 
 
-def _class(name: str, folder: Path) -> Any:
+def _class(name: str, folder: Folder) -> Any:
     """A tokenizer's class, once it is certain that the folder has a file for it."""
     import transformers
 
@@ -101,11 +100,11 @@ def _class(name: str, folder: Path) -> Any:
         made = getattr(transformers, name)
         files = made.vocab_files_names  # where a package is missing, there is only a dummy, which says so when asked
     except Exception as error:
-        raise refused(f"transformers cannot read the tokenizer of {printable(str(folder))}", error) from error
+        raise refused(f"transformers cannot read the tokenizer of {printable(folder.address)}", error) from error
     names = {*files.values(), "tokenizer.json"} if files else set()
-    if names and not any(is_file(folder / name) for name in names):
+    if names and not any(folder.is_file(name) for name in names):
         raise NotFound(
-            f"{printable(str(folder))} has no tokenizer: none of {', '.join(sorted(names))}",
+            f"{printable(folder.address)} has no tokenizer: none of {', '.join(sorted(names))}",
             "put the model's own beside its weights",
         )
     return made

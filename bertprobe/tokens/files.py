@@ -14,7 +14,7 @@ from bertprobe.tokens.encoded import Packed, Tokenizer
 from bertprobe.tokens.fast import FastTokenizer, is_the_librarys
 from bertprobe.tokens.limits import bounded
 from bertprobe.tokens.settings import BERT_TYPES, Settings
-from bertprobe.tokens.special import ADDED, add_tokens, frame
+from bertprobe.tokens.special import add_tokens, frame
 
 if TYPE_CHECKING:
     import tokenizers
@@ -69,9 +69,6 @@ def open_tokenizer(checkpoint: Checkpoint, fallback: Callable[[], Tokenizer] | N
             f"the tokenizer of {where} is not one of {JSON} or of plain WordPiece in {VOCABULARY}: {reason}",
             "have transformers write a tokenizer.json beside it (save_pretrained)",
         )
-    for name in (*_OTHER_FILES, VOCABULARY, "tokenizer_config.json", "special_tokens_map.json", ADDED):
-        if folder.is_file(name):
-            folder.source(name)  # transformers reads them: nothing may be written over them
     return fallback()
 
 
