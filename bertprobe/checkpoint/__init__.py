@@ -148,7 +148,7 @@ def open_checkpoint(ref: str, *, subfolder: str = "", weights: str = "", downloa
         raise NotFound(f"{located.resolved} holds no tensors", "is it a checkpoint? it may be an empty or another file")
     return Checkpoint(
         # What names the model again, alone: a command that a finding suggests knows of no folder or file beside it.
-        ref=located.resolved if subfolder or weights else ref,
+        ref=located.resolved if subfolder or weights else located.ref,
         resolved=located.resolved,
         storage=indexes[0][0],
         headers=headers,

@@ -1,7 +1,8 @@
 """Requests to the Hub: its client's session and headers, answers checked, failures retried, errors told in one line.
 
 The token goes to the Hub's own origin and nowhere else; what the Hub redirects to, a store of large files, never
-sees it.
+sees it. Nor does a message: addresses are told through `host_of` and `shown`, other libraries' words through
+`reason_of`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-import bertprobe
-from bertprobe.errors import BertprobeError, HubError, NotFound, printable
+from bertprobe.checkpoint.hub.endpoint import host_of, origin_of, reason_of, shown, words_of
+from bertprobe.checkpoint.hub.settings import TOKEN, Settings, build_headers
+from bertprobe.errors import BertprobeError, HubError, NotFound
 
 TRIES = 6  # of one request, the first among them
 UNHEARD = 3  # of one that no server hears
@@ -82,19 +84,19 @@ class Unreachable(HubError):
 class Client:
     """The Hub as huggingface_hub is set up to see it."""
 
-    def __init__(self) -> None:
-        from huggingface_hub import constants
-        from huggingface_hub.utils import build_hf_headers
-
-        self.endpoint: str = constants.ENDPOINT
-        self.offline = bool(constants.HF_HUB_OFFLINE)
-        self._timeout = float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
-        self._headers = build_hf_headers(library_name="bertprobe", library_version=bertprobe.__version__)
-        self._headers["accept-encoding"] = "identity"  # what is counted and cut is the file itself
+    def __init__(self, settings: Settings) -> None:
+        self.endpoint = settings.endpoint.url
+        self.offline = settings.offline
+        self._settings = settings
 
     @property
-    def has_token(self) -> bool:
-        return "authorization" in {key.lower() for key in self._headers}
+    def authorization(self) -> str:
+        """The header that logs in to the Hub, empty where there is none."""
+        return self._headers.get("authorization", "")
+
+    @cached_property
+    def _headers(self) -> dict[str, str]:
+        return build_headers(self._settings.endpoint)
 
     def file_url(self, repository: str, path: str, commit: str) -> str:
         from huggingface_hub import hf_hub_url
@@ -136,8 +138,8 @@ class Client:
         before: list[Any] = []
         with self.translated(url):
             for _ in range(REDIRECTS):
-                with self._session.stream(
-                    "GET", url, headers=self._for(url, headers), timeout=self._timeout, follow_redirects=False
+                with self.session.stream(
+                    "GET", url, headers=self._for(url, headers), timeout=self._settings.timeout, follow_redirects=False
                 ) as response:
                     if not response.has_redirect_location:
                         yield response, before
@@ -152,11 +154,9 @@ class Client:
         if status < 400:
             return
         if status in (408, 429) or status >= 500:
-            raise Dropped(
-                f"{self._host(response)} answers {status} ({response.reason_phrase})", _asked_to_wait(response)
-            )
+            raise Dropped(f"{_host(response)} answers {_status(response)}", _asked_to_wait(response))
         if signed and status in (401, 403, 410) and self._is_foreign(str(response.url)):
-            raise Expired(f"{self._host(response)} answers {status}")
+            raise Expired(f"{_host(response)} answers {status}")
         if int(response.headers.get("content-length") or MOST) < 2**20:
             response.read()  # the Hub's client looks for a message in it
         raise self._refusal(response, what)
@@ -166,12 +166,12 @@ class Client:
         from huggingface_hub import errors
         from huggingface_hub.utils import hf_raise_for_status
 
-        login = "" if self.has_token else ", then run: hf auth login"
+        login = "" if self.authorization else ", then run: hf auth login"
         try:
             hf_raise_for_status(response)
         except errors.GatedRepoError:
-            who = "your account has not been given access" if self.has_token else "nobody has access without logging in"
-            return HubError(f"{what} is gated: {who}", f"accept its terms at {self._page(response)}{login}")
+            why = "nobody has access without logging in" if login else "your account has not been given access"
+            return HubError(f"{what} is gated: {why}", f"accept its terms at {self._page(response)}{login}")
         except errors.DisabledRepoError:
             return HubError(f"{what} is disabled on the Hub", f"see {self._page(response)}")
         except errors.RepositoryNotFoundError:
@@ -183,13 +183,13 @@ class Client:
         except (errors.HfHubHTTPError, self.library.StreamError):
             pass
         if response.status_code == 401:
-            return self._bad_token(what) if self.has_token else self._no_repository(what)
-        status = f"{response.status_code} ({response.reason_phrase}){_said(response)}"
-        return HubError(f"{what}: {self._host(response)} answers {status}", "see whether a browser can open it")
+            return self._bad_login(what) if self.authorization else self._no_repository(what)
+        answers = f"{_host(response)} answers {_status(response)}{_said(response)}"
+        return HubError(f"{what}: {answers}", "see whether a browser can open it")
 
     def _no_repository(self, what: str) -> NotFound:
         """The Hub does not tell a private repository from one that is not there."""
-        if self.has_token:
+        if self.authorization:
             return NotFound(
                 f"there is no model {what} on the Hub, or your account may not see it",
                 "check the spelling, or which account it is with: hf auth whoami",
@@ -199,33 +199,43 @@ class Client:
             "check the spelling, or log in with: hf auth login",
         )
 
-    def _bad_token(self, what: str) -> HubError:
-        return HubError(f"{what}: the Hub does not accept your token", "mend or unset HF_TOKEN, or run: hf auth login")
+    def _bad_login(self, what: str) -> HubError:
+        if self._settings.endpoint.authorization:
+            return HubError(f"{what}: the Hub does not accept user and password", "mend them in HF_ENDPOINT")
+        return HubError(f"{what}: the Hub does not accept your token", TOKEN)
 
     def _page(self, response: Any) -> str:
         url = str(response.request.url)
         match = re.match(
             rf"{re.escape(self.endpoint)}/(?:api/models/)?(.+?)(?:/(?:resolve|revision|tree)/.*)?(?:\?.*)?$", url
         )
-        return f"{self.endpoint}/{match[1]}" if match else self.endpoint
+        return f"{self.endpoint}/{words_of(match[1])}" if match else self.endpoint
 
     # ------------------------------------------------------------------------------------------------ one request
 
-    @cached_property
-    def _session(self) -> Any:
+    @property
+    def session(self) -> Any:
+        """huggingface_hub's, asked for anew each time: it may have closed the one it had."""
         from huggingface_hub.utils import get_session
 
-        return get_session()
+        try:
+            return get_session()
+        except Exception as error:  # whatever a proxy, a certificate or somebody's own factory makes it raise
+            raise HubError(
+                f"huggingface_hub cannot open a connection ({reason_of(error)})",
+                "check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE",
+            ) from error
 
     @cached_property
     def library(self) -> ModuleType:
         """The HTTP library that huggingface_hub's session is of: httpx, or what came after it."""
-        for base in type(self._session).__mro__:
+        session = self.session
+        for base in type(session).__mro__:
             module = import_module(base.__module__.partition(".")[0])
             if hasattr(module, "TransportError"):
                 return module
         raise HubError(
-            f"the session of huggingface_hub is a {type(self._session).__module__} one, which is not known",
+            f"the session of huggingface_hub is a {type(session).__module__} one, which is not known",
             "install a newer bertprobe, or remove the client factory that was set",
         )
 
@@ -233,24 +243,21 @@ class Client:
     def translated(self, url: str) -> Iterator[None]:
         """The HTTP library's exceptions as ours."""
         library = self.library
-        host = urlsplit(url).netloc
+        host = host_of(url)
         try:
             yield
         except library.TimeoutException as error:
-            raise Dropped(f"{host} does not answer within {self._timeout:g} seconds") from error
+            raise Dropped(f"{host} does not answer within {self._settings.timeout:g} seconds") from error
         except library.TransportError as error:
             if _about_tls(error):
                 raise HubError(
-                    f"the certificate of {host} cannot be verified ({printable(str(error))})",
+                    f"the certificate of {host} cannot be verified ({reason_of(error)})",
                     "let SSL_CERT_FILE name the certificates of your network, if a proxy stands between",
                 ) from error
-            reason = printable(str(error)) or type(error).__name__
             unheard = isinstance(error, library.ConnectError)
-            raise Dropped(f"the connection to {host} failed ({reason})", unheard=unheard) from error
+            raise Dropped(f"the connection to {host} failed ({reason_of(error)})", unheard=unheard) from error
         except (library.HTTPError, library.InvalidURL) as error:
-            raise HubError(
-                f"{host} cannot be asked ({printable(str(error))})", "check HF_ENDPOINT and proxies"
-            ) from error
+            raise HubError(f"{host} cannot be asked ({reason_of(error)})", "check HF_ENDPOINT and proxies") from error
 
     def _for(self, url: str, headers: Mapping[str, str]) -> dict[str, str]:
         own = {key: value for key, value in self._headers.items() if key.lower() != "authorization"}
@@ -258,25 +265,20 @@ class Client:
 
     def _is_foreign(self, url: str) -> bool:
         """Whether an address is of another origin than the Hub's: scheme, host and port."""
-        return _origin(url) != _origin(self.endpoint)
+        return origin_of(url) != origin_of(self.endpoint)
 
     def _redirected(self, url: str, location: str, what: str) -> str:
         there = urljoin(url, location)
         scheme = urlsplit(there).scheme
         if scheme not in ("http", "https") or (scheme == "http" and urlsplit(url).scheme == "https"):
             raise HubError(
-                f"{what}: {urlsplit(url).netloc} redirects to {printable(there[:100])}, which is no https address",
-                "do not trust it",
+                f"{what}: {host_of(url)} redirects to {shown(there)}, which is no https address", "do not trust it"
             )
         return there
 
-    def _host(self, response: Any) -> str:
-        return str(urlsplit(str(response.url)).netloc)
 
-
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+def _host(response: Any) -> str:
+    return host_of(str(response.url))
 
 
 def _asked_to_wait(response: Any) -> float | None:
@@ -292,9 +294,14 @@ def _asked_to_wait(response: Any) -> float | None:
     return float(limit[1]) + 1 if limit and response.status_code == 429 else None
 
 
+def _status(response: Any) -> str:
+    reason = words_of(response.reason_phrase, 60)
+    return f"{response.status_code} ({reason})" if reason else str(response.status_code)
+
+
 def _said(response: Any) -> str:
-    message = str(response.headers.get("x-error-message", "")).strip()
-    return f": {printable(message[:200])}" if message else ""
+    message = words_of(response.headers.get("x-error-message", ""))
+    return f": {message}" if message else ""
 
 
 def _about_tls(error: BaseException) -> bool:

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from threading import Lock
 from typing import Any
-from urllib.parse import urlsplit
 
 from bertprobe.checkpoint.hub.client import Client, Dropped, Expired, Retries
+from bertprobe.checkpoint.hub.endpoint import host_of
 from bertprobe.checkpoint.source import Source
 from bertprobe.errors import CorruptFile, HubError, printable
 
@@ -124,14 +124,14 @@ class HubFile:
             with self._client.translated(str(response.url)):
                 for part in response.iter_raw():
                     if len(part) > end - start - taken:
-                        raise HubError(f"{self.address}: {self._host(response)} sends more than was asked for", CHANGED)
+                        raise HubError(f"{self.address}: {_host(response)} sends more than was asked for", CHANGED)
                     data += part
                     taken += len(part)
                     with self._lock:
                         self._taken += len(part)
-                    _check_pace(time.monotonic() - began, taken, self._host(response))
+                    _check_pace(time.monotonic() - began, taken, _host(response))
             if taken < end - start:
-                raise Dropped(f"{self._host(response)} ended its answer {end - start - taken:,} bytes early")
+                raise Dropped(f"{_host(response)} ended its answer {end - start - taken:,} bytes early")
 
     def _check_hop(self, response: Any) -> None:
         """The Hub's own answers, redirects mostly, say which commit and which file they are of."""
@@ -146,7 +146,7 @@ class HubFile:
 
     def _check_range(self, response: Any, start: int, stop: int) -> int:
         """Where the answer ends, if it is the range that was asked for of the file that was asked for first."""
-        host = self._host(response)
+        host = _host(response)
         if response.headers.get("content-type", "").startswith("text/html"):
             raise HubError(
                 f"{self.address}: {host} answers with a web page instead of the file",
@@ -182,14 +182,14 @@ class HubFile:
         size = int(length) if length.isdigit() else None
         if response.status_code != 200 or size is None:
             raise HubError(
-                f"{self.address}: {self._host(response)} answers a range with status {response.status_code}", WHOLE
+                f"{self.address}: {_host(response)} answers a range with status {response.status_code}", WHOLE
             )
         plain = response.headers.get("content-encoding", "identity") == "identity"
         if plain and start == 0 and size <= stop:
-            self._check_size(self._host(response), size)
+            self._check_size(_host(response), size)
             return size
         raise HubError(
-            f"{self.address}: {self._host(response)} ignores the Range header, "
+            f"{self.address}: {_host(response)} ignores the Range header, "
             f"so all {self._size or size:,} bytes would have to be downloaded",
             "add --download to do that",
         )
@@ -200,8 +200,9 @@ class HubFile:
         elif size not in (None, self._size):
             raise HubError(f"{self.address} has {size:,} bytes by {host}, {self._size:,} before", CHANGED)
 
-    def _host(self, response: Any) -> str:
-        return str(urlsplit(str(response.url)).netloc)
+
+def _host(response: Any) -> str:
+    return host_of(str(response.url))
 
 
 def _check_pace(seconds: float, taken: int, host: str) -> None:

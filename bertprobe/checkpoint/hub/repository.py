@@ -14,6 +14,7 @@ import bertprobe
 from bertprobe.checkpoint.ahead import fetched
 from bertprobe.checkpoint.folder import LocalFolder, check_small
 from bertprobe.checkpoint.hub.client import Client, Dropped
+from bertprobe.checkpoint.hub.endpoint import reason_of
 from bertprobe.checkpoint.hub.file import HEAD, HubFile
 from bertprobe.checkpoint.source import LocalFile, Source
 from bertprobe.checkpoint.tensorflow import SUFFIX, shards_of
@@ -241,6 +242,7 @@ def download(folder: HubFolder, weights: Iterable[str], revision: str) -> LocalF
 def _downloaded(repository: Repository, path: str, revision: str) -> str:
     from huggingface_hub import hf_hub_download
 
+    login = repository.client.authorization
     found: str = hf_hub_download(
         repository.id,
         path,
@@ -248,6 +250,7 @@ def _downloaded(repository: Repository, path: str, revision: str) -> str:
         endpoint=repository.client.endpoint,
         library_name="bertprobe",
         library_version=bertprobe.__version__,
+        headers={"authorization": login} if login else None,
     )
     return found
 
@@ -265,7 +268,6 @@ def _told_by_us(client: Client, what: str) -> Iterator[None]:
                 client.check(error.response, what)
                 raise Dropped(str(error)) from error
     except (Dropped, OSError, ValueError) as error:
-        reason = printable(" ".join(str(error).split())[:200])
         raise HubError(
-            f"{what} could not be downloaded ({reason})", "make room if there is none, else try again"
+            f"{what} could not be downloaded ({reason_of(error)})", "make room if there is none, else try again"
         ) from error
