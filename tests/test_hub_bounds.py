@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,13 @@ from conftest import Run
 from hub import Hub
 from safetensors.torch import save
 from test_bad_input import refused
-from test_hub import CONFIG, ID, STATE, WEIGHTS
+from test_hub import CONFIG, EXPECTED, ID, STATE, WEIGHTS, arrays
 
+from bertprobe.checkpoint import open_checkpoint
 from bertprobe.checkpoint.hub import client
 from bertprobe.checkpoint.hub.endpoint import host_of, parse_endpoint, shown, without_secrets
+from bertprobe.checkpoint.hub.headers import asked_to_wait, content_range, number
+from bertprobe.errors import shortened
 
 STRETCH = 0.5  # seconds, in place of SLOW_AFTER's
 API = "/api/models"
@@ -42,6 +47,144 @@ def model(hub: Hub, here: Path) -> Hub:
     """The stand-in with a model."""
     hub.add(ID, {WEIGHTS: save(STATE), "config.json": CONFIG})
     return hub
+
+
+def instead(status: str, *headers: str, body: bytes = b"") -> Callable[[bytes], Iterable[bytes]]:
+    """Another answer in place of the right one."""
+    head = "\r\n".join([f"HTTP/1.1 {status}", *headers, f"Content-Length: {len(body)}", "", ""])
+    return lambda right: [head.encode() + body]
+
+
+# ------------------------------------------------------------------------------------------------ odd answers
+
+DIGITS = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (instead("206 Part", f"Content-Range: bytes 0-9/{DIGITS}", body=b"x" * 10), "the Content-Range 'bytes 0-9/999"),
+        (instead("206 Part", "Content-Range: bytes ٠-٩/١٠", body=b"x" * 10), "the Content-Range 'bytes ٠-٩/١٠'"),
+        (instead("429 No", "Retry-After: ²"), "answers 429 (No) and Retry-After '²', 6 times in a row"),
+        (instead("503 No", f"Retry-After: {DIGITS}"), "answers 503 (No) and Retry-After '999"),
+        (instead("429 No", "Retry-After: 999999999999"), "asks to wait 999,999,999,999 seconds"),
+        (instead("429 No", f'RateLimit: "api";r=0;t={DIGITS}'), "answers 429 (No), 6 times in a row"),
+        (instead("302 Found", "Location: http://[::1"), "redirects to http://[::1, which is no https address"),
+        (instead("302 Found", "Location: http://127.0.0.1:999999/x"), "redirects to http://127.0.0.1:999999/x, which"),
+        (instead("302 Found", "Location: http://u:sekret@127.0.0.1:x/"), "redirects to http://…@127.0.0.1:x/, which"),
+        (instead("302 Found", "Location: javascript:1"), "redirects to javascript:1, which is no https address"),
+        (instead("404 \x1b[2Jgone" + "e" * 1000), "answers 404"),
+        (
+            instead("404 No", "X-Error-Code: é", "X-Error-Message: http://u:sekret@h/ é"),
+            "answers 404 (No): http://h/ é",
+        ),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
+)
+@pytest.mark.parametrize("match", [API, WEIGHTS], ids=["api", "file"])
+def test_an_odd_answer_is_told_in_one_line(
+    answer: Callable[[bytes], Iterable[bytes]], words: str, match: str, model: Hub, run: Run
+) -> None:
+    if "Content-Range" in words and match == API:
+        return  # nobody asks the API for a range
+    model.misbehave("raw", instead=answer, match=match)
+    ran = run(["inspect", ID])
+    refused(ran, ID, words)
+    assert len(ran.err) < 1000
+    assert "sekret" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (instead("200 OK", "no header"), "(illegal header line"),
+        (instead("200 OK", "X: " + "x" * 200_000), "(Receive buffer too long)"),
+        (instead("200 OK", f"Content-Length: {DIGITS}"), "(bad Content-Length)"),
+        (lambda right: [b"SSH-2.0-OpenSSH_9.9\r\n\r\n"], "(illegal status line"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+@pytest.mark.parametrize("origin", ["hub", "storage"])
+def test_what_would_be_the_same_again_is_tried_once(answer: Any, words: str, origin: Any, model: Hub, run: Run) -> None:
+    model.misbehave("raw", instead=answer, origin=origin, match=API if origin == "hub" else "")
+    refused(run(["inspect", ID]), ID, "127.0.0.1", "answers otherwise than HTTP has it", words)
+    assert len([r for r in model.requests if r.origin == origin and (origin == "storage" or API in r.path)]) <= 2
+
+
+def listing(**odd: Any) -> Callable[[bytes], Iterable[bytes]]:
+    """The listing of the model with something odd in it."""
+
+    def changed(right: bytes) -> Iterable[bytes]:
+        told = json.loads(right.partition(b"\r\n\r\n")[2])
+        for name, value in odd.items():
+            if name in ("rfilename", "size"):
+                told["siblings"][-1][name] = value
+            else:
+                told[name] = value
+        return instead("200 OK", body=json.dumps(told).encode())(right)
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        ({"sha": "²" * 40}, "tells '²²"),
+        ({"sha": "a" * 10**6}, "tells 'aaa"),
+        ({"sha": ["a"]}, "for the commit"),
+        ({"siblings": {"a": 1}}, "answers otherwise than the Hub"),
+        ({"rfilename": "\ud800.safetensors"}, r"lists '\ud800.safetensors', which is no path of a file"),
+        ({"rfilename": "x" * 10**6 + ".safetensors"}, "which is no path of a file"),
+        ({"rfilename": "../model.safetensors"}, "lists '../model.safetensors', which is no path of a file"),
+        ({"rfilename": {"a": 1}}, "which is no path of a file"),
+        ({"rfilename": "\x1b[2J\u202e.onnx"}, r"has \x1b[2J\u202e.onnx, an ONNX file"),
+    ],
+    ids=str,
+)
+def test_an_odd_listing_is_told_in_one_line(odd: dict[str, Any], words: str, model: Hub, run: Run) -> None:
+    model.misbehave("raw", instead=listing(**odd), match=API)
+    ran = run(["inspect", ID])
+    refused(ran, words)
+    assert len(ran.err) < 1000
+
+
+@pytest.mark.parametrize("size", [10**40, 1.5, -1, True, None, "7", [7]], ids=str)
+def test_a_size_that_is_none_is_asked_for_at_the_file(size: Any, model: Hub) -> None:
+    model.misbehave("raw", instead=listing(size=size), match=API)
+    assert arrays(open_checkpoint(ID)) == EXPECTED
+
+
+def test_a_name_that_no_model_can_have_is_not_taken_for_its_new_one(model: Hub) -> None:
+    model.misbehave("raw", instead=listing(id="x\x1b[2J" * 10_000), match=API)
+    assert not [note for note in open_checkpoint(ID).notes if "it is" in note]
+
+
+def test_numbers_in_headers() -> None:
+    odd = ("", "²", "-1", "+1", "1.5", "1e3", "1_000", "٣", " 1", DIGITS, "0x1")
+    assert [number({"content-length": said}, "content-length") for said in odd] == [None] * len(odd)
+    assert (number({"content-length": "007"}, "content-length"), number({}, "content-length")) == (7, None)
+    assert content_range({"content-range": "bytes 1-2/*"}) == (1, 2, None)
+    for said in odd:
+        assert content_range({"content-range": f"bytes 0-{said}/7"}) is None
+    for said in (*odd[:7], DIGITS, "Wed, 99 Oct 99999999999 07:28:00 GMT", "Wed, 21 Oct 0001 07:28:00 -0000", "," * 99):
+        assert asked_to_wait({"retry-after": said}, 429) in (None, 0.0), said
+    assert asked_to_wait({"ratelimit": '"api";r=0;t=55'}, 429) == 56
+    assert asked_to_wait({"ratelimit": '"api";r=0;t=55'}, 503) is None
+
+
+def test_a_warning_of_the_hub_is_not_printed_as_it_is(model: Hub, run: Run) -> None:
+    model.misbehave("raw", instead=instead("404 No", "X-HF-Warning: some; \x1b[31mred"), match=API)
+    refused(run(["inspect", ID]), "answers 404")
+
+
+def test_an_error_whose_json_is_a_list(model: Hub, run: Run) -> None:
+    model.misbehave("raw", instead=instead("404 No", body=b"[1]"), match=WEIGHTS)
+    refused(run(["inspect", ID]), "answers 404 (No)")
+    refused(run(["inspect", ID, "--download"]), ID)
+
+
+def test_names_in_a_message_are_not_longer_than_a_line() -> None:
+    assert shortened(["a" * 1000, "b"]) == "a" * 99 + "…, b"
 
 
 # ------------------------------------------------------------------------------------------------ the environment
@@ -205,6 +348,7 @@ def test_a_page_may_be_named_with_the_password_or_without(page: str, behind_a_pa
         ("redirect_loop", {"match": API}, "redirects more than 10 times"),
         ("reset", {"match": API}, "the connection to 127.0.0.1"),
         ("hang", {"seconds": 9, "match": API}, "127.0.0.1"),
+        ("raw", {"instead": instead("200 OK", "no header"), "match": API}, "answers otherwise than HTTP has it"),
         ("status", {"code": 503, "match": WEIGHTS}, ID),
         ("status", {"code": 403, "match": WEIGHTS}, ID),
         ("html", {"match": WEIGHTS}, ID),

@@ -13,19 +13,19 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from email.utils import parsedate_to_datetime
 from functools import cached_property
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from bertprobe.checkpoint.hub.endpoint import host_of, origin_of, reason_of, shown, words_of
+from bertprobe.checkpoint.hub.endpoint import host_of, is_address, origin_of, reason_of, shown, words_of
+from bertprobe.checkpoint.hub.headers import asked_to_wait
 from bertprobe.checkpoint.hub.settings import TOKEN, Settings, build_headers
-from bertprobe.errors import BertprobeError, HubError, NotFound
+from bertprobe.errors import BertprobeError, HubError, NotFound, quoted
 
 TRIES = 6  # of one request, the first among them
-UNHEARD = 3  # of one that no server hears
+SELDOM = 3  # of one that no server hears, which seldom passes while one waits
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds; doubled each time
 PATIENCE = 300  # seconds that the Hub may ask to wait: its windows are of five minutes
 REDIRECTS = 10
@@ -35,14 +35,17 @@ MOST = 50 * 2**20  # bytes of an answer that is no file
 class Dropped(Exception):
     """A request that failed in a way that may pass.
 
-    `after` is how long the server asked to wait, in seconds; `unheard` says that nobody answered the call at all, which
-    seldom passes while one waits.
+    `after` is how long the server asked to wait, in seconds; `tries` is how often a request is made that fails in this
+    way, and `cure` what to do when it was.
     """
 
-    def __init__(self, reason: str, after: float | None = None, *, unheard: bool = False) -> None:
+    def __init__(
+        self, reason: str, *, after: float | None = None, tries: int = TRIES, cure: str = "try again later"
+    ) -> None:
         super().__init__(reason)
         self.after = after
-        self.unheard = unheard
+        self.tries = tries
+        self.cure = cure
 
 
 class Expired(Exception):
@@ -69,10 +72,9 @@ class Retries:
                 "try again then, or log in: hf auth login",
             ) from error
         self._failed += 1
-        if self._failed >= (min(self._tries, UNHEARD) if error.unheard else self._tries):
+        if self._failed >= min(self._tries, error.tries):
             often = f", {self._failed} times in a row" if self._failed > 1 else ""
-            cure = "is there a network? HF_ENDPOINT may name a mirror" if error.unheard else "try again later"
-            raise Unreachable(f"{self._what}: {error}{often}", cure) from error
+            raise Unreachable(f"{self._what}: {error}{often}", error.cure) from error
         time.sleep(self._wait if error.after is None else error.after)
         self._wait = min(2 * self._wait, LONGEST_WAIT)
 
@@ -153,12 +155,13 @@ class Client:
         status: int = response.status_code
         if status < 400:
             return
+        answers = f"{_host(response)} answers {_status(response)}"
         if status in (408, 429) or status >= 500:
-            raise Dropped(f"{_host(response)} answers {_status(response)}", _asked_to_wait(response))
+            after = asked_to_wait(response.headers, status)
+            odd = response.headers.get("retry-after", "") if after is None else ""
+            raise Dropped(answers + (f" and Retry-After {quoted(words_of(odd))}" if odd else ""), after=after)
         if signed and status in (401, 403, 410) and self._is_foreign(str(response.url)):
-            raise Expired(f"{_host(response)} answers {status}")
-        if int(response.headers.get("content-length") or MOST) < 2**20:
-            response.read()  # the Hub's client looks for a message in it
+            raise Expired(answers)
         raise self._refusal(response, what)
 
     def _refusal(self, response: Any, what: str) -> BertprobeError:
@@ -168,7 +171,7 @@ class Client:
 
         login = "" if self.authorization else ", then run: hf auth login"
         try:
-            hf_raise_for_status(response)
+            hf_raise_for_status(self._bare(response))
         except errors.GatedRepoError:
             why = "nobody has access without logging in" if login else "your account has not been given access"
             return HubError(f"{what} is gated: {why}", f"accept its terms at {self._page(response)}{login}")
@@ -180,12 +183,20 @@ class Client:
             return NotFound(f"{what}: there is no such revision", "name a branch, a tag or a whole commit")
         except errors.EntryNotFoundError:
             return NotFound(f"{what} is not there any more", "start again: the repository changed just now")
-        except (errors.HfHubHTTPError, self.library.StreamError):
+        except errors.HfHubHTTPError:
             pass
         if response.status_code == 401:
             return self._bad_login(what) if self.authorization else self._no_repository(what)
         answers = f"{_host(response)} answers {_status(response)}{_said(response)}"
         return HubError(f"{what}: {answers}", "see whether a browser can open it")
+
+    def _bare(self, response: Any) -> Any:
+        """An error without its body, in which the Hub's client would look for a message, however long it is.
+
+        And with no more headers than it goes by: what others say, it would print.
+        """
+        told = [pair for pair in response.headers.raw if pair[0].lower() in (b"x-error-code", b"x-error-message")]
+        return self.library.Response(response.status_code, headers=told, request=response.request)
 
     def _no_repository(self, what: str) -> NotFound:
         """The Hub does not tell a private repository from one that is not there."""
@@ -248,16 +259,23 @@ class Client:
             yield
         except library.TimeoutException as error:
             raise Dropped(f"{host} does not answer within {self._settings.timeout:g} seconds") from error
-        except library.TransportError as error:
+        except (library.NetworkError, library.ProxyError) as error:
             if _about_tls(error):
                 raise HubError(
                     f"the certificate of {host} cannot be verified ({reason_of(error)})",
                     "let SSL_CERT_FILE name the certificates of your network, if a proxy stands between",
                 ) from error
-            unheard = isinstance(error, library.ConnectError)
-            raise Dropped(f"the connection to {host} failed ({reason_of(error)})", unheard=unheard) from error
+            reason = f"the connection to {host} failed ({reason_of(error)})"
+            if isinstance(error, library.ConnectError | library.ProxyError):
+                cure = "is there a network? HF_ENDPOINT may name a mirror"
+                raise Dropped(reason, tries=SELDOM, cure=cure) from error
+            raise Dropped(reason) from error
         except (library.HTTPError, library.InvalidURL) as error:
-            raise HubError(f"{host} cannot be asked ({reason_of(error)})", "check HF_ENDPOINT and proxies") from error
+            if not isinstance(error, library.RemoteProtocolError):
+                raise _lasting(f"{host} cannot be asked ({reason_of(error)})") from error
+            if not _hung_up(error):
+                raise _lasting(f"{host} answers otherwise than HTTP has it ({reason_of(error)})") from error
+            raise Dropped(f"the connection to {host} failed ({reason_of(error)})") from error
 
     def _for(self, url: str, headers: Mapping[str, str]) -> dict[str, str]:
         own = {key: value for key, value in self._headers.items() if key.lower() != "authorization"}
@@ -268,9 +286,11 @@ class Client:
         return origin_of(url) != origin_of(self.endpoint)
 
     def _redirected(self, url: str, location: str, what: str) -> str:
-        there = urljoin(url, location)
-        scheme = urlsplit(there).scheme
-        if scheme not in ("http", "https") or (scheme == "http" and urlsplit(url).scheme == "https"):
+        try:
+            there = urljoin(url, location)
+        except ValueError:
+            there = location
+        if not is_address(there) or (urlsplit(there).scheme == "http" and urlsplit(url).scheme == "https"):
             raise HubError(
                 f"{what}: {host_of(url)} redirects to {shown(there)}, which is no https address", "do not trust it"
             )
@@ -281,17 +301,9 @@ def _host(response: Any) -> str:
     return host_of(str(response.url))
 
 
-def _asked_to_wait(response: Any) -> float | None:
-    """Seconds, by Retry-After (a number or a date) or by the Hub's own `ratelimit: "api";r=0;t=55`."""
-    said = str(response.headers.get("retry-after", "")).strip()
-    if said.isdigit():
-        return float(said)
-    try:
-        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        pass
-    limit = re.search(r"\br\s*=\s*0\s*;\s*t\s*=\s*(\d{1,9})", str(response.headers.get("ratelimit", "")))
-    return float(limit[1]) + 1 if limit and response.status_code == 429 else None
+def _lasting(reason: str) -> Dropped:
+    """A failure that would be the same the next time, so that once is enough."""
+    return Dropped(reason, tries=1, cure="is it a Hub (HF_ENDPOINT), or a proxy before one?")
 
 
 def _status(response: Any) -> str:
@@ -302,6 +314,11 @@ def _status(response: Any) -> str:
 def _said(response: Any) -> str:
     message = words_of(response.headers.get("x-error-message", ""))
     return f": {message}" if message else ""
+
+
+def _hung_up(error: Exception) -> bool:
+    """Whether an answer ended too early, which may pass; the library has no exception of its own for that."""
+    return re.match("Server disconnected|peer (unexpectedly )?closed", str(error)) is not None
 
 
 def _about_tls(error: BaseException) -> bool:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import Any
 
 from bertprobe.checkpoint.hub.client import Client, Dropped, Expired, Retries
-from bertprobe.checkpoint.hub.endpoint import host_of
+from bertprobe.checkpoint.hub.endpoint import host_of, words_of
+from bertprobe.checkpoint.hub.headers import content_range, number
 from bertprobe.checkpoint.source import Source
-from bertprobe.errors import CorruptFile, HubError, printable
+from bertprobe.errors import CorruptFile, HubError, printable, quoted
 
 HEAD = 32 * 1024  # read first: a 12-layer BERT's header is 20 to 25 kB
 AT_ONCE = 8
@@ -155,19 +155,17 @@ class HubFile:
         if response.status_code != 206:
             return self._check_whole(response, start, stop)
         encoding = response.headers.get("content-encoding", "identity")
-        match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("content-range", ""))
-        if encoding != "identity" or match is None or (match[3] == "*" and self._size is None):
-            odd = (
-                f"Content-Encoding {printable(encoding)}" if encoding != "identity" else "no Content-Range of one range"
-            )
-            raise HubError(f"{self.address}: {host} answers a range with {odd}", WHOLE)
-        self._check_size(host, int(match[3]) if match[3] != "*" else None)
+        told = content_range(response.headers)
+        if encoding != "identity" or told is None or (told[2] is None and self._size is None):
+            raise HubError(f"{self.address}: {host} answers a range with {_oddity(response.headers)}", WHOLE)
+        first, last, size = told
+        self._check_size(host, size)
         end = min(stop, self._size or 0)
-        first, last, length = int(match[1]), int(match[2]), response.headers.get("content-length", "")
-        size = int(length) if length.isdigit() else end - start
-        if (first, last + 1, size) != (start, end, end - start):
+        length = number(response.headers, "content-length")
+        sent = end - start if length is None else length
+        if (first, last + 1, sent) != (start, end, end - start):
             raise HubError(
-                f"{self.address}: {host} answers with {size:,} bytes, {first:,} to {last + 1:,}, "
+                f"{self.address}: {host} answers with {sent:,} bytes, {first:,} to {last + 1:,}, "
                 f"when asked for {start:,} to {end:,}",
                 WHOLE,
             )
@@ -178,8 +176,7 @@ class HubFile:
 
     def _check_whole(self, response: Any, start: int, stop: int) -> int:
         """Where the answer ends that gives all of the file; fine where that is not more than was asked for."""
-        length = response.headers.get("content-length", "")
-        size = int(length) if length.isdigit() else None
+        size = number(response.headers, "content-length")
         if response.status_code != 200 or size is None:
             raise HubError(
                 f"{self.address}: {_host(response)} answers a range with status {response.status_code}", WHOLE
@@ -203,6 +200,14 @@ class HubFile:
 
 def _host(response: Any) -> str:
     return host_of(str(response.url))
+
+
+def _oddity(headers: Mapping[str, str]) -> str:
+    """What is wrong with the headers of an answer that should be one range as it is."""
+    encoding, range_ = headers.get("content-encoding", "identity"), headers.get("content-range")
+    if encoding != "identity":
+        return f"Content-Encoding {words_of(encoding)}"
+    return "no Content-Range of one range" if range_ is None else f"the Content-Range {quoted(words_of(range_))}"
 
 
 def _check_pace(seconds: float, taken: int, host: str) -> None:

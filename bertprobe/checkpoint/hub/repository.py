@@ -13,12 +13,15 @@ from urllib.parse import quote
 import bertprobe
 from bertprobe.checkpoint.ahead import fetched
 from bertprobe.checkpoint.folder import LocalFolder, check_small
+from bertprobe.checkpoint.hub.address import COMMIT, could_be_on_hub
 from bertprobe.checkpoint.hub.client import Client, Dropped
 from bertprobe.checkpoint.hub.endpoint import reason_of
 from bertprobe.checkpoint.hub.file import HEAD, HubFile
 from bertprobe.checkpoint.source import LocalFile, Source
 from bertprobe.checkpoint.tensorflow import SUFFIX, shards_of
 from bertprobe.errors import CorruptFile, HubError, NotFound, printable, quoted, shortened
+
+LONGEST_PATH = 1024  # characters of a file's path in a repository
 
 # Fetched side by side at the start, where a repository has them: each would cost a round trip of its own.
 SETTINGS = ("config.json", "bert_config.json", "modules.json", "1_Pooling/config.json", "model.safetensors.index.json")
@@ -70,17 +73,32 @@ def ask(client: Client, id: str, revision: str, *, tries: int) -> Repository:
     told = client.json(path, what, tries=tries)
     try:
         commit = told["sha"]
-        sizes = {str(entry["rfilename"]): _size(entry.get("size")) for entry in told["siblings"]}
+        sizes = {_path(entry["rfilename"], what): _size(entry.get("size")) for entry in told["siblings"]}
     except (TypeError, KeyError, AttributeError) as error:
         raise HubError(f"{what}: {client.endpoint} answers otherwise than the Hub", "is HF_ENDPOINT right?") from error
-    if not isinstance(commit, str) or not commit.isalnum():
-        raise HubError(f"{what}: {client.endpoint} does not tell the commit", "is HF_ENDPOINT right?")
+    if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
+        raise HubError(f"{what}: {client.endpoint} tells {quoted(str(commit))} for the commit", "is HF_ENDPOINT right?")
     named = told.get("id")
-    return Repository(client, id, commit, sizes, named if isinstance(named, str) and named != id else "")
+    renamed = named if isinstance(named, str) and named != id and could_be_on_hub(named) else ""
+    return Repository(client, id, commit, sizes, renamed)
+
+
+def _path(said: Any, what: str) -> str:
+    """A file's path as it is listed; raises for one that no repository can have."""
+    path = str(said)
+    odd = len(path) > LONGEST_PATH or "\0" in path or not _is_text(path)
+    if not isinstance(said, str) or odd or {"", ".", ".."} & set(path.split("/")):
+        raise HubError(f"{what} lists {quoted(path)}, which is no path of a file", "is HF_ENDPOINT right?")
+    return path
+
+
+def _is_text(path: str) -> bool:
+    """Whether there is no half of a surrogate pair in it: JSON can have one, an address cannot."""
+    return path.isascii() or not any("\ud800" <= char <= "\udfff" for char in path)
 
 
 def _size(value: Any) -> int | None:
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value < 2**63 else None
 
 
 class _Head(NamedTuple):
