@@ -6,7 +6,8 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -66,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal or pipe without × and →
     try:
         try:
-            app(args=words)
+            with _log_on_stderr():
+                app(args=words)
         finally:
             sys.stdout.flush()  # when Python ends it would be too late to say what went wrong
     except BertprobeError as error:
@@ -83,6 +85,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         if error.errno != errno.EPIPE:  # a reader such as `head` that has seen enough is no error
             _tell(f"bertprobe: the result cannot be written to stdout ({error.strerror}); make room or write elsewhere")
         sys.exit(1)
+
+
+@contextmanager
+def _log_on_stderr() -> Iterator[None]:
+    """Tells what the library has to say while it works, why it waits for instance, in one line each."""
+    import logging
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            _tell(f"bertprobe: {record.getMessage()}")
+
+    logger, lines = logging.getLogger("bertprobe"), Lines(logging.WARNING)
+    logger.addHandler(lines)
+    try:
+        yield
+    finally:
+        logger.removeHandler(lines)
 
 
 def _hint(words: Sequence[str]) -> None:
