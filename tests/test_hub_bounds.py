@@ -1,11 +1,16 @@
-"""Whatever a Hub or the environment says, there is one line, and nothing secret in it."""
+"""Whatever a Hub sends, and however slowly, it ends soon and in one line; waits are said, and nothing secret is."""
 
 from __future__ import annotations
 
 import json
+import logging
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +19,13 @@ from conftest import Run
 from hub import Hub
 from safetensors.torch import save
 from test_bad_input import refused
-from test_hub import CONFIG, EXPECTED, ID, STATE, WEIGHTS, arrays
+from test_hub import BIG, CONFIG, EXPECTED, ID, STATE, WEIGHTS, arrays
 
-from bertprobe.checkpoint import open_checkpoint
-from bertprobe.checkpoint.hub import client
+from bertprobe.checkpoint import open_checkpoint, read_tensors
+from bertprobe.checkpoint.hub import client, patience
 from bertprobe.checkpoint.hub.endpoint import host_of, parse_endpoint, shown, without_secrets
 from bertprobe.checkpoint.hub.headers import asked_to_wait, content_range, number
-from bertprobe.errors import shortened
+from bertprobe.errors import HubError, shortened
 
 STRETCH = 0.5  # seconds, in place of SLOW_AFTER's
 API = "/api/models"
@@ -30,7 +35,10 @@ API = "/api/models"
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that is waited for takes a fraction of a second."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", STRETCH)
-    monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(patience, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(patience, "SLOW_AFTER", STRETCH)
+    monkeypatch.setattr(patience, "SILENCE", 60.0)
+    monkeypatch.setattr(client, "STEPS", 1)
 
 
 @pytest.fixture
@@ -53,6 +61,258 @@ def instead(status: str, *headers: str, body: bytes = b"") -> Callable[[bytes], 
     """Another answer in place of the right one."""
     head = "\r\n".join([f"HTTP/1.1 {status}", *headers, f"Content-Length: {len(body)}", "", ""])
     return lambda right: [head.encode() + body]
+
+
+def dripping(head: bytes, drop: bytes) -> Callable[[bytes], Iterable[bytes]]:
+    """An answer that never ends: a drop every few hundredths of a second."""
+
+    def pieces(right: bytes) -> Iterator[bytes]:
+        yield head
+        for _ in range(2000):
+            time.sleep(0.02)
+            yield drop
+
+    return pieces
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+GZIP = b"\x1f\x8b\x08\x08\0\0\0\0\0\0"  # a name that ends with a zero byte is to follow
+
+# ------------------------------------------------------------------------------------------------ slow
+
+
+@pytest.mark.parametrize(
+    ("how", "settings", "words"),
+    [
+        ("trickle_head", {"pause": 0.02}, "does not answer within 0.5 seconds"),
+        ("trickle", {"pause": 0.02}, "sends fewer than 1,024 bytes a second"),
+        ("raw", {"instead": dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n")}, "does not answer within 0.5 seconds"),
+    ],
+    ids=["headers", "body", "interim answers"],
+)
+@pytest.mark.parametrize(
+    ("origin", "match"), [("hub", API), ("hub", WEIGHTS), ("storage", "")], ids=["api", "redirect", "file"]
+)
+def test_every_part_of_an_answer_has_its_time(
+    how: str, settings: dict[str, Any], words: str, origin: Any, match: str, model: Hub, run: Run
+) -> None:
+    model.misbehave(how, origin=origin, match=match, **settings)
+    began = time.monotonic()
+    if (how, match) == ("trickle", WEIGHTS):
+        assert run(["inspect", ID]).code == 0, "the body of a redirect is not read"
+    else:
+        refused(run(["inspect", ID]), ID, words, "3 times in a row")
+    assert time.monotonic() - began < 3 * STRETCH + 5
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        dripping(OK + b"Transfer-Encoding: chunked\r\n\r\n5;", b"x"),
+        dripping(OK + b"Content-Encoding: gzip\r\n\r\n" + GZIP, b"x"),
+    ],
+    ids=["chunk", "gzip"],
+)
+def test_what_never_becomes_a_part_of_the_answer_counts_for_nothing(answer: Any, model: Hub, run: Run) -> None:
+    """The name of a chunk, and that of a packed file, may be as long as they like."""
+    model.misbehave("raw", instead=answer, match=API)
+    refused(run(["inspect", ID]), ID, "sends fewer than 1,024 bytes a second, 3 times in a row")
+
+
+def test_a_slow_answer_is_asked_for_three_times_and_not_once_more_by_the_reader(model: Hub, run: Run) -> None:
+    model.misbehave("trickle", pause=0.02, origin="storage")
+    refused(run(["inspect", ID]), f"{ID}/{WEIGHTS}: 127.0.0.1", "fewer than 1,024 bytes a second, 3 times in a row")
+    assert len([r for r in model.requests if r.origin == "storage"]) == patience.SELDOM
+
+
+def test_a_head_that_could_not_be_fetched_is_fetched_again_later(model: Hub) -> None:
+    model.misbehave("status", code=404, times=1, match="config.json")
+    with pytest.raises(HubError, match="404"):
+        open_checkpoint(ID)
+    assert open_checkpoint(ID).config == json.loads(CONFIG)
+
+
+def test_a_head_that_is_not_needed_may_fail(model: Hub) -> None:
+    model.add(ID, {WEIGHTS: save(STATE), "config.json": CONFIG, "bert_config.json": CONFIG})
+    model.misbehave("status", code=503, match="bert_config.json")  # config.json goes before it
+    assert arrays(open_checkpoint(ID)) == EXPECTED
+
+
+def test_a_range_that_came_whole_needs_no_proper_end(hub: Hub, here: Path) -> None:
+    def chunk(right: bytes) -> Iterable[bytes]:
+        head, gap, body = right.partition(b"\r\n\r\n")
+        head = re.sub(rb"Content-Length: [0-9]+", b"Transfer-Encoding: chunked", head)
+        return [head + gap, b"%x\r\n" % len(body), body, b"\r\n"]  # no chunk of no bytes, which ends an answer
+
+    hub.add(ID, {WEIGHTS: BIG})
+    hub.misbehave("raw", instead=chunk, origin="storage")
+    checkpoint = open_checkpoint(ID)
+    assert len([r for r in hub.requests if r.origin == "storage"]) == 1
+    found = {header.name: array.tobytes() for header, array in read_tensors(checkpoint.headers[n] for n in EXPECTED)}
+    assert found == EXPECTED
+
+
+@pytest.mark.parametrize("match", [API, WEIGHTS])
+def test_the_body_of_an_error_is_not_waited_for(match: str, model: Hub, run: Run) -> None:
+    """Nor is it read without an end: chunks go on for ever here."""
+    model.misbehave("status", code=404, match=match)
+    model.misbehave("trickle", pause=0.05, errors=True, match=match)
+    refused(run(["inspect", ID]), "answers 404")
+    model.behave()
+    more = dripping(b"HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b"x" * 2**16 + b"\r\n")
+    model.misbehave("raw", instead=more, match=match)
+    refused(run(["inspect", ID]), "answers 403 (No)")
+
+
+def test_what_came_at_first_does_not_make_up_for_what_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(patience.time, "monotonic", lambda: now)
+    pace = patience.Pace()
+    for seconds, taken in ((0.5, 0), (1.1, 10**9), (1.9, 10**9), (2.2, 10**9 + 1000)):
+        now = 1000 + seconds * STRETCH
+        pace.check(taken, "somebody")
+    now = 1000 + 3.3 * STRETCH
+    with pytest.raises(patience.Dropped, match="somebody sends fewer than 1,024 bytes a second"):
+        pace.check(10**9 + 1001, "somebody")
+
+
+def test_a_listing_has_an_end_even_at_a_good_pace(model: Hub, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "ANSWER_WITHIN", 0.6)
+    model.misbehave("raw", instead=dripping(OK + b"\r\n[", b"0," * 1000), match=API)
+    refused(run(["inspect", ID]), "does not end its answer within 0.6 seconds, 3 times in a row")
+    model.behave()
+    monkeypatch.setattr(client, "MOST", 1000)
+    model.misbehave("raw", instead=instead("200 OK", body=b" " * 1001), match=API)
+    refused(run(["inspect", ID]), "sends more than the 1,000 bytes that it may")
+
+
+def test_what_a_proxy_has_packed_is_unpacked_to_an_end(model: Hub, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    model.misbehave("gzip", match=API, times=1)
+    assert arrays(open_checkpoint(ID)) == EXPECTED
+    monkeypatch.setattr(client, "MOST", 10_000)
+    packed = zlib.compress(bytes(10**7), wbits=31)
+    for encoding, body, words in (
+        ("gzip", packed, "sends more than the 10,000 bytes"),
+        ("gzip", b"no gzip", "answers with broken gzip"),
+        ("gzip, gzip", packed, "answers with Content-Encoding 'gzip, gzip'"),
+    ):
+        model.behave()
+        model.misbehave("raw", instead=instead("200 OK", f"Content-Encoding: {encoding}", body=body), match=API)
+        refused(run(["inspect", ID]), words)
+
+
+def test_what_huggingface_hub_asks_on_the_side_is_not_waited_for(model: Hub, run: Run, monkeypatch: Any) -> None:
+    """Once a day it asks the Hub by what programs it may be run, when the headers are made."""
+    from huggingface_hub.utils import _detect_agent
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", False)
+    monkeypatch.setattr("huggingface_hub.constants.AGENT_HARNESSES_PATH", str(Path("nowhere.json").absolute()))
+    monkeypatch.setattr(_detect_agent, "_registry", None)
+    model.misbehave("trickle_head", pause=0.02, match="agent-harnesses")
+    refused(run(["inspect", ID]), "does not answer within 0.5 seconds")
+
+
+def test_an_answer_that_nobody_waits_for_is_closed_when_it_comes(model: Hub) -> None:
+    model.misbehave("hang", seconds=0.8, times=1, match=API)
+    assert arrays(open_checkpoint(ID)) == EXPECTED
+    deadline = time.monotonic() + 5
+    while any(t.name.endswith("(work)") for t in threading.enumerate()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not [t for t in threading.enumerate() if t.name.endswith("(work)")]
+
+
+def test_nothing_that_still_trickles_keeps_the_process_from_ending(model: Hub) -> None:
+    model.misbehave("trickle_head", pause=0.05, match=WEIGHTS)
+    code = f"""
+import time
+from bertprobe.checkpoint.hub import client, patience
+patience.SELDOM = client.SELDOM = 1
+client.STEPS = 0.5
+from bertprobe.cli import main
+began = time.monotonic()
+try:
+    main(["inspect", {ID!r}])
+finally:
+    print(time.monotonic() - began)
+"""
+    environment = {**model.environment, "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+    began = time.monotonic()
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, len(ran.stderr.splitlines())) == (1, 1), ran.stderr
+    assert time.monotonic() - began < float(ran.stdout) + 4
+
+
+# ------------------------------------------------------------------------------------------------ waits
+
+
+def test_a_wait_is_said_before_it_begins_and_stdout_stays_clean(
+    model: Hub, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    said: list[int] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        said.append(len(sys.stderr.getvalue().splitlines()))  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(patience, "SILENCE", 3.0)
+    monkeypatch.setattr(patience.time, "sleep", sleep)
+    model.misbehave("status", code=429, retry_after=200, times=1, match=API)
+    ran = run(["inspect", ID, "--json"])
+    assert (ran.code, waited, said) == (0, [200], [1])
+    assert json.loads(ran.out)["facts"]["layers"] == 12
+    host = model.endpoint.removeprefix("http://")
+    assert ran.err == f"bertprobe: {ID}: {host} answers 429 (Too Many Requests); trying again in 200 seconds\n"
+    assert not logging.getLogger("bertprobe").handlers, "main has taken away what it added"
+
+
+def test_a_library_user_finds_it_in_the_log(
+    model: Hub, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "SILENCE", 3.0)
+    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
+    model.misbehave("status", code=503, retry_after=4, times=1, origin="storage")
+    open_checkpoint(ID)
+    (record,) = [record for record in caplog.records if record.name == "bertprobe"]
+    assert record.levelname == "WARNING"
+    assert "answers 503 (Service Unavailable); trying again in 4 seconds" in record.getMessage()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_eight_that_wait_for_the_same_say_it_once(
+    hub: Hub, here: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "SILENCE", 0.5)
+    hub.add(ID, {WEIGHTS: BIG})
+    checkpoint = open_checkpoint(ID)
+    hub.misbehave("status", code=429, retry_after=1, times=8, origin="storage")
+    assert len(list(read_tensors(checkpoint.headers[name] for name in EXPECTED))) == len(EXPECTED)
+    assert len([r for r in hub.requests if r.status == 429]) == 8
+    assert len([record for record in caplog.records if record.name == "bertprobe"]) == 1
+
+
+def test_silence_is_broken_after_a_slow_try_too(model: Hub, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "SILENCE", 0.3)
+    model.misbehave("trickle", pause=0.02, origin="storage")
+    ran = run(["inspect", ID])
+    *said, end = ran.err.splitlines()
+    assert len(said) == 2
+    assert all(re.search(r"fewer than 1,024 bytes a second; trying again now$", line) for line in said)
+    assert "3 times in a row" in end
+
+
+def test_patience_is_for_all_requests_together(model: Hub, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "PATIENCE", 1.5)
+    model.misbehave("status", code=429, retry_after=1, match=API, times=1)
+    model.misbehave("status", code=429, retry_after=1, origin="storage")
+    began = time.monotonic()
+    refused(run(["inspect", ID]), "answers 429 (Too Many Requests), and asks to wait 1 seconds")
+    assert time.monotonic() - began < 4
+    together = patience.Patience()
+    for _ in range(8):
+        together.spend(1, "waits side by side count once")
+    with pytest.raises(HubError, match="asks to wait 3 seconds"):
+        together.spend(3, "more than is left")
 
 
 # ------------------------------------------------------------------------------------------------ odd answers
@@ -108,7 +368,7 @@ def test_an_odd_answer_is_told_in_one_line(
 def test_what_would_be_the_same_again_is_tried_once(answer: Any, words: str, origin: Any, model: Hub, run: Run) -> None:
     model.misbehave("raw", instead=answer, origin=origin, match=API if origin == "hub" else "")
     refused(run(["inspect", ID]), ID, "127.0.0.1", "answers otherwise than HTTP has it", words)
-    assert len([r for r in model.requests if r.origin == origin and (origin == "storage" or API in r.path)]) <= 2
+    assert len([r for r in model.requests if r.origin == origin and (origin == "storage" or API in r.path)]) == 1
 
 
 def listing(**odd: Any) -> Callable[[bytes], Iterable[bytes]]:

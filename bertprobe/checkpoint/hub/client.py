@@ -11,76 +11,45 @@ import json
 import re
 import ssl
 import time
+import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from importlib import import_module
+from math import inf
+from threading import Event
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from bertprobe.checkpoint.hub.endpoint import host_of, is_address, origin_of, reason_of, shown, words_of
 from bertprobe.checkpoint.hub.headers import asked_to_wait
+from bertprobe.checkpoint.hub.patience import (
+    FAREWELL,
+    SELDOM,
+    TRIES,
+    Dropped,
+    Patience,
+    Retries,
+    hang_up,
+    is_done,
+    keep_pace,
+    started,
+)
 from bertprobe.checkpoint.hub.settings import TOKEN, Settings, build_headers
 from bertprobe.errors import BertprobeError, HubError, NotFound, quoted
 
-TRIES = 6  # of one request, the first among them
-SELDOM = 3  # of one that no server hears, which seldom passes while one waits
-FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds; doubled each time
-PATIENCE = 300  # seconds that the Hub may ask to wait: its windows are of five minutes
 REDIRECTS = 10
 MOST = 50 * 2**20  # bytes of an answer that is no file
+ANSWER_WITHIN = 60.0  # seconds for such an answer, once it has begun
+STEPS = 3  # before headers come that may each take as long as the time-out: to connect, to send, to be answered
 
-
-class Dropped(Exception):
-    """A request that failed in a way that may pass.
-
-    `after` is how long the server asked to wait, in seconds; `tries` is how often a request is made that fails in this
-    way, and `cure` what to do when it was.
-    """
-
-    def __init__(
-        self, reason: str, *, after: float | None = None, tries: int = TRIES, cure: str = "try again later"
-    ) -> None:
-        super().__init__(reason)
-        self.after = after
-        self.tries = tries
-        self.cure = cure
+T = TypeVar("T")
 
 
 class Expired(Exception):
     """A signed URL that is refused now."""
-
-
-class Retries:
-    """How often a request may still fail, and how long to wait before it is made again."""
-
-    def __init__(self, what: str, tries: int = TRIES) -> None:
-        self._what = what
-        self._tries = tries
-        self.restart()
-
-    def restart(self) -> None:
-        """After progress: the next failure is the first one again."""
-        self._failed, self._wait = 0, FIRST_WAIT
-
-    def wait(self, error: Dropped) -> None:
-        """Waits as long as the server asked, else twice as long each time; raises `HubError` when it is enough."""
-        if error.after is not None and error.after > PATIENCE:
-            raise HubError(
-                f"{self._what}: {error}, and asks to wait {error.after:,.0f} seconds",
-                "try again then, or log in: hf auth login",
-            ) from error
-        self._failed += 1
-        if self._failed >= min(self._tries, error.tries):
-            often = f", {self._failed} times in a row" if self._failed > 1 else ""
-            raise Unreachable(f"{self._what}: {error}{often}", error.cure) from error
-        time.sleep(self._wait if error.after is None else error.after)
-        self._wait = min(2 * self._wait, LONGEST_WAIT)
-
-
-class Unreachable(HubError):
-    """The Hub does not answer, or only with errors of its own: what is in the local cache may still serve."""
 
 
 class Client:
@@ -90,6 +59,12 @@ class Client:
         self.endpoint = settings.endpoint.url
         self.offline = settings.offline
         self._settings = settings
+        self.patience = Patience()
+
+    @property
+    def headers_within(self) -> float:
+        """Seconds until the headers of an answer must be there, those of redirects before it among them."""
+        return STEPS * self._settings.timeout
 
     @property
     def authorization(self) -> str:
@@ -98,7 +73,10 @@ class Client:
 
     @cached_property
     def _headers(self) -> dict[str, str]:
-        return build_headers(self._settings.endpoint)
+        return self._in_time(started(lambda: build_headers(self._settings.endpoint)), self.endpoint, self._deadline())
+
+    def retries(self, what: str, tries: int = TRIES) -> Retries:
+        return Retries(what, self.patience, tries)
 
     def file_url(self, repository: str, path: str, commit: str) -> str:
         from huggingface_hub import hf_hub_url
@@ -107,12 +85,14 @@ class Client:
 
     def json(self, path: str, what: str, *, tries: int = TRIES) -> Any:
         """The answer of the Hub's API under a path, parsed."""
-        retries = Retries(what, tries)
+        retries = self.retries(what, tries)
         while True:
             try:
                 with self.get(self.endpoint + path, {}, what) as (response, _):
                     self.check(response, what)
-                    return json.loads(self._body(response, what))
+                    body = bytearray()
+                    self.read(response, body, MOST, what, within=ANSWER_WITHIN)
+                return json.loads(self._unpacked(bytes(body), response, what))
             except Dropped as error:
                 retries.wait(error)
             except (ValueError, RecursionError) as error:
@@ -121,13 +101,23 @@ class Client:
                     "is it a Hub (HF_ENDPOINT), or a login page before one?",
                 ) from error
 
-    def _body(self, response: Any, what: str) -> bytes:
-        data = bytearray()
-        for part in response.iter_bytes():
-            data += part
-            if len(data) > MOST:
-                raise HubError(f"{what}: {self.endpoint} answers with more than {MOST:,} bytes", "is it a Hub?")
-        return bytes(data)
+    def _unpacked(self, body: bytes, response: Any, what: str) -> bytes:
+        """A body as it was before a proxy packed it, which it was not asked to do."""
+        encoding = response.headers.get("content-encoding", "identity")
+        if encoding == "identity":
+            return body
+        if encoding != "gzip":
+            raise HubError(
+                f"{what}: {self.endpoint} answers with Content-Encoding {quoted(words_of(encoding))}", "is it a Hub?"
+            )
+        unpacker = zlib.decompressobj(wbits=31)
+        try:
+            text = unpacker.decompress(body, MOST)
+        except zlib.error as error:
+            raise HubError(f"{what}: {self.endpoint} answers with broken gzip ({error})", "is it a Hub?") from error
+        if unpacker.unconsumed_tail:
+            raise self._too_much(what, self.endpoint, MOST)
+        return text
 
     @contextmanager
     def get(self, url: str, headers: Mapping[str, str], what: str) -> Iterator[tuple[Any, list[Any]]]:
@@ -138,91 +128,85 @@ class Client:
             HubError: it failed for good.
         """
         before: list[Any] = []
-        with self.translated(url):
-            for _ in range(REDIRECTS):
-                with self.session.stream(
-                    "GET", url, headers=self._for(url, headers), timeout=self._settings.timeout, follow_redirects=False
-                ) as response:
-                    if not response.has_redirect_location:
-                        yield response, before
-                        return
-                    before.append(response)
-                    url = self._redirected(url, response.headers["location"], what)
+        own, deadline = self._for(url), self._deadline()
+        for _ in range(REDIRECTS):
+            response = self._sent(url, {**own, **headers}, deadline)
+            try:
+                if not response.has_redirect_location:
+                    yield response, before
+                    return
+            finally:
+                response.close()
+            before.append(response)
+            url = self._redirected(url, response.headers["location"], what)
+            own = self._for(url)
         raise HubError(f"{what}: {self.endpoint} redirects more than {REDIRECTS} times", "try again later")
 
-    def check(self, response: Any, what: str, *, signed: bool = False) -> None:
-        """Raises for an answer that is an error: `Dropped` if it may pass, `Expired` if a signed URL did."""
-        status: int = response.status_code
-        if status < 400:
-            return
-        answers = f"{_host(response)} answers {_status(response)}"
-        if status in (408, 429) or status >= 500:
-            after = asked_to_wait(response.headers, status)
-            odd = response.headers.get("retry-after", "") if after is None else ""
-            raise Dropped(answers + (f" and Retry-After {quoted(words_of(odd))}" if odd else ""), after=after)
-        if signed and status in (401, 403, 410) and self._is_foreign(str(response.url)):
-            raise Expired(answers)
-        raise self._refusal(response, what)
+    def read(self, response: Any, into: bytearray, most: int, what: str, *, within: float = inf) -> None:
+        """The body of an answer, put `into` a buffer as it comes, so that what came stays when the rest does not.
 
-    def _refusal(self, response: Any, what: str) -> BertprobeError:
-        """What the Hub's client makes of an error, in one line of ours."""
-        from huggingface_hub import errors
-        from huggingface_hub.utils import hf_raise_for_status
-
-        login = "" if self.authorization else ", then run: hf auth login"
-        try:
-            hf_raise_for_status(self._bare(response))
-        except errors.GatedRepoError:
-            why = "nobody has access without logging in" if login else "your account has not been given access"
-            return HubError(f"{what} is gated: {why}", f"accept its terms at {self._page(response)}{login}")
-        except errors.DisabledRepoError:
-            return HubError(f"{what} is disabled on the Hub", f"see {self._page(response)}")
-        except errors.RepositoryNotFoundError:
-            return self._no_repository(what)
-        except errors.RevisionNotFoundError:
-            return NotFound(f"{what}: there is no such revision", "name a branch, a tag or a whole commit")
-        except errors.EntryNotFoundError:
-            return NotFound(f"{what} is not there any more", "start again: the repository changed just now")
-        except errors.HfHubHTTPError:
-            pass
-        if response.status_code == 401:
-            return self._bad_login(what) if self.authorization else self._no_repository(what)
-        answers = f"{_host(response)} answers {_status(response)}{_said(response)}"
-        return HubError(f"{what}: {answers}", "see whether a browser can open it")
-
-    def _bare(self, response: Any) -> Any:
-        """An error without its body, in which the Hub's client would look for a message, however long it is.
-
-        And with no more headers than it goes by: what others say, it would print.
+        Raises:
+            Dropped: the connection broke, or it brings too little.
+            HubError: there are more than `most` bytes.
         """
-        told = [pair for pair in response.headers.raw if pair[0].lower() in (b"x-error-code", b"x-error-message")]
-        return self.library.Response(response.status_code, headers=told, request=response.request)
+        host, left = host_of(str(response.url)), Event()
 
-    def _no_repository(self, what: str) -> NotFound:
-        """The Hub does not tell a private repository from one that is not there."""
-        if self.authorization:
-            return NotFound(
-                f"there is no model {what} on the Hub, or your account may not see it",
-                "check the spelling, or which account it is with: hf auth whoami",
-            )
-        return NotFound(
-            f"there is no model {what} on the Hub, or it is private",
-            "check the spelling, or log in with: hf auth login",
-        )
+        def take() -> None:
+            for part in response.iter_raw():
+                if left.is_set():
+                    return
+                if len(part) > most - len(into):
+                    raise self._too_much(what, host, most)
+                into.extend(part)
 
-    def _bad_login(self, what: str) -> HubError:
-        if self._settings.endpoint.authorization:
-            return HubError(f"{what}: the Hub does not accept user and password", "mend them in HF_ENDPOINT")
-        return HubError(f"{what}: the Hub does not accept your token", TOKEN)
+        reading = started(take)
+        try:
+            keep_pace(reading, lambda: len(into), host, within)
+            self._result(reading, str(response.url))
+        finally:
+            if not reading.done():
+                left.set()
+                hang_up(response)
+                is_done(reading, FAREWELL)
 
-    def _page(self, response: Any) -> str:
-        url = str(response.request.url)
-        match = re.match(
-            rf"{re.escape(self.endpoint)}/(?:api/models/)?(.+?)(?:/(?:resolve|revision|tree)/.*)?(?:\?.*)?$", url
-        )
-        return f"{self.endpoint}/{words_of(match[1])}" if match else self.endpoint
+    def _too_much(self, what: str, host: str, most: int) -> HubError:
+        return HubError(f"{what}: {host} sends more than the {most:,} bytes that it may", "is it a Hub (HF_ENDPOINT)?")
 
     # ------------------------------------------------------------------------------------------------ one request
+
+    def _sent(self, url: str, headers: Mapping[str, str], deadline: float) -> Any:
+        """The answer to one request as soon as its headers are there."""
+        session, answer = self.session, None
+        request = started(
+            lambda: session.send(
+                session.build_request("GET", url, headers=headers, timeout=self._settings.timeout),
+                stream=True,
+                follow_redirects=False,
+            )
+        )
+        try:
+            answer = self._in_time(request, url, deadline)
+            return answer
+        finally:
+            if answer is None:
+                request.add_done_callback(_close)
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self.headers_within
+
+    def _in_time(self, call: Future[T], url: str, deadline: float) -> T:
+        """What comes of a call, if it does before the deadline for headers."""
+        if not is_done(call, deadline - time.monotonic()):
+            raise Dropped(f"{host_of(url)} does not answer within {self.headers_within:g} seconds", tries=SELDOM)
+        return self._result(call, url)
+
+    def _result(self, call: Future[T], url: str) -> T:
+        """What came of a call that has ended, its errors as ours."""
+        with self.translated(url):
+            try:
+                return call.result()
+            except (OSError, ValueError) as error:  # not the HTTP library's own: from below it, for an odd address
+                raise _lasting(f"{host_of(url)} cannot be asked ({reason_of(error)})") from error
 
     @property
     def session(self) -> Any:
@@ -277,9 +261,9 @@ class Client:
                 raise _lasting(f"{host} answers otherwise than HTTP has it ({reason_of(error)})") from error
             raise Dropped(f"the connection to {host} failed ({reason_of(error)})") from error
 
-    def _for(self, url: str, headers: Mapping[str, str]) -> dict[str, str]:
-        own = {key: value for key, value in self._headers.items() if key.lower() != "authorization"}
-        return {**(own if self._is_foreign(url) else self._headers), **headers}
+    def _for(self, url: str) -> dict[str, str]:
+        foreign = self._is_foreign(url)
+        return {key: value for key, value in self._headers.items() if not (foreign and key.lower() == "authorization")}
 
     def _is_foreign(self, url: str) -> bool:
         """Whether an address is of another origin than the Hub's: scheme, host and port."""
@@ -296,9 +280,86 @@ class Client:
             )
         return there
 
+    # ------------------------------------------------------------------------------------------------ answers
 
-def _host(response: Any) -> str:
-    return host_of(str(response.url))
+    def check(self, response: Any, what: str, *, signed: bool = False) -> None:
+        """Raises for an answer that is an error: `Dropped` if it may pass, `Expired` if a signed URL did."""
+        status: int = response.status_code
+        if status < 400:
+            return
+        answers = f"{host_of(str(response.url))} answers {_status(response)}"
+        if status in (408, 429) or status >= 500:
+            after = asked_to_wait(response.headers, status)
+            odd = response.headers.get("retry-after", "") if after is None else ""
+            raise Dropped(answers + (f" and Retry-After {quoted(words_of(odd))}" if odd else ""), after=after)
+        if signed and status in (401, 403, 410) and self._is_foreign(str(response.url)):
+            raise Expired(answers)
+        raise self._refusal(response, what)
+
+    def _refusal(self, response: Any, what: str) -> BertprobeError:
+        """What the Hub's client makes of an error, in one line of ours."""
+        from huggingface_hub import errors
+        from huggingface_hub.utils import hf_raise_for_status
+
+        login = "" if self.authorization else ", then run: hf auth login"
+        try:
+            hf_raise_for_status(self._bare(response))
+        except errors.GatedRepoError:
+            why = "nobody has access without logging in" if login else "your account has not been given access"
+            return HubError(f"{what} is gated: {why}", f"accept its terms at {self._page(response)}{login}")
+        except errors.DisabledRepoError:
+            return HubError(f"{what} is disabled on the Hub", f"see {self._page(response)}")
+        except errors.RepositoryNotFoundError:
+            return self._no_repository(what)
+        except errors.RevisionNotFoundError:
+            return NotFound(f"{what}: there is no such revision", "name a branch, a tag or a whole commit")
+        except errors.EntryNotFoundError:
+            return NotFound(f"{what} is not there any more", "start again: the repository changed just now")
+        except errors.HfHubHTTPError:
+            pass
+        if response.status_code == 401:
+            return self._bad_login(what) if self.authorization else self._no_repository(what)
+        answers = f"{host_of(str(response.url))} answers {_status(response)}{_said(response)}"
+        return HubError(f"{what}: {answers}", "see whether a browser can open it")
+
+    def _bare(self, response: Any) -> Any:
+        """An error without its body, in which the Hub's client would look for a message, however long it is.
+
+        And with no more headers than it goes by: what others say, it would print.
+        """
+        told = [pair for pair in response.headers.raw if pair[0].lower() in (b"x-error-code", b"x-error-message")]
+        return self.library.Response(response.status_code, headers=told, request=response.request)
+
+    def _no_repository(self, what: str) -> NotFound:
+        """The Hub does not tell a private repository from one that is not there."""
+        if self.authorization:
+            return NotFound(
+                f"there is no model {what} on the Hub, or your account may not see it",
+                "check the spelling, or which account it is with: hf auth whoami",
+            )
+        return NotFound(
+            f"there is no model {what} on the Hub, or it is private",
+            "check the spelling, or log in with: hf auth login",
+        )
+
+    def _bad_login(self, what: str) -> HubError:
+        if self._settings.endpoint.authorization:
+            return HubError(f"{what}: the Hub does not accept user and password", "mend them in HF_ENDPOINT")
+        return HubError(f"{what}: the Hub does not accept your token", TOKEN)
+
+    def _page(self, response: Any) -> str:
+        url = str(response.request.url)
+        match = re.match(
+            rf"{re.escape(self.endpoint)}/(?:api/models/)?(.+?)(?:/(?:resolve|revision|tree)/.*)?(?:\?.*)?$", url
+        )
+        return f"{self.endpoint}/{words_of(match[1])}" if match else self.endpoint
+
+
+def _close(call: Future[Any]) -> None:
+    """Ends an answer, if there is one, for which nobody waits any more."""
+    if call.exception() is None:
+        with suppress(Exception):  # nobody is left to hear of it
+            call.result().close()
 
 
 def _lasting(reason: str) -> Dropped:

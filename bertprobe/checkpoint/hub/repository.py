@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Set
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 import bertprobe
-from bertprobe.checkpoint.ahead import fetched
 from bertprobe.checkpoint.folder import LocalFolder, check_small
 from bertprobe.checkpoint.hub.address import COMMIT, could_be_on_hub
-from bertprobe.checkpoint.hub.client import Client, Dropped
+from bertprobe.checkpoint.hub.client import Client
 from bertprobe.checkpoint.hub.endpoint import reason_of
-from bertprobe.checkpoint.hub.file import HEAD, HubFile
+from bertprobe.checkpoint.hub.file import AT_ONCE, HubFile
+from bertprobe.checkpoint.hub.patience import Dropped, started
 from bertprobe.checkpoint.source import LocalFile, Source
 from bertprobe.checkpoint.tensorflow import SUFFIX, shards_of
 from bertprobe.errors import CorruptFile, HubError, NotFound, printable, quoted, shortened
@@ -101,20 +101,13 @@ def _size(value: Any) -> int | None:
     return value if type(value) is int and 0 <= value < 2**63 else None
 
 
-class _Head(NamedTuple):
-    """The beginning of a file."""
-
-    source: Source
-    start: int
-    stop: int
-
-
 def warm(sources: Iterable[Source]) -> None:
-    """Fetches the heads of files that will be asked for, side by side; the sources keep them."""
-    heads = [_Head(source, 0, min(HEAD, source.size)) for source in sources if source.at_once > 1]
-    with suppress(HubError, CorruptFile):  # raised again when somebody asks for that one
-        for _ in fetched(heads):
-            pass
+    """Fetches the heads of files that will be asked for, side by side; a failure is raised to who reads that file."""
+    files = [source for source in sources if isinstance(source, HubFile)]
+    for at in range(0, len(files), AT_ONCE):
+        heads = [started(file.warm) for file in files[at : at + AT_ONCE]]
+        if not all(head.result() for head in heads):
+            return
 
 
 class HubFolder:
