@@ -41,7 +41,7 @@ DOORKEEPERS = {
     "altair": {"render/html/charts.py"},
     "vl_convert": {"render/html/files.py"},
     "rich": {"render/terminal.py", "render/prose.py", "render/progress.py"},
-    "huggingface_hub": {f"checkpoint/hub/{name}.py" for name in ("settings", "client", "repository")},
+    "huggingface_hub": {f"checkpoint/hub/{name}.py" for name in ("settings", "client", "repository", "download")},
     "torch": {"backends.py", "modules.py", "reference.py"},
     "transformers": {"reference.py"},
     "tokenizers": {"tokens/files.py", "tokens/special.py"},

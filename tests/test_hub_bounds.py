@@ -12,20 +12,24 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from conftest import Run
 from hub import Hub
+from huggingface_hub import close_session
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save
 from test_bad_input import refused
 from test_hub import BIG, CONFIG, EXPECTED, ID, STATE, WEIGHTS, arrays
 
 from bertprobe.checkpoint import open_checkpoint, read_tensors
-from bertprobe.checkpoint.hub import client, patience
+from bertprobe.checkpoint.hub import client, download, patience
 from bertprobe.checkpoint.hub.endpoint import host_of, parse_endpoint, shown, without_secrets
 from bertprobe.checkpoint.hub.headers import asked_to_wait, content_range, number
-from bertprobe.errors import HubError, shortened
+from bertprobe.errors import BertprobeError, HubError, shortened
 
 STRETCH = 0.5  # seconds, in place of SLOW_AFTER's
 API = "/api/models"
@@ -116,7 +120,9 @@ def test_every_part_of_an_answer_has_its_time(
 def test_what_never_becomes_a_part_of_the_answer_counts_for_nothing(answer: Any, model: Hub, run: Run) -> None:
     """The name of a chunk, and that of a packed file, may be as long as they like."""
     model.misbehave("raw", instead=answer, match=API)
+    began = time.monotonic()
     refused(run(["inspect", ID]), ID, "sends fewer than 1,024 bytes a second, 3 times in a row")
+    assert time.monotonic() - began < 3 * STRETCH + 2 * patience.FAREWELL, "hung up at once"
 
 
 def test_a_slow_answer_is_asked_for_three_times_and_not_once_more_by_the_reader(model: Hub, run: Run) -> None:
@@ -644,3 +650,198 @@ def test_a_redirect_with_a_password_is_followed_and_not_shown(model: Hub, run: R
     ran = run(["inspect", ID])
     refused(ran, "answers 403")
     assert "sekret" not in ran.err
+
+
+# ------------------------------------------------------------------------------------------------ downloads
+
+
+@pytest.fixture
+def quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "LOOK", 0.02)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT", 1)
+
+
+@pytest.mark.parametrize(
+    ("how", "settings", "words"),
+    [
+        ("trickle_head", {"pause": 0.02, "match": "/blob/"}, "does not answer within 0.5 seconds"),
+        ("trickle_head", {"pause": 0.02, "match": WEIGHTS, "origin": "hub"}, "does not answer within 0.5 seconds"),
+        ("trickle", {"pause": 0.02, "match": "/blob/"}, "sends fewer than 1,024 bytes a second"),
+        ("status", {"code": 429, "retry_after": 1000, "match": WEIGHTS}, "answers 429, and asks to wait 1,000 seconds"),
+        ("raw", {"instead": dripping(OK + b"\r\n", b"x" * 2**20), "match": "/blob/"}, "bytes that it may"),
+        ("raw", {"instead": instead("429 No", f"Retry-After: {DIGITS}"), "match": WEIGHTS}, "could not be downloaded"),
+    ],
+    ids=["headers", "headers of the hub", "body", "429", "endless", "digits"],
+)
+@pytest.mark.usefixtures("quick_look")
+def test_a_download_ends_and_leaves_nothing_half_done(
+    how: str, settings: dict[str, Any], words: str, model: Hub, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "SLACK", 0)
+    open_checkpoint(ID)
+    model.misbehave(how, **settings)
+    began = time.monotonic()
+    ran = run(["inspect", ID, "--download"])
+    assert time.monotonic() - began < 8
+    assert ran.code == 1
+    assert ran.err.splitlines()[-1].startswith(f"bertprobe: {ID}")
+    assert words in ran.err.splitlines()[-1]
+    if settings.get("match") == "/blob/" and how != "trickle_head":
+        assert not list(Path(model.environment["HF_HOME"]).rglob("*.incomplete"))
+    model.behave()
+    assert run(["inspect", ID, "--download"]).code == 0
+    from huggingface_hub.utils import get_session
+
+    assert [len(hooks) for hooks in get_session().event_hooks.values()] == [1, 0], "the session is as it was"
+
+
+@pytest.mark.usefixtures("quick_look")
+def test_what_huggingface_hub_logs_is_cleaned(
+    behind_a_password: Hub, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names addresses, signatures and all, and what a server says may have colours in it."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    open_checkpoint(ID)
+    behind_a_password.misbehave("reset", orderly=True, origin="storage", times=2)
+    colours = instead("404 No", "X-Error-Code: EntryNotFound", "X-HF-Warning: some; \x1b[31mred")
+    behind_a_password.misbehave("raw", instead=colours, origin="storage", skip=2)
+    lines = logging.StreamHandler(sys.stderr)
+    logging.getLogger("huggingface_hub").addHandler(lines)
+    try:
+        ran = run(["inspect", ID, "--download"])
+    finally:
+        logging.getLogger("huggingface_hub").removeHandler(lines)
+    assert ran.code == 1
+    assert "Error while downloading from http://127.0.0.1" in told(ran)
+    assert r"\x1b[31mred" in ran.err
+    assert "Signature" not in ran.err
+    assert "\x1b" not in ran.err
+
+
+# ------------------------------------------------------------------------------------------------ anything
+
+HEADERS = (
+    *("Content-Range", "Content-Length", "Content-Encoding", "Content-Type", "Transfer-Encoding", "Connection"),
+    *("Retry-After", "RateLimit", "Location", "ETag", "Set-Cookie", "Link", "Date", "WWW-Authenticate", "X-HF-Warning"),
+    *("X-Error-Code", "X-Error-Message", "X-Repo-Commit", "X-Linked-ETag", "X-Linked-Size"),
+)
+ODD = st.one_of(
+    st.sampled_from(
+        [
+            *("", "²", "0", "1", "-1", "9" * 20, DIGITS, "1e400", "NaN", "bytes 0-9/*", "bytes 5-1/3"),
+            *("http://[::1", "http://u:sekret@127.0.0.1:1/x", "//", "/", "?", "http://h:999999/", "https://%zz@/"),
+            *("é", "\x1b[31m", "\u202e", "x" * 70_000, "Wed, 99 Xxx 99999999999999999999 99:99:99 +9999", "gzip"),
+            *("br", "chunked", "close", "GatedRepo", "RepoNotFound", f'"api";r=0;t={DIGITS}', "text/html"),
+            f"bytes 0-{DIGITS}/1",
+        ]
+    ),
+    st.text(st.characters(max_codepoint=0x2FF, blacklist_characters="\r\n"), max_size=20),
+)
+STATUS = st.one_of(
+    st.tuples(st.integers(100, 999), ODD).map(lambda line: f"HTTP/1.1 {line[0]} {line[1]}"),
+    st.sampled_from(
+        ["HTTP/1.1 200", "HTTP/2 200 OK", "HTTP/1.0 204 No Content", "ICY 200 OK", "HTTP/1.1 99999 No", "\0"]
+    ),
+)
+Change = Callable[[bytes], bytes]
+
+
+def with_header(name: str, value: str) -> Change:
+    def change(right: bytes) -> bytes:
+        head, gap, body = right.partition(b"\r\n\r\n")
+        kept = [line for line in head.split(b"\r\n") if not line.lower().startswith(name.lower().encode() + b":")]
+        return b"\r\n".join([*kept, f"{name}: {value}".encode()]) + gap + body
+
+    return change
+
+
+def with_status(line: str) -> Change:
+    return lambda right: line.encode() + b"\r\n" + right.partition(b"\r\n")[2]
+
+
+def with_leaf(at: int, value: Any) -> Change:
+    """Another value somewhere in the JSON of a body, or another body where there is none."""
+
+    def change(right: bytes) -> bytes:
+        head, gap, body = right.partition(b"\r\n\r\n")
+        try:
+            told = json.loads(body)
+        except ValueError:
+            return head + gap + json.dumps(value).encode()
+        leaves = list(_leaves(told))
+        if leaves:
+            holder, key = leaves[at % len(leaves)]
+            holder[key] = value
+        return with_header("Content-Length", str(len(json.dumps(told))))(head + gap + json.dumps(told).encode())
+
+    return change
+
+
+def _leaves(value: Any) -> Iterator[tuple[Any, Any]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in list(items):
+        yield value, key
+        yield from _leaves(inner)
+
+
+def cut_at(share: float) -> Change:
+    return lambda right: right[: int(share * len(right))]
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.just(10**30), st.floats(), ODD, st.just("\ud800")),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["rfilename", "size", "x"]), inner),
+    max_leaves=4,
+)
+CHANGES = st.lists(
+    st.one_of(
+        st.builds(with_header, st.sampled_from(HEADERS), ODD),
+        st.builds(with_status, STATUS),
+        st.builds(with_leaf, st.integers(0, 50), JSON),
+        st.builds(cut_at, st.floats(0, 1)),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@given(
+    changes=CHANGES,
+    match=st.sampled_from([API, "config.json", WEIGHTS, "/blob/"]),
+    times=st.sampled_from([1, 2, None]),
+    whole=st.booleans(),
+)
+@example(
+    changes=[with_header("Retry-After", "²"), with_status("HTTP/1.1 429 No")], match=WEIGHTS, times=None, whole=False
+)
+@example(changes=[with_leaf(0, [1]), with_status("HTTP/1.1 404 No")], match=WEIGHTS, times=None, whole=True)
+@settings(
+    max_examples=60,
+    deadline=20_000,  # milliseconds: a hang, not a slow machine
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_whatever_is_answered_there_is_a_model_or_one_line(
+    changes: list[Change], match: str, times: int | None, whole: bool, model: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr(patience, "PATIENCE", 0.0)
+    close_session()  # with the cookies that it was given before
+    model.behave()
+    model.requests.clear()
+
+    def changed(right: bytes) -> Iterable[bytes]:
+        for change in changes:
+            right = change(right)
+        return [right]
+
+    model.misbehave("raw", instead=changed, match=match, times=times)
+    line = ""
+    with TemporaryDirectory() as cache:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", cache)
+        try:
+            arrays(open_checkpoint(ID, download=whole))
+        except BertprobeError as error:
+            line = str(error)
+    assert "sekret" not in line
+    assert len(line) < 2000
+    assert not model.leaks()

@@ -8,9 +8,10 @@ from pathlib import Path
 from bertprobe.checkpoint.folder import LocalFolder
 from bertprobe.checkpoint.hub.address import COMMIT, Address, parse
 from bertprobe.checkpoint.hub.client import Client
+from bertprobe.checkpoint.hub.download import download
 from bertprobe.checkpoint.hub.endpoint import host_of, without_user
 from bertprobe.checkpoint.hub.patience import TRIES, Unreachable
-from bertprobe.checkpoint.hub.repository import HubFolder, Repository, ask, download, snapshot, warm, what_is_cached
+from bertprobe.checkpoint.hub.repository import HubFolder, Repository, ask, snapshot, warm, what_is_cached
 from bertprobe.checkpoint.hub.settings import read_settings
 from bertprobe.checkpoint.locate import Located, Wanted, locate_in
 from bertprobe.checkpoint.source import LocalFile

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Set
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import bertprobe
-from bertprobe.checkpoint.folder import LocalFolder, check_small
+from bertprobe.checkpoint.folder import check_small
 from bertprobe.checkpoint.hub.address import COMMIT, could_be_on_hub
 from bertprobe.checkpoint.hub.client import Client
-from bertprobe.checkpoint.hub.endpoint import reason_of
 from bertprobe.checkpoint.hub.file import AT_ONCE, HubFile
-from bertprobe.checkpoint.hub.patience import Dropped, started
+from bertprobe.checkpoint.hub.patience import started
 from bertprobe.checkpoint.source import LocalFile, Source
 from bertprobe.checkpoint.tensorflow import SUFFIX, shards_of
 from bertprobe.errors import CorruptFile, HubError, NotFound, printable, quoted, shortened
@@ -221,64 +218,3 @@ def _names(folder: Path) -> list[str]:
         return sorted(entry.name for entry in folder.iterdir())
     except OSError:
         return []
-
-
-# ------------------------------------------------------------------------------------------------ downloads
-
-_SMALL = (".json", ".txt", ".model", ".codes", ".bpe")
-MOST_SETTINGS = 50 * 2**20  # bytes of a file that can be settings or a vocabulary
-
-
-def download(folder: HubFolder, weights: Iterable[str], revision: str) -> LocalFolder:
-    """Puts whole files into the cache: the weights named, and the settings and the tokenizer beside them.
-
-    Raises:
-        NotFound, HubError: as for the reading of ranges; what came until then stays in the cache.
-    """
-    repository = folder.repository
-    beside = [name for name in folder.names if folder.is_file(name) and name.endswith(_SMALL)]
-    beside += [name for name in ("1_Pooling/config.json",) if folder.is_file(name)]
-    settings = [path for path in map(folder.inside, beside) if (repository.sizes[path] or 0) <= MOST_SETTINGS]
-    here = Path()
-    with _told_by_us(repository.client, folder.address):
-        for path in (*settings, *map(folder.inside, weights)):
-            here = Path(_downloaded(repository, path, repository.commit))
-        known = snapshot(repository.id, revision)
-        if settings and (known is None or known.name != repository.commit):
-            # By the name that was typed, so that the cache, and transformers, know what it led to.
-            _downloaded(repository, settings[0], revision or "main")
-    return LocalFolder(here.parent)
-
-
-def _downloaded(repository: Repository, path: str, revision: str) -> str:
-    from huggingface_hub import hf_hub_download
-
-    login = repository.client.authorization
-    found: str = hf_hub_download(
-        repository.id,
-        path,
-        revision=revision,
-        endpoint=repository.client.endpoint,
-        library_name="bertprobe",
-        library_version=bertprobe.__version__,
-        headers={"authorization": login} if login else None,
-    )
-    return found
-
-
-@contextmanager
-def _told_by_us(client: Client, what: str) -> Iterator[None]:
-    """The errors of the Hub's client as ours."""
-    from huggingface_hub import errors
-
-    try:
-        with client.translated(client.endpoint):
-            try:
-                yield
-            except errors.HfHubHTTPError as error:  # one of the HTTP library's own, so it must be seen before those
-                client.check(error.response, what)
-                raise Dropped(str(error)) from error
-    except (Dropped, OSError, ValueError) as error:
-        raise HubError(
-            f"{what} could not be downloaded ({reason_of(error)})", "make room if there is none, else try again"
-        ) from error
