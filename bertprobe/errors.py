@@ -96,6 +96,6 @@ def quoted(text: str) -> str:
 
 
 def shortened(names: list[str], most: int = 6) -> str:
-    """A list of names for a message: the first few, then how many more there are."""
-    shown = ", ".join(names[:most])
+    """A list of names for a message: the first few, none longer than a line, then how many more there are."""
+    shown = ", ".join(name if len(name) <= 100 else name[:99] + "…" for name in names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown

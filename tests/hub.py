@@ -16,7 +16,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -161,7 +161,9 @@ class Answer:
     cut: int | None = None  # bytes of the body after which the connection closes
     chunk: int = CHUNK
     pause: float = 0.0  # seconds after each chunk
+    head_pause: float = 0.0  # seconds after each byte of the status line and the headers
     silent: Literal["", "close", "reset"] = ""  # ends the connection instead of answering
+    raw: Callable[[bytes], Iterable[bytes]] | None = None  # what is sent instead, piece by piece, before it closes
 
 
 class Refusal(Exception):
@@ -348,9 +350,22 @@ def expire(answer: Answer, request: Request, *, forever: bool = False, generatio
     return _xml(403, "AccessDenied", "Request has expired") if forever or signed < generation else None
 
 
-def trickle(answer: Answer, request: Request, *, chunk: int = 1, pause: float = 0.01) -> Answer | None:
-    """Sends `chunk` bytes of the body every `pause` seconds."""
-    return replace(answer, chunk=chunk, pause=pause) if _has_content(answer, request) else None
+def trickle(
+    answer: Answer, request: Request, *, chunk: int = 1, pause: float = 0.01, errors: bool = False
+) -> Answer | None:
+    """Sends `chunk` bytes of the body every `pause` seconds; `errors`: also where it is an error."""
+    meant = _has_content(answer, request) or (errors and answer.status >= 400)
+    return replace(answer, chunk=chunk, pause=pause) if meant else None
+
+
+def trickle_head(answer: Answer, request: Request, *, pause: float = 0.01) -> Answer | None:
+    """Sends a byte of the status line and the headers every `pause` seconds."""
+    return replace(answer, head_pause=pause)
+
+
+def raw(answer: Answer, request: Request, *, instead: Callable[[bytes], Iterable[bytes]]) -> Answer | None:
+    """Sends what `instead` makes of the right answer, all its bytes, and closes the connection."""
+    return replace(answer, raw=instead)
 
 
 def hang(answer: Answer, request: Request, *, seconds: float = 60.0) -> Answer | None:
@@ -407,6 +422,8 @@ FAULTS: dict[str, Callable[..., Answer | None]] = {
         status,
         expire,
         trickle,
+        trickle_head,
+        raw,
         hang,
         reset,
         html,
@@ -884,9 +901,28 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in answer.headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(answer.stop - answer.start))
-        self.end_headers()
-        if self.command != "HEAD":
+        self._send_head(answer)
+        if self.command != "HEAD" and answer.raw is None:
             self._send_body(answer)
+
+    def _send_head(self, answer: Answer) -> None:
+        if answer.raw is None and not answer.head_pause:
+            self.end_headers()
+            return
+        head = b"".join([*self._headers_buffer, b"\r\n"])  # type: ignore[attr-defined]
+        self._headers_buffer = []
+        if answer.raw is None:
+            self._send_pieces((bytes([byte]) for byte in head), answer.head_pause)
+            return
+        body = b"" if self.command == "HEAD" else b"".join(answer.body.read(answer.start, answer.stop, CHUNK))
+        self._send_pieces(answer.raw(head + body), 0)
+        self._leave()
+
+    def _send_pieces(self, pieces: Iterable[bytes], pause: float) -> None:
+        for piece in pieces:
+            self.wfile.write(piece)
+            if self._sleep(pause):
+                return
 
     def _send_body(self, answer: Answer) -> None:
         stop = answer.stop if answer.cut is None else min(answer.stop, answer.start + answer.cut)

@@ -42,7 +42,10 @@ DOORKEEPERS = {
     "altair": {"render/html/charts.py"},
     "vl_convert": {"render/html/files.py"},
     "rich": {"render/terminal.py", "render/prose.py", "render/progress.py"},
-    "huggingface_hub": {"checkpoint/hub/client.py", "checkpoint/hub/repository.py", "reference/door.py"},
+    "huggingface_hub": {
+        "reference/door.py",
+        *(f"checkpoint/hub/{name}.py" for name in ("settings", "client", "repository", "download")),
+    },
     "torch": {"backends.py", "modules.py", *(f"reference/{name}.py" for name in ("__init__", "running", "manners"))},
     "transformers": {
         f"reference/{name}.py" for name in ("__init__", "kinds", "settings", "manners", "door", "tokenizing")

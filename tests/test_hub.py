@@ -25,7 +25,7 @@ import bertprobe
 from bertprobe.anatomy import find_parts
 from bertprobe.checkpoint import Checkpoint, LocalFile, open_checkpoint, read_tensors
 from bertprobe.checkpoint.ahead import fetched
-from bertprobe.checkpoint.hub import client, file
+from bertprobe.checkpoint.hub import patience
 from bertprobe.checkpoint.hub.address import Address, parse
 from bertprobe.errors import BertprobeError, HubError
 
@@ -53,7 +53,8 @@ def safe(state: dict[str, torch.Tensor], gap: int = 0) -> bytes:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(patience, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(patience, "SILENCE", 60.0)  # on a slow machine, too, there is one line
 
 
 def arrays(checkpoint: Checkpoint) -> dict[str, bytes]:
@@ -676,7 +677,7 @@ def test_a_range_is_resumed_where_it_broke_off(hub: Hub, here: Path) -> None:
 
 def test_the_server_says_how_long_to_wait(hub: Hub, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(client.time, "sleep", waited.append)
+    monkeypatch.setattr(patience.time, "sleep", waited.append)
     hub.add(ID, {WEIGHTS: save(STATE)})
     hub.misbehave("status", code=429, retry_after=7, times=1, origin="storage")
     hub.misbehave("status", code=429, headers={"RateLimit": '"api";r=0;t=55'}, times=1, origin="hub")
@@ -726,7 +727,7 @@ def test_a_server_that_misbehaves_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
-    monkeypatch.setattr(file, "SLOW_AFTER", 0.1)
+    monkeypatch.setattr(patience, "SLOW_AFTER", 0.1)
     hub.add(ID, {WEIGHTS: BIG})
     hub.misbehave(
         how,
@@ -778,7 +779,7 @@ def test_a_commit_that_moves_meanwhile_changes_nothing(hub: Hub, here: Path) -> 
 
 
 def test_a_slow_connection_that_moves_is_not_given_up(hub: Hub, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file, "SLOW_AFTER", 0.05)
+    monkeypatch.setattr(patience, "SLOW_AFTER", 0.05)
     hub.add(ID, {WEIGHTS: save(STATE)})
     hub.misbehave("trickle", chunk=4096, pause=0.02, origin="storage")
     assert arrays(open_checkpoint(ID)) == EXPECTED

@@ -441,6 +441,24 @@ def test_faults_of_a_connection(where: str, hub: Hub) -> None:
     began = time.monotonic()
     assert ask(url).body == content
     assert time.monotonic() - began >= 0.1
+    hub.behave()
+    hub.misbehave("trickle_head", pause=0.001)
+    began = time.monotonic()
+    assert ask(url).body == content
+    assert time.monotonic() - began >= 0.1
+    hub.behave()
+    hub.misbehave("status", code=404)
+    hub.misbehave("trickle", pause=0.01, errors=True)
+    began = time.monotonic()
+    assert b"out of order" in ask(url).body
+    assert time.monotonic() - began >= 0.1
+    hub.behave()
+    hub.misbehave("raw", instead=lambda right: [right.replace(b"200 OK", b"200 Fine"), b" and more"])
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
+    connection.request("GET", f"{urlsplit(url).path}?{urlsplit(url).query}")
+    answer = connection.getresponse()
+    assert (answer.reason, answer.read()) == ("Fine", content)
+    connection.close()
 
 
 @ORIGINS
@@ -519,7 +537,7 @@ def test_a_fault_or_setting_that_does_not_exist_is_an_error(hub: Hub) -> None:
         hub.misbehave("cut", before=3)
     with pytest.raises(TypeError):
         hub.misbehave("foreign_redirect")
-    assert len(FAULTS) == 20
+    assert len(FAULTS) == 22
 
 
 # ------------------------------------------------------------------------------------------------ the server

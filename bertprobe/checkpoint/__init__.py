@@ -153,7 +153,7 @@ def open_checkpoint(ref: str, *, subfolder: str = "", weights: str = "", downloa
     config = checked(located.config)
     return Checkpoint(
         # What names the model again, alone: a command that a finding suggests knows of no folder or file beside it.
-        ref=located.resolved if subfolder or weights else ref,
+        ref=located.resolved if subfolder or weights else located.ref,
         resolved=located.resolved,
         storage=indexes[0][0],
         headers=headers,

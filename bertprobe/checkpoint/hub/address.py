@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from bertprobe.errors import NotFound, UnsupportedFile, quoted
 
+COMMIT = re.compile("[0-9a-f]{40}")
 _SEGMENT = r"\w[\w.-]*"
 _BARE = re.compile(
     rf"(?P<first>{_SEGMENT})(?:/(?P<second>{_SEGMENT})(?P<path>(?:/[^/@]+)*))?(?:@(?P<revision>[^@]+))?", re.ASCII
@@ -81,7 +82,7 @@ def _of_page(ref: str, hosts: tuple[str, ...]) -> Address:
         parts = urlsplit(ref)
     except ValueError:
         raise NotFound(f"{quoted(ref)} is not a URL", "write it as hf://owner/name") from None
-    if parts.netloc not in hosts:
+    if parts.netloc.rpartition("@")[2] not in hosts:
         raise NotFound(
             f"{quoted(ref)} is not on the Hub ({hosts[0]})", "fetch it yourself and name the file, or name a Hub model"
         )

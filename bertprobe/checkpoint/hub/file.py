@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import re
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import Any
-from urllib.parse import urlsplit
 
-from bertprobe.checkpoint.hub.client import Client, Dropped, Expired, Retries
+from bertprobe.checkpoint.hub.client import Client, Expired
+from bertprobe.checkpoint.hub.endpoint import host_of, words_of
+from bertprobe.checkpoint.hub.headers import content_range, number
+from bertprobe.checkpoint.hub.patience import Dropped
 from bertprobe.checkpoint.source import Memory, Source
-from bertprobe.errors import CorruptFile, HubError, printable
+from bertprobe.errors import BertprobeError, CorruptFile, HubError, printable, quoted
 
 HEAD = 32 * 1024  # read first: a 12-layer BERT's header is 20 to 25 kB
 AT_ONCE = 8
 KEPT_READ = 128 * 1024  # bytes of a read that is kept, being of an index and soon asked for again
 PROGRESS = 64 * 1024  # bytes after which a connection that drops has been of use
-SLOW_AFTER, SLOW = 30.0, 1024  # seconds, and bytes a second: below that a connection is given up
 WHOLE = "add --download to read it whole"
 CHANGED = "it changed while it was being read: start again"
 
@@ -37,6 +36,8 @@ class HubFile:
         self.at_once = AT_ONCE
         self._taken = 0
         self._lock = Lock()
+        self._opening = Lock()
+        self._failed: BertprobeError | None = None
         self._client = client
         self._commit = commit
         self._url = client.file_url(repository, path, commit)
@@ -62,7 +63,7 @@ class HubFile:
                 f"{self.address} has {self.size:,} bytes, bytes {start:,} to {stop:,} are asked for",
                 "the file is damaged or was cut short: tell its authors",
             )
-        if start < HEAD and not self._kept and self.size:
+        if (start < HEAD and not self._kept and self.size) or self._failed is not None:
             self._first()
         data = bytearray(next((d[start - a : stop - a] for a, d in self._kept if a <= start < a + len(d)), b""))
         here = start + len(data)
@@ -82,26 +83,45 @@ class HubFile:
     def check_unchanged(self) -> None:
         """A commit does not change; each answer is held against it."""
 
+    def warm(self) -> bool:
+        """Whether the head could be fetched; if not, the error is kept for whoever reads the file first."""
+        with self._opening:
+            try:
+                self._open()
+            except BertprobeError as error:
+                self._failed = error
+            return self._failed is None
+
     def _first(self) -> None:
-        part = self._fetched(0, HEAD if self._size is None else min(HEAD, self._size))
-        self._kept.append((0, part))
+        with self._opening:  # who comes second waits for what the first one gets
+            failed, self._failed = self._failed, None
+            if failed is not None:
+                raise failed
+            self._open()
+
+    def _open(self) -> None:
+        """Fetches the head, if that was not done."""
+        if not self._kept and self._size != 0:
+            part = self._fetched(0, HEAD if self._size is None else min(HEAD, self._size))
+            self._kept.append((0, part))
 
     # ------------------------------------------------------------------------------------------------ one range
 
     def _fetched(self, start: int, stop: int) -> bytes:
         """The bytes from `start` to `stop`; after a dropped connection only what is missing is asked for again."""
         data = bytearray()
-        retries = Retries(self.address)
+        retries = self._client.retries(self.address)
         renewed = False
         while True:
-            here = start + len(data)
+            part = bytearray()
             try:
-                self._take(data, here, stop)
-                return bytes(data)
+                self._take(part, start + len(data), stop)
+                return bytes(data + part if data else part)
             except Dropped as error:
-                if start + len(data) - here >= PROGRESS:
+                data += part
+                if len(part) >= PROGRESS:
                     retries.restart()
-                if self._size is not None and start + len(data) >= self._size:
+                if start + len(data) >= (stop if self._size is None else min(stop, self._size)):
                     return bytes(data)
                 retries.wait(error)
             except Expired as error:
@@ -111,8 +131,8 @@ class HubFile:
                     ) from error
                 renewed, self._location = True, None
 
-    def _take(self, data: bytearray, start: int, stop: int) -> None:
-        """Appends what one request brings to `data`."""
+    def _take(self, part: bytearray, start: int, stop: int) -> None:
+        """Puts what one request brings into `part`."""
         asked = self._location or self._url
         headers = {"range": f"bytes={start}-{stop - 1}"}
         with self._client.get(asked, headers, self.address) as (response, before):
@@ -123,18 +143,13 @@ class HubFile:
                 self._check_hop(response)
             end = self._check_range(response, start, stop)
             self._location = str(response.url)
-            began, taken = time.monotonic(), 0
-            with self._client.translated(str(response.url)):
-                for part in response.iter_raw():
-                    if len(part) > end - start - taken:
-                        raise HubError(f"{self.address}: {self._host(response)} sends more than was asked for", CHANGED)
-                    data += part
-                    taken += len(part)
-                    with self._lock:
-                        self._taken += len(part)
-                    _check_pace(time.monotonic() - began, taken, self._host(response))
-            if taken < end - start:
-                raise Dropped(f"{self._host(response)} ended its answer {end - start - taken:,} bytes early")
+            try:
+                self._client.read(response, part, end - start, self.address)
+            finally:
+                with self._lock:
+                    self._taken += len(part)
+            if len(part) < end - start:
+                raise Dropped(f"{_host(response)} ended its answer {end - start - len(part):,} bytes early")
 
     def _check_hop(self, response: Any) -> None:
         """The Hub's own answers, redirects mostly, say which commit and which file they are of."""
@@ -149,7 +164,7 @@ class HubFile:
 
     def _check_range(self, response: Any, start: int, stop: int) -> int:
         """Where the answer ends, if it is the range that was asked for of the file that was asked for first."""
-        host = self._host(response)
+        host = _host(response)
         if response.headers.get("content-type", "").startswith("text/html"):
             raise HubError(
                 f"{self.address}: {host} answers with a web page instead of the file",
@@ -158,19 +173,17 @@ class HubFile:
         if response.status_code != 206:
             return self._check_whole(response, start, stop)
         encoding = response.headers.get("content-encoding", "identity")
-        match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("content-range", ""))
-        if encoding != "identity" or match is None or (match[3] == "*" and self._size is None):
-            odd = (
-                f"Content-Encoding {printable(encoding)}" if encoding != "identity" else "no Content-Range of one range"
-            )
-            raise HubError(f"{self.address}: {host} answers a range with {odd}", WHOLE)
-        self._check_size(host, int(match[3]) if match[3] != "*" else None)
+        told = content_range(response.headers)
+        if encoding != "identity" or told is None or (told[2] is None and self._size is None):
+            raise HubError(f"{self.address}: {host} answers a range with {_oddity(response.headers)}", WHOLE)
+        first, last, size = told
+        self._check_size(host, size)
         end = min(stop, self._size or 0)
-        first, last, length = int(match[1]), int(match[2]), response.headers.get("content-length", "")
-        size = int(length) if length.isdigit() else end - start
-        if (first, last + 1, size) != (start, end, end - start):
+        length = number(response.headers, "content-length")
+        sent = end - start if length is None else length
+        if (first, last + 1, sent) != (start, end, end - start):
             raise HubError(
-                f"{self.address}: {host} answers with {size:,} bytes, {first:,} to {last + 1:,}, "
+                f"{self.address}: {host} answers with {sent:,} bytes, {first:,} to {last + 1:,}, "
                 f"when asked for {start:,} to {end:,}",
                 WHOLE,
             )
@@ -181,18 +194,17 @@ class HubFile:
 
     def _check_whole(self, response: Any, start: int, stop: int) -> int:
         """Where the answer ends that gives all of the file; fine where that is not more than was asked for."""
-        length = response.headers.get("content-length", "")
-        size = int(length) if length.isdigit() else None
+        size = number(response.headers, "content-length")
         if response.status_code != 200 or size is None:
             raise HubError(
-                f"{self.address}: {self._host(response)} answers a range with status {response.status_code}", WHOLE
+                f"{self.address}: {_host(response)} answers a range with status {response.status_code}", WHOLE
             )
         plain = response.headers.get("content-encoding", "identity") == "identity"
         if plain and start == 0 and size <= stop:
-            self._check_size(self._host(response), size)
+            self._check_size(_host(response), size)
             return size
         raise HubError(
-            f"{self.address}: {self._host(response)} ignores the Range header, "
+            f"{self.address}: {_host(response)} ignores the Range header, "
             f"so all {self._size or size:,} bytes would have to be downloaded",
             "add --download to do that",
         )
@@ -203,10 +215,14 @@ class HubFile:
         elif size not in (None, self._size):
             raise HubError(f"{self.address} has {size:,} bytes by {host}, {self._size:,} before", CHANGED)
 
-    def _host(self, response: Any) -> str:
-        return str(urlsplit(str(response.url)).netloc)
+
+def _host(response: Any) -> str:
+    return host_of(str(response.url))
 
 
-def _check_pace(seconds: float, taken: int, host: str) -> None:
-    if seconds > SLOW_AFTER and taken < SLOW * seconds:
-        raise Dropped(f"{host} sends fewer than {SLOW:,} bytes a second")
+def _oddity(headers: Mapping[str, str]) -> str:
+    """What is wrong with the headers of an answer that should be one range as it is."""
+    encoding, range_ = headers.get("content-encoding", "identity"), headers.get("content-range")
+    if encoding != "identity":
+        return f"Content-Encoding {words_of(encoding)}"
+    return "no Content-Range of one range" if range_ is None else f"the Content-Range {quoted(words_of(range_))}"

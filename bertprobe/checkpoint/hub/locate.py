@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from bertprobe.checkpoint.folder import LocalFolder
-from bertprobe.checkpoint.hub.address import Address, parse
-from bertprobe.checkpoint.hub.client import TRIES, Client, Unreachable
-from bertprobe.checkpoint.hub.repository import HubFolder, Repository, ask, download, snapshot, warm, what_is_cached
+from bertprobe.checkpoint.hub.address import COMMIT, Address, parse
+from bertprobe.checkpoint.hub.client import Client
+from bertprobe.checkpoint.hub.download import download
+from bertprobe.checkpoint.hub.endpoint import host_of, without_user
+from bertprobe.checkpoint.hub.patience import TRIES, Unreachable
+from bertprobe.checkpoint.hub.repository import HubFolder, Repository, ask, snapshot, warm, what_is_cached
+from bertprobe.checkpoint.hub.settings import read_settings
 from bertprobe.checkpoint.locate import Located, Wanted, locate_in
 from bertprobe.checkpoint.source import LocalFile
 from bertprobe.errors import BertprobeError, HubError, NotFound, printable, quoted
 
-COMMIT = re.compile("[0-9a-f]{40}")
 PUBLIC = "https://huggingface.co"
 
 
@@ -29,7 +30,8 @@ def locate_on_hub(ref: str, wanted: Wanted) -> Located | None:
         NotFound: there is no such model, revision, folder or file.
         HubError: the Hub cannot be reached, or refuses.
     """
-    client = Client()
+    client = Client(read_settings())
+    ref = without_user(ref)  # a page of the Hub may have been copied with HF_ENDPOINT's user and password
     address = parse(ref, _hosts(client))
     if address is None:
         return None
@@ -61,7 +63,7 @@ def locate_on_hub(ref: str, wanted: Wanted) -> Located | None:
 
 
 def _hosts(client: Client) -> tuple[str, ...]:
-    return (urlsplit(client.endpoint).netloc, "huggingface.co", "www.huggingface.co", "hf.co")
+    return (host_of(client.endpoint), "huggingface.co", "www.huggingface.co", "hf.co")
 
 
 def _locate(ref: str, address: Address, wanted: Wanted, root: HubFolder | LocalFolder) -> Located:

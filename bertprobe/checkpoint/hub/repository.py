@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Set
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
-import bertprobe
-from bertprobe.checkpoint.ahead import fetched
-from bertprobe.checkpoint.folder import LocalFolder, check_small
-from bertprobe.checkpoint.hub.client import Client, Dropped
-from bertprobe.checkpoint.hub.file import HEAD, HubFile
+from bertprobe.checkpoint.folder import check_small
+from bertprobe.checkpoint.hub.address import COMMIT, could_be_on_hub
+from bertprobe.checkpoint.hub.client import Client
+from bertprobe.checkpoint.hub.file import AT_ONCE, HubFile
+from bertprobe.checkpoint.hub.patience import started
 from bertprobe.checkpoint.source import LocalFile, Source
 from bertprobe.checkpoint.tensorflow import SUFFIX, shards_of
 from bertprobe.errors import CorruptFile, HubError, NotFound, printable, quoted, shortened
+
+LONGEST_PATH = 1024  # characters of a file's path in a repository
 
 # Fetched side by side at the start, where a repository has them: each would cost a round trip of its own.
 SETTINGS = ("config.json", "bert_config.json", "modules.json", "1_Pooling/config.json", "model.safetensors.index.json")
@@ -69,33 +70,41 @@ def ask(client: Client, id: str, revision: str, *, tries: int) -> Repository:
     told = client.json(path, what, tries=tries)
     try:
         commit = told["sha"]
-        sizes = {str(entry["rfilename"]): _size(entry.get("size")) for entry in told["siblings"]}
+        sizes = {_path(entry["rfilename"], what): _size(entry.get("size")) for entry in told["siblings"]}
     except (TypeError, KeyError, AttributeError) as error:
         raise HubError(f"{what}: {client.endpoint} answers otherwise than the Hub", "is HF_ENDPOINT right?") from error
-    if not isinstance(commit, str) or not commit.isalnum():
-        raise HubError(f"{what}: {client.endpoint} does not tell the commit", "is HF_ENDPOINT right?")
+    if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
+        raise HubError(f"{what}: {client.endpoint} tells {quoted(str(commit))} for the commit", "is HF_ENDPOINT right?")
     named = told.get("id")
-    return Repository(client, id, commit, sizes, named if isinstance(named, str) and named != id else "")
+    renamed = named if isinstance(named, str) and named != id and could_be_on_hub(named) else ""
+    return Repository(client, id, commit, sizes, renamed)
+
+
+def _path(said: Any, what: str) -> str:
+    """A file's path as it is listed; raises for one that no repository can have."""
+    path = str(said)
+    odd = len(path) > LONGEST_PATH or "\0" in path or not _is_text(path)
+    if not isinstance(said, str) or odd or {"", ".", ".."} & set(path.split("/")):
+        raise HubError(f"{what} lists {quoted(path)}, which is no path of a file", "is HF_ENDPOINT right?")
+    return path
+
+
+def _is_text(path: str) -> bool:
+    """Whether there is no half of a surrogate pair in it: JSON can have one, an address cannot."""
+    return path.isascii() or not any("\ud800" <= char <= "\udfff" for char in path)
 
 
 def _size(value: Any) -> int | None:
-    return value if type(value) is int and value >= 0 else None
-
-
-class _Head(NamedTuple):
-    """The beginning of a file."""
-
-    source: Source
-    start: int
-    stop: int
+    return value if type(value) is int and 0 <= value < 2**63 else None
 
 
 def warm(sources: Iterable[Source]) -> None:
-    """Fetches the heads of files that will be asked for, side by side; the sources keep them."""
-    heads = [_Head(source, 0, min(HEAD, source.size)) for source in sources if source.at_once > 1]
-    with suppress(HubError, CorruptFile):  # raised again when somebody asks for that one
-        for _ in fetched(heads):
-            pass
+    """Fetches the heads of files that will be asked for, side by side; a failure is raised to who reads that file."""
+    files = [source for source in sources if isinstance(source, HubFile)]
+    for at in range(0, len(files), AT_ONCE):
+        heads = [started(file.warm) for file in files[at : at + AT_ONCE]]
+        if not all(head.result() for head in heads):
+            return
 
 
 class HubFolder:
@@ -209,63 +218,3 @@ def _names(folder: Path) -> list[str]:
         return sorted(entry.name for entry in folder.iterdir())
     except OSError:
         return []
-
-
-# ------------------------------------------------------------------------------------------------ downloads
-
-_SMALL = (".json", ".txt", ".model", ".codes", ".bpe")
-MOST_SETTINGS = 50 * 2**20  # bytes of a file that can be settings or a vocabulary
-
-
-def download(folder: HubFolder, weights: Iterable[str], revision: str) -> LocalFolder:
-    """Puts whole files into the cache: the weights named, and the settings and the tokenizer beside them.
-
-    Raises:
-        NotFound, HubError: as for the reading of ranges; what came until then stays in the cache.
-    """
-    repository = folder.repository
-    beside = [name for name in folder.names if folder.is_file(name) and name.endswith(_SMALL)]
-    beside += [name for name in ("1_Pooling/config.json",) if folder.is_file(name)]
-    settings = [path for path in map(folder.inside, beside) if (repository.sizes[path] or 0) <= MOST_SETTINGS]
-    here = Path()
-    with _told_by_us(repository.client, folder.address):
-        for path in (*settings, *map(folder.inside, weights)):
-            here = Path(_downloaded(repository, path, repository.commit))
-        known = snapshot(repository.id, revision)
-        if settings and (known is None or known.name != repository.commit):
-            # By the name that was typed, so that the cache, and transformers, know what it led to.
-            _downloaded(repository, settings[0], revision or "main")
-    return LocalFolder(here.parent)
-
-
-def _downloaded(repository: Repository, path: str, revision: str) -> str:
-    from huggingface_hub import hf_hub_download
-
-    found: str = hf_hub_download(
-        repository.id,
-        path,
-        revision=revision,
-        endpoint=repository.client.endpoint,
-        library_name="bertprobe",
-        library_version=bertprobe.__version__,
-    )
-    return found
-
-
-@contextmanager
-def _told_by_us(client: Client, what: str) -> Iterator[None]:
-    """The errors of the Hub's client as ours."""
-    from huggingface_hub import errors
-
-    try:
-        with client.translated(client.endpoint):
-            try:
-                yield
-            except errors.HfHubHTTPError as error:  # one of the HTTP library's own, so it must be seen before those
-                client.check(error.response, what)
-                raise Dropped(str(error)) from error
-    except (Dropped, OSError, ValueError) as error:
-        reason = printable(" ".join(str(error).split())[:200])
-        raise HubError(
-            f"{what} could not be downloaded ({reason})", "make room if there is none, else try again"
-        ) from error
