@@ -168,7 +168,7 @@ def load_encoder(
     reason = why_not_native(checkpoint, anatomy)
     if reason is not None:
         raise UnsupportedFile(f"{printable(checkpoint.ref)} cannot be run here: {reason}", "it needs transformers")
-    check_faults(checkpoint.faults, (*_SETTINGS, *anatomy.row.activation))
+    check_faults(checkpoint.faults, printable(checkpoint.ref), (*_SETTINGS, *anatomy.row.activation))
     count = len(anatomy.layers)
     depth = count if depth is None else min(depth, count)
     outer, within = _tensors(checkpoint, anatomy, depth, pooler)

@@ -74,6 +74,9 @@ SETTINGS: Mapping[str, Kind] = {
     "add_cross_attention": _or_null(_FLAG),
 }
 
+NESTED = ("text_config", "encoder", "question_encoder", "qformer_config")  # and whatever has a model_type of its own
+HARMLESS = ("architectures",)  # who saved it: no number depends on that
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -95,7 +98,7 @@ def checked(config: Mapping[str, Any] | None) -> Config:
     sound: dict[str, Any] = {}
     faults: dict[str, str] = {}
     for key, value in config.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and (key in NESTED or "model_type" in value):
             inner = dict(_faults(value))
             faults |= {f"{key}.{name}": fault for name, fault in inner.items()}
             value = {name: found for name, found in value.items() if name not in inner}
@@ -115,9 +118,13 @@ def _shown(value: Any) -> str:
     return quoted(value) if isinstance(value, str) else json.dumps(value)[:60]
 
 
-def check_faults(faults: Mapping[str, str], needed: Iterable[str] | None = None) -> None:
-    """Raises `UnsupportedFile` for a setting that is needed, on any level, and cannot be; None needs them all."""
+def check_faults(faults: Mapping[str, str], shown: str, needed: Iterable[str] | None = None) -> None:
+    """Raises `UnsupportedFile` for a setting that is needed, on any level, and cannot be.
+
+    `shown` is the checkpoint as a message names it; None for `needed` are all that may decide a number.
+    """
     wanted = None if needed is None else set(needed)
     for key, fault in faults.items():
-        if wanted is None or key.rpartition(".")[2] in wanted:
-            raise UnsupportedFile(f"config.json gives {printable(key)} as {fault}", "mend config.json")
+        name = key.rpartition(".")[2]
+        if name not in HARMLESS and (wanted is None or name in wanted):
+            raise UnsupportedFile(f"the config.json of {shown} gives {printable(key)} as {fault}", "mend it")

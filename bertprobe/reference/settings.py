@@ -33,7 +33,7 @@ def config_of(checkpoint: Checkpoint, anatomy: Anatomy) -> Any:
             change numbers, or transformers refuses a value.
         PartMissing: it promises more layers than there are tensors.
     """
-    check_faults(checkpoint.faults)
+    check_faults(checkpoint.faults, printable(checkpoint.ref))
     settings = settings_of(checkpoint, anatomy.family)
     config_class = _config_class(checkpoint, anatomy)
     given = allowed_of(settings, config_class, printable(checkpoint.ref))
