@@ -51,7 +51,9 @@ _NAMES = Kind(
     lambda value: isinstance(value, list) and len(value) <= MOST_NAMES and all(map(_is_name, value)),
 )
 _ACTIVATION = Kind("a name", lambda value: _is_name(value) or isinstance(value, bool))  # XLM's is true or false
-_COUNT = _or_null(_whole(0))
+_PLAIN_COUNT = _or_null(_whole(0))
+# LXMERT counts the layers of each of its three stacks, in an object.
+_COUNT = Kind(_PLAIN_COUNT.words, lambda value: isinstance(value, Mapping) or _PLAIN_COUNT.holds(value))
 
 # The settings that are looked at here, under every name that a family has for one; the rest is transformers' affair.
 SETTINGS: Mapping[str, Kind] = {
