@@ -6,6 +6,7 @@ import os
 import stat
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -169,6 +170,15 @@ class LocalFile:
         if not stat.S_ISREG(status.st_mode):
             raise UnsupportedFile(f"{self.path} is not a regular file", "name a folder or a weights file")
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@cache
+def machine_memory() -> int:
+    """Bytes of this machine's memory, as far as it tells: no tensor is read that is larger."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 2**63
 
 
 def fresh(size: int) -> memoryview:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bertprobe.checkpoint.ahead import fetched
-from bertprobe.checkpoint.source import Memory, Source
+from bertprobe.checkpoint.source import Memory, Source, machine_memory
 from bertprobe.errors import CorruptFile, UnsupportedFile, printable
 
 if TYPE_CHECKING:
@@ -219,6 +219,11 @@ def check_readable(header: TensorHeader) -> None:
         raise UnsupportedFile(
             f"tensor {name} has dtype {header.dtype}, {DTYPES[header.dtype].bits} bits an element",
             "no array library here can hold that; --shapes lists it",
+        )
+    if header.nbytes > machine_memory():
+        raise UnsupportedFile(
+            f"tensor {name} has {header.nbytes:,} bytes, more than the {machine_memory():,} of this machine's memory",
+            "look at its shape with --shapes",
         )
     largest = math.prod(n or 1 for n in header.shape)
     if header.count == 0 and (header.shape[0] > MAX_EMPTY or largest >= MAX_ELEMENTS):

@@ -18,6 +18,7 @@ from bertprobe.errors import OutputError, PartMissing, UnsupportedFile, escaped,
 from bertprobe.export.files import Output, atomic_write, check_place
 from bertprobe.verdicts.headers import why_no_pooler
 
+MOST_HASHED = 20 * 10**9  # bytes of a weights file: some half a minute
 METADATA = "__metadata__"  # safetensors' name for the notes in a header
 CASTS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
@@ -181,20 +182,27 @@ def utf8_notes(found: Mapping[str, str]) -> dict[str, str]:
 
 
 def provenance(checkpoint: Checkpoint, items: Sequence[Item]) -> dict[str, str]:
-    """The sha256 of each file a tensor comes from; a Hub commit says as much without reading 440 MB."""
+    """The sha256 of each file a tensor comes from; a Hub commit says as much without reading 440 MB.
+
+    Of a file larger than `MOST_HASHED`, which would be read for minutes, its size: a sparse one costs nobody a disk.
+    """
     used = {piece.source.name for item in items for piece in item.header.pieces}
     files = [file for file in checkpoint.files if file.name in used]
     if checkpoint.revision is not None:
         return {file.name: f"commit {checkpoint.revision}" for file in files}
-    return {file.name: f"sha256 {_sha256(file.path)}" for file in files if isinstance(file, LocalFile)}
+    return {file.name: _digest(file) for file in files if isinstance(file, LocalFile)}
 
 
-def _sha256(path: Path) -> str:
+def _digest(source: LocalFile) -> str:
+    if source.size > MOST_HASHED:
+        return f"{source.size} bytes, not hashed"
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with open(source.path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UnsupportedFile(f"{path} cannot be read ({error.strerror})", "check its permissions") from error
+        raise UnsupportedFile(f"{source.path} cannot be read ({error.strerror})", "check its permissions") from error
+    source.check_unchanged()
+    return f"sha256 {digest}"
 
 
 # ------------------------------------------------------------------------------------------------ formats

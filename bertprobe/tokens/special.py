@@ -32,28 +32,27 @@ def add_tokens(backend: tokenizers.Tokenizer, settings: Settings) -> None:
 
 
 def _listed(settings: Settings) -> Iterator[tokenizers.AddedToken]:
-    """The added tokens that settings spell out, in the order of their ids."""
+    """The added tokens that settings spell out, in the order of their ids, then those that they name besides."""
     decoder = settings.tokenizer.get("added_tokens_decoder")
-    specials = {settings.content(role) for role in settings.named}
     try:
         if isinstance(decoder, dict):
             for _, value in sorted(decoder.items(), key=lambda item: int(item[0])):
                 yield _added(value)
         else:
+            specials = {settings.content(role) for role in settings.named}
             for content, _ in sorted(read_optional(settings.folder, ADDED).items(), key=lambda item: int(item[1])):
                 special = content in specials
                 yield _added({"content": content, "normalized": not special, "special": special})
+        for file in settings.special_files:
+            for key in ("extra_special_tokens", "additional_special_tokens"):
+                for value in file[key] if isinstance(file.get(key), list) else ():
+                    yield _added(value if isinstance(value, dict) else {"content": str(value)})
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise CorruptFile(
             f"the added tokens in {settings.folder.address} are not a list of tokens with ids "
             f"({printable(str(error)[:100])})",
             f"mend {'tokenizer_config.json' if decoder else ADDED}, or fetch it again",
         ) from error
-    for file in settings.special_files:
-        for key in ("extra_special_tokens", "additional_special_tokens"):
-            values = file.get(key)
-            if isinstance(values, list):
-                yield from (_added(value if isinstance(value, dict) else {"content": str(value)}) for value in values)
 
 
 def _added(value: Mapping[str, Any]) -> tokenizers.AddedToken:
