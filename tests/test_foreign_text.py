@@ -169,6 +169,18 @@ def test_a_figures_title_is_text(name: str, tmp_path: Path, tiny_bert: Path, run
         assert run(["report", folder, "-o", out.with_suffix(suffix), "--figure", "weights"]).code == 0
 
 
+def test_a_process_without_room_to_draw_says_so(tmp_path: Path) -> None:
+    """The JavaScript engine behind the figures ends a process that may not reserve what it wants."""
+    resource = pytest.importorskip("resource")
+    pytest.importorskip("vl_convert")
+    words = [sys.executable, "-m", "bertprobe", "report", "-o", str(tmp_path / "x.svg"), "--figure", "weights"]
+    limited = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_AS, (2**34, 2**34))}
+    done = subprocess.run(words, capture_output=True, text=True, **limited)
+    assert done.returncode == 1
+    assert "ulimit -v unlimited" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 # ------------------------------------------------------------------------------------------------ text
 
 

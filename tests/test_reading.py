@@ -1,4 +1,4 @@
-"""Reading: copies of the right bytes, each counted once, in bounded memory; settings that are checked where they are read."""
+"""Reading: copies of the right bytes, each counted once, in bounded memory; settings checked where they are read."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def test_settings_of_commas_do_not_fill_memory() -> None:
             parse_json(odd, "config.json")
 
 
-# ------------------------------------------------------------------------------------------------ tensors that do not fit
+# ---------------------------------------------------------------------------- tensors that do not fit
 
 
 @pytest.mark.parametrize("shape", [(128,), (0, 8), (16, 8, 1), (16, 0), (8, 16), (16, 9)], ids=str)

@@ -10,6 +10,7 @@ from bertprobe.export.files import Output, atomic_write
 from bertprobe.render.html.figures import FIGURES
 from bertprobe.report import Report
 
+NEEDED = 100 * 10**9  # bytes of address space, most of them never touched; some 70 GB were found to do
 SUFFIXES = (".html", ".png", ".svg", ".pdf")
 
 __all__ = ["FIGURES", "SUFFIXES", "require_libraries", "write"]
@@ -22,6 +23,22 @@ def require_libraries() -> None:
             f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed",
             "pip install 'bertprobe[report]'",
         )
+    limit = _address_space()
+    if limit is not None and limit < NEEDED:
+        raise OutputError(
+            f"this process may have {limit:,} bytes of address space, the program that draws needs {NEEDED:,}",
+            "lift the limit: ulimit -v unlimited",
+        )
+
+
+def _address_space() -> int | None:
+    """What a limit leaves this process, None where there is none: the JavaScript engine would end it without a word."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def write(report: Report, output: Output, figure: str | None = None) -> int:
