@@ -21,9 +21,9 @@ from bundle import How, entries, footer, sealed, varint
 from bundle import save as save_bundle
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from memory import Memory
 from safetensors.torch import save
 from test_safetensors import packed
-from test_torch_pickle import Memory
 
 from bertprobe import (
     BertprobeError,
