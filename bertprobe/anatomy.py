@@ -110,14 +110,21 @@ class Anatomy:
 
     @property
     def widths(self) -> tuple[int | None, int | None]:
-        """Hidden and intermediate size by the shapes of the first layer, else of the pooler, else by the config."""
+        """Hidden and intermediate size by the shapes of the first layer, else of the pooler, else by the config.
+
+        Where layers are narrower than the hidden states, the pooler and then the config say how wide these are.
+        """
         hidden, inner = (
             n if type(n) is int else None for n in (self.promised.hidden_size, self.promised.intermediate_size)
         )
-        for part in self.of("intermediate", "pooler"):
-            if part.weight is not None and len(part.weight.shape) == 2:
-                return part.weight.shape[1], part.weight.shape[0] if part.role == "intermediate" else inner
-        return hidden, inner
+        up, pooler = self._shape("intermediate"), self._shape("pooler")
+        wide = pooler if self.row.narrow else up or pooler
+        return wide[1] if wide else hidden, up[0] if up else inner
+
+    def _shape(self, role: str) -> tuple[int, ...] | None:
+        """The shape of the first matrix of a role."""
+        shapes = (part.weight.shape for part in self.of(role) if part.weight is not None)
+        return next((shape for shape in shapes if len(shape) == 2), None)
 
     def of(self, *roles: str) -> tuple[Part, ...]:
         """The parts with one of these roles, in order."""

@@ -67,7 +67,8 @@ class Family:
     a layer number alone is not unique; `gate` likewise. `fused` says which half of one matrix is activated. `sign` must
     be found in the names too where `up` alone could be somebody else's. `model_types` maps the config's name to the
     prefixes (blank between several) under which its head classes keep the encoder. A row that `needs_config` spells its
-    layers as others do, and is believed only when the config says one of these types.
+    layers as others do, and is believed only when the config says one of these types. The layers of a `narrow` one are
+    narrower than its hidden states.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Family:
     needs_config: bool = False
     canonical: bool = False
     position: str = "between attention and output"
+    narrow: bool = False
 
     @cached_property
     def patterns(self) -> tuple[tuple[str, re.Pattern[str]], ...]:
@@ -116,6 +118,7 @@ FAMILIES: tuple[Family, ...] = (
         up=(rf"encoder\.layer\.{LAYER}\.(?:(?P<stack>ffn)\.(?P<index>\d+)\.)?intermediate\.dense",),
         sign=r"encoder\.layer\.\d+\.ffn\.\d+\.intermediate\.dense",
         default="relu",
+        narrow=True,
     ),
     Family(
         "lilt",

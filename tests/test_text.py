@@ -15,9 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import zoo
 from safetensors.numpy import load_file
 
+import bertprobe
 from bertprobe.backends import BACKENDS
+from bertprobe.export import Output
+from bertprobe.export.vectors import VectorFile
 
 TEXTS = ["A cat sat on the mat.", "Dogs bark at night, and nobody knows why they do so.", "Why?"]
 
@@ -159,6 +163,33 @@ READERS: dict[str, Any] = {
     ".jsonl": lambda path, kind: np.array([json.loads(line)[kind] for line in path.read_text().splitlines()]),
     ".csv": lambda path, kind: np.array([row[1:] for row in csv.reader(io.StringIO(path.read_text()))][1:], float),
 }
+
+
+@pytest.mark.parametrize("family", ["bert", "mobilebert", "reformer"])
+@pytest.mark.parametrize("kind", ["pooled", "cls", "mean"])
+def test_vectors_are_as_wide_as_they_are(family: str, kind: str, tmp_path: Path, run: Any) -> None:
+    """Layers may be narrower than hidden states, as MobileBERT's are, or these wider than the model, as Reformer's."""
+    zoo.save(family, tmp_path / "m")
+    words = zoo.save_tokenizer(tmp_path / "m").split()
+    if kind == "pooled" and family == "reformer":
+        pytest.skip("it has no pooler")
+    texts = [" ".join(words[:n]) for n in (1, 30, 4, 17)]
+    argv = ["pool", *texts, "-m", tmp_path / "m", "--vector", kind]
+    shown = np.array([text[kind]["values"] for text in data_of(run, *argv)["texts"]])
+    for suffix, read in READERS.items():
+        file = tmp_path / f"v{suffix}"
+        ran = run([*argv, "-o", file])
+        assert ran.code == 0, ran.err
+        assert np.abs(read(file, kind) - shown).max() < 2e-6  # ours and theirs sum a text alone or in a batch
+    assert np.abs(bertprobe.open(tmp_path / "m").pool(texts, vector=kind) - shown).max() < 2e-6
+    assert data_of(run, "inspect", tmp_path / "m")["facts"]["hidden_size"] == zoo.HIDDEN
+
+
+def test_rows_of_two_widths_are_a_fault_of_ours(tmp_path: Path) -> None:
+    with VectorFile(Output(tmp_path / "v.npy"), "mean", {}) as file:
+        file.add(np.array([0]), np.zeros((1, 4), np.float32))
+        with pytest.raises(ValueError, match="among vectors"):
+            file.add(np.array([1]), np.zeros((1, 8), np.float32))
 
 
 @pytest.mark.parametrize("suffix", READERS)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
@@ -254,6 +255,15 @@ def save(family: str, folder: Path, **overrides: Any) -> PreTrainedModel:
     model = build(family, **overrides)
     model.save_pretrained(folder)
     return model
+
+
+def save_tokenizer(folder: Path) -> str:
+    """A tokenizer of whole words beside a family's model; gives a text of words that it knows."""
+    words = [f"word{i}" for i in range(VOCABULARY - 1)]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*words, "?"])}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return " ".join(words[10:43])
 
 
 def _model_class(family: str) -> type[PreTrainedModel]:

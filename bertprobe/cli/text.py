@@ -290,9 +290,8 @@ def _write_vectors(
     from bertprobe.export.vectors import VectorFile
     from bertprobe.report.text import vectors_written
 
-    width = runner.anatomy.widths[0] or 0
     metadata = {"format": "pt", "source": runner.checkpoint.ref, "vector": vector}
-    with VectorFile(Output(output, force=force), vector, width, metadata) as vectors:
+    with VectorFile(Output(output, force=force), vector, metadata) as vectors:
         for packed in runner.batches(texts, truncate=truncate, pairs=pair):
             vectors.add(packed.order, runner.engine.vectors(packed, vector))
     if not vectors.is_finite:

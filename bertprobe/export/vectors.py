@@ -24,16 +24,17 @@ ROWS_AT_ONCE = 4096
 
 
 class VectorFile:
-    """Rows (H,) that come in any order and are written in their own, in the format of the suffix: see `WRITERS`.
+    """Rows that come in any order and are written in their own, in the format of the suffix: see `WRITERS`.
 
-    They wait in a nameless file beside the place, so memory does not grow with their number. Used as a context; nothing
-    is left behind if it ends in an error.
+    They wait in a nameless file beside the place, so memory does not grow with their number; all are as wide as the
+    first, `width`. Used as a context; nothing is left behind if it ends in an error.
     """
 
-    def __init__(self, output: Output, name: str, width: int, metadata: Mapping[str, str]) -> None:
+    def __init__(self, output: Output, name: str, metadata: Mapping[str, str]) -> None:
         self._write = writer(output.path)
         check_place(output)
-        self.output, self.name, self.width, self.metadata = output, name, width, utf8_notes(metadata)
+        self.output, self.name, self.metadata = output, name, utf8_notes(metadata)
+        self.width = 0
         self.count = 0
         self.bytes = 0
         self.is_finite = True
@@ -44,9 +45,12 @@ class VectorFile:
         return self
 
     def add(self, places: Any, values: Floats) -> None:
-        """Puts the rows of `values` (N, H) in their places (N,)."""
+        """Puts the rows of `values` (N, width) in their places (N,); raises `ValueError` for rows of another width."""
         import numpy as np
 
+        self.width = self.width or values.shape[1]
+        if values.shape[1] != self.width:
+            raise ValueError(f"a vector of {values.shape[1]:,} numbers among vectors of {self.width:,}")
         size = 4 * self.width
         try:
             for place, row in zip(places, values, strict=True):
