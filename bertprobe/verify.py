@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bertprobe.activations import Compute, Native, Runner, open_runner
+from bertprobe.activations import Compute, Foreign, Native, Runner, open_runner
 from bertprobe.anatomy import Anatomy, Part
 from bertprobe.backends import ACTIVATIONS, BACKENDS, Array, OneDNNBackend, TorchBackend
 from bertprobe.checkpoint import Checkpoint, read_tensors
-from bertprobe.encoder import Encoder, why_not_native
+from bertprobe.encoder import why_not_native
 from bertprobe.errors import BertprobeError, printable, shortened
 
 if TYPE_CHECKING:
@@ -75,20 +75,21 @@ def verify(checkpoint: Checkpoint, anatomy: Anatomy, texts: Sequence[str]) -> tu
     runner = open_runner(checkpoint, anatomy, Compute(backend="torch", device="cpu"))
     cut = tuple(texts) == TEXTS  # our own may be longer than a small model takes; a user's are refused, not cut
     packed = [next(iter(runner.batches([text], truncate=cut))) for text in texts]
-    reference = load_reference(checkpoint, anatomy)
+    engine = runner.engine
+    reference = engine.reference if isinstance(engine, Foreign) else load_reference(checkpoint, anatomy)
     _check_finite(reference)
     with _listening(reference) as inputs:
         theirs = _of_reference(reference, packed)
     exact = _of_reference(load_reference(checkpoint, anatomy, dtype="float64"), packed)
     ours = {name: _of_runner(engine, packed) for name, engine in _engines(runner)}
-    together = _together(runner, texts, cut)
+    together = _together(runner, texts, cut) if "torch" in ours else {}
     known = {*reference.parts, "pooler"}
     return tuple(
         Agreement(
             part=part,
             ours={name: _farthest(values[part], theirs[part]) for name, values in ours.items()},
             alone=_alone(reference, part, inputs, theirs) if part.partition(" ")[0] in known else None,
-            batch=_farthest(together[part], ours["torch"][part]) if "torch" in ours else 0.0,
+            batch=_farthest(together[part], ours["torch"][part]) if together else 0.0,
             theirs=_farthest(theirs[part], exact[part]),
             size=max(float(abs(values).max()) for values in exact[part]),
         )
@@ -114,8 +115,9 @@ def _engines(runner: Runner) -> Iterator[tuple[str, Runner]]:
     in_numpy, in_torch = ACTIVATIONS.get(str(runner.anatomy.promised.activation), (None, None))
     for name, make in BACKENDS.items():
         if (in_numpy if name == "numpy" else in_torch) is not None and (name != "onednn" or OneDNNBackend.is_there()):
-            encoder: Encoder = load_encoder(runner.checkpoint, runner.anatomy, make())
-            yield name, replace(runner, engine=Native(encoder))
+            loaded = name == runner.engine.name
+            encoder = None if loaded else load_encoder(runner.checkpoint, runner.anatomy, make())
+            yield name, runner if encoder is None else replace(runner, engine=Native(encoder))
 
 
 def _of_runner(runner: Runner, packed: Sequence[Packed]) -> Values:
@@ -144,10 +146,15 @@ def _one_run(runner: Runner, batch: Packed) -> Values:
 
 
 def _together(runner: Runner, texts: Sequence[str], cut: bool) -> Values:
-    """The same with all texts in one batch, in the order of the input."""
-    (batch,) = list(runner.batches(texts, truncate=cut))
-    places = sorted(range(len(texts)), key=lambda i: int(batch.order[i]))
-    return {part: [values[i] for i in places] for part, values in _one_run(runner, batch).items()}
+    """The same with many texts to a batch, in the order of the input."""
+    found: Values = {}
+    order: list[int] = []
+    for batch in runner.batches(texts, truncate=cut):
+        order += batch.order.tolist()
+        for part, values in _one_run(runner, batch).items():
+            found.setdefault(part, []).extend(values)
+    places = sorted(range(len(order)), key=order.__getitem__)
+    return {part: [values[i] for i in places] for part, values in found.items()}
 
 
 def _of_reference(reference: Reference, packed: Sequence[Packed]) -> Values:

@@ -12,7 +12,7 @@ import zoo
 from conftest import Run
 from safetensors.numpy import load_file, save_file
 
-from bertprobe import backends
+from bertprobe import activations, backends, encoder, reference
 
 
 def data_of(ran: Any) -> dict[str, Any]:
@@ -67,6 +67,34 @@ def test_other_families_are_verified_too(family: str, minilm: Path, tmp_path: Pa
     # Half of a fused matrix by itself is another shape of product, all else is equal bit for bit.
     fused = family == "modernbert"
     assert all(row["alone"] <= (row["limit"] if fused else 0) for row in rows if row["part"] != "last hidden state")
+
+
+def test_texts_of_several_batches_are_verified(minilm: Path, run: Run) -> None:
+    """2,048 tokens are a batch: these are some 3,000, the longest last."""
+    texts = [f"{'a cat sat on the mat, ' * n}{n}" for n in range(3, 33)]
+    ran = run(["verify", *texts, "-m", minilm, "--json"])
+    assert ran.code == 0, ran.err
+    data = data_of(ran)
+    assert data["holds"] is True
+    assert all(0 <= row["batch"] <= 2e-6 * max(1, row["largest_value"]) for row in data["parts"])
+
+
+def test_a_model_is_read_once_for_each_way_of_computing(
+    minilm: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a foreign family transformers' float32 and float64; of ours these, and each backend."""
+    loads: list[str] = []
+    for name, module in (("load_reference", reference), ("load_encoder", encoder)):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, _real=real, _name=name, **k: loads.append(_name) or _real(*a, **k))
+    monkeypatch.setattr(activations, "load_encoder", encoder.load_encoder)
+    for family in ("modernbert", "bert"):
+        loads.clear()
+        zoo.save(family, tmp_path / family, vocab_size=30522)
+        (tmp_path / family / "tokenizer.json").write_bytes((minilm / "tokenizer.json").read_bytes())
+        assert run(["verify", "a cat sat", "-m", tmp_path / family]).code == 0
+        ways = 0 if family == "modernbert" else 2 + backends.OneDNNBackend.is_there()
+        assert sorted(loads) == ["load_encoder"] * ways + ["load_reference"] * 2
 
 
 def test_it_fits_the_terminal(minilm: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
