@@ -121,13 +121,12 @@ class Foreign:
     name = "transformers"
 
     def __init__(self, reference: Reference, backend: Backend) -> None:
-        config = reference.checkpoint.config or {}
         self.reference, self.backend = reference, backend
         words = reference.anatomy.tensors.get("embeddings.word_embeddings.weight")
         self.vocabulary = words.shape[0] if words is not None else None
         kinds = reference.anatomy.tensors.get("embeddings.token_type_embeddings.weight")
         self.segments = kinds.shape[0] if kinds is not None else None
-        self.longest = _longest(config, reference.anatomy.family)
+        self.longest = _longest(reference.model)
         self.has_pooler = any(part.stack is None for part in reference.anatomy.of("pooler"))
         self.rows_are_tokens = reference.rows_are_tokens
 
@@ -156,17 +155,23 @@ def _of_records(tap: Tap | None) -> Callable[[Any], None] | None:
     return lambda r: tap(r.part if r.call == 0 else f"{r.part} (call {r.call})", r.before, r.after)
 
 
-# Their position tables begin with padding_idx + 1 rows that no token uses.
-_AS_ROBERTA = ("mpnet", "longformer", "xmod", "xlm-roberta-xl", "roberta-prelayernorm", "ibert", "luke", "lilt",
-               "layoutlmv3", "esm", "deberta-v2")  # fmt: skip
+UNBOUNDED = 1_000_000
+"""The most tokens of a text to a model whose positions are relative and have no end."""
 
 
-def _longest(config: Mapping[str, Any], family: str) -> int:
-    found = next((config[key] for key in ("max_position_embeddings", "n_positions") if type(config.get(key)) is int), 0)
-    if found <= 0:
-        return 1_000_000  # relative positions have no end
-    padding = config.get("pad_token_id")
-    return found - (padding if type(padding) is int else 0) - 1 if family in _AS_ROBERTA else found
+def _longest(model: Any) -> int:
+    """The most tokens a text may have, by a model's own config, defaults of its class included.
+
+    A table of positions that knows a padding id, as RoBERTa's does, is used from the row after it.
+    """
+    keys = ("max_position_embeddings", "n_positions")
+    found = next((n for key in keys if type(n := getattr(model.config, key, None)) is int), 0)
+    embeddings = getattr(model, "embeddings", None)
+    table = getattr(embeddings, "position_embeddings", None)
+    if found <= 0 or (table is None and hasattr(embeddings, "position_embeddings")):  # DeBERTa's may be relative alone
+        return UNBOUNDED
+    padding = getattr(table, "padding_idx", None)
+    return found if padding is None else found - padding - 1
 
 
 @dataclass(slots=True)

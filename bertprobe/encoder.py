@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from bertprobe.tokens import Packed
 
 NATIVE = ("bert", "roberta", "xlm-roberta", "camembert", "data2vec-text", "electra", "ernie", "dpr")
-# These count positions from the padding token's id on: the first real token stands at padding_idx + 1.
-COUNTS_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "data2vec-text")
+# These count positions from the padding token's id on, so that the first real token stands at padding_idx + 1; with the
+# id that transformers' config class has where a config.json leaves it out.
+COUNTS_FROM_PADDING = {"roberta": 1, "xlm-roberta": 1, "camembert": 1, "data2vec-text": 1}
 
 SPARE = 2**20  # bytes beside a layer's own that reading it may take: what lies between its tensors, and alignment
 
@@ -187,7 +188,7 @@ def load_encoder(
         heads=_heads(checkpoint, within),
         eps=float(config.get("layer_norm_eps", 1e-12)),
         activation=backend.activation(activation),
-        padding_idx=_padding_idx(config) if anatomy.family in COUNTS_FROM_PADDING else None,
+        padding_idx=_padding_idx(config, anatomy.family),
     )
 
 
@@ -225,11 +226,15 @@ def _check_shapes(tensors: Mapping[str, TensorHeader], shapes: Mapping[str, str]
             )
 
 
-def _padding_idx(config: Mapping[str, Any]) -> int:
-    found = config.get("pad_token_id") or 0
-    if found < 0:
-        raise UnsupportedFile(f"config.json gives pad_token_id as {found}", "positions are counted from it: mend it")
-    return int(found)
+def _padding_idx(config: Mapping[str, Any], family: str) -> int | None:
+    """The id that positions are counted from, None where they are counted from 0."""
+    if family not in COUNTS_FROM_PADDING:
+        return None
+    found = config.get("pad_token_id", COUNTS_FROM_PADDING[family])
+    if type(found) is not int or found < 0:
+        shown = "null" if found is None else found
+        raise UnsupportedFile(f"config.json gives pad_token_id as {shown}", "positions are counted from it: mend it")
+    return found
 
 
 def _heads(checkpoint: Checkpoint, within: Sequence[Headers]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,28 @@ def test_every_native_family_equals_transformers(family: str, tmp_path: Path) ->
         if getattr(model, "pooler", None) is not None:
             encoder = opened(tmp_path, "torch")
             assert torch.equal(pool(encoder, hidden[first_tokens(pair)]), theirs.pooler_output)
+
+
+@pytest.mark.parametrize("family", NATIVE)
+def test_what_a_config_leaves_out_is_the_default_of_its_class(family: str, tmp_path: Path) -> None:
+    """transformers fills in pad_token_id 1 for RoBERTa and its kin, from which they count positions."""
+    zoo.save(family, tmp_path, pad_token_id=zoo._model_class(family).config_class.pad_token_id)
+    config = json.loads((tmp_path / "config.json").read_text())
+    left_out = {key: value for key, value in config.items() if key not in ("pad_token_id", "layer_norm_eps")}
+    (tmp_path / "config.json").write_text(json.dumps(left_out))
+    model = base(type(zoo.build(family)).from_pretrained(tmp_path)).eval()
+    assert model.config.layer_norm_eps == 1e-12
+    with torch.no_grad():
+        theirs = model(input_ids=torch.tensor(TEXTS[:2])).last_hidden_state
+        assert torch.equal(encode(opened(tmp_path, "torch"), packed(TEXTS[:2])).view(2, 5, -1), theirs)
+
+
+def test_positions_cannot_be_counted_from_no_padding(tmp_path: Path) -> None:
+    zoo.save("roberta", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "pad_token_id": None}))
+    with pytest.raises(UnsupportedFile, match="gives pad_token_id as null; positions are counted from it"):
+        opened(tmp_path, "numpy")
 
 
 @pytest.mark.parametrize("name", BACKENDS)

@@ -23,7 +23,9 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
 from bertprobe import reference
+from bertprobe.activations import UNBOUNDED, Foreign
 from bertprobe.anatomy import find_parts
+from bertprobe.backends import TorchBackend
 from bertprobe.checkpoint import open_checkpoint
 from bertprobe.errors import BertprobeError, NotFound, PartMissing, UnsupportedFile
 from bertprobe.families import FAMILIES
@@ -176,6 +178,37 @@ def test_text_alone_runs_or_is_refused_by_name(family: str, tmp_path: Path) -> N
 def test_families_that_need_more_than_text_are_those_that_refuse_it() -> None:
     refusing = {family for family in zoo.FAMILIES if needs_more_than_text(family)}
     assert refusing == {"bros", "lxmert", "blip_2_qformer", "instructblip_qformer"}
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "longest"),
+    [
+        ("deberta-v2", {}, 64),
+        ("deberta-v2", {"relative_attention": True, "position_biased_input": False}, None),
+        ("mpnet", {}, 62),  # whatever the padding id is, it counts from 2
+        ("longformer", {"pad_token_id": 1}, 62),
+        ("markuplm", {}, 63),
+        ("ibert", {}, 63),
+        ("altclip_text_model", {}, 63),
+        ("clap_text_model", {}, 63),
+        ("bridgetower_text_model", {}, 63),
+        ("xmod", {}, 63),
+        ("lilt", {}, 63),
+        ("distilbert", {}, 64),
+        ("nystromformer", {}, 64),
+        ("xlm", {}, 64),
+    ],
+)
+def test_the_longest_text_is_the_longest_that_runs(
+    family: str, settings: dict[str, Any], longest: int | None, tmp_path: Path
+) -> None:
+    zoo.save(family, tmp_path, **settings)
+    engine = Foreign(opened(tmp_path), TorchBackend())
+    assert engine.longest == (longest or UNBOUNDED)
+    engine.reference.run([20] * (longest or 100), [0] * (longest or 100))
+    if longest is not None and family != "longformer":  # which pads to whole windows, and fails elsewhere
+        with pytest.raises((BertprobeError, IndexError, RuntimeError)):
+            engine.reference.run([20] * (longest + 1), [0] * (longest + 1))
 
 
 def test_every_row_of_the_families_knows_its_down_projection() -> None:
