@@ -93,7 +93,7 @@ def _property(text: str) -> str:
 
 def _write_table(view: View, out: TextIO) -> None:
     out.write("| " + " | ".join(escaped(column.title, table=True) for column in view.columns) + " |\n")
-    rule = ("---" if column.kind in ("text", "place", "verdict") else "---:" for column in view.columns)
+    rule = ("---" if column.kind in ("text", "place", "verdict", "flag") else "---:" for column in view.columns)
     out.write("| " + " | ".join(rule) + " |\n")
     for row in view.rows:
         out.write("| " + " | ".join(escaped(plain(column.value(row)), table=True) for column in view.columns) + " |\n")

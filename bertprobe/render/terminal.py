@@ -1,4 +1,4 @@
-"""Tables for people: what fits the width is shown, text gives way before numbers do, numbers never fold."""
+"""Tables for people: what fits the width is shown, text gives way before numbers do, no number is ever cut."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +24,7 @@ NARROW_NUMBERS = 6
 PADDING = 2
 NATURAL = 10_000
 LONGEST = 200  # characters of a text in a table
+FLOOR, LAST_FLOOR = 0.4, 12  # what text gives way to before columns leave, of the width; and before any column leaves
 NUMERIC = ("integer", "real", "share")
 SHADE_STYLES = dict(zip(SHADES, ("", "color(60)", "color(31)", "color(79)", "color(227)"), strict=True))
 
@@ -110,12 +111,13 @@ def _write_view(console: Console, view: View, width: int) -> int:
     """Draws a view and says how many of its columns found no place."""
     cells = {id(column): texts_of(column, view.rows) for column in view.columns}
     shown = fitting(view.columns, cells, width)
+    widths = _widths(shown, cells, width)
     table = Table(box=None, show_header=True, header_style="bold", padding=(0, PADDING, 0, 0), pad_edge=False)
     for column in shown:
         numeric = column.kind in (*NUMERIC, "shape")
         table.add_column(Text(column.title), justify="right" if numeric else "left", no_wrap=True, overflow="ellipsis")
     for index in range(len(view.rows)):
-        table.add_row(*(_styled(column, cells[id(column)][index]) for column in shown))
+        table.add_row(*(_styled(column, cells[id(column)][index], widths[id(column)]) for column in shown))
     for line in _wrapped(console, printable(view.title), width):
         console.print(Text(line, style="bold underline"))
     if width < NATURAL:
@@ -149,24 +151,58 @@ def _column_width(column: Column, cells: Mapping[int, list[str]]) -> int:
 
 
 def fitting(columns: Sequence[Column], cells: Mapping[int, list[str]], width: int) -> list[Column]:
-    """The columns that fit, those of least importance left out first; empty ones are not shown."""
+    """The columns that fit once text has given way, those of least importance left out first, empty ones always.
+
+    Text gives way to a floor before columns leave, and further before those leave that a table is about, priority 0.
+    Only the first column stays whatever the width.
+    """
     shown = [column for column in columns if any(cell != "–" for cell in cells[id(column)]) or column.kind == "place"]
-    while True:
+    while len(shown) > 1:
         numbers = sum(column.kind in NUMERIC for column in shown)
         too_many = width < NARROW and numbers > NARROW_NUMBERS
-        if not too_many and _natural(shown, cells) - PADDING <= width:
+        spare = [column for column in shown[1:] if column.priority > 0 and (column.kind in NUMERIC or not too_many)]
+        floor = int(FLOOR * width) if spare else LAST_FLOOR
+        if _least(shown, cells, floor) <= width and not (too_many and spare):
             return shown
-        weakest = max(shown, key=lambda column: (column.kind in NUMERIC if too_many else True, column.priority))
-        if weakest.priority == 0:
-            return shown
-        shown.remove(weakest)
+        # Of what a table is about, the last column leaves first.
+        shown.remove(max(spare or reversed(shown[1:]), key=lambda column: column.priority))
+    return shown
 
 
-def _styled(column: Column, text: str) -> Text:
+def _least(columns: Sequence[Column], cells: Mapping[int, list[str]], floor: int) -> int:
+    """The width of columns side by side when text has given way to a floor."""
+    widths = ((column.kind, _column_width(column, cells)) for column in columns)
+    return sum((min(wide, floor) if kind == "text" else wide) + PADDING for kind, wide in widths) - PADDING
+
+
+def _widths(columns: Sequence[Column], cells: Mapping[int, list[str]], width: int) -> dict[int, int]:
+    """The width of each column: text has what the others leave, the shortest texts first."""
+    widths = {id(column): _column_width(column, cells) for column in columns}
+    texts = sorted((column for column in columns if column.kind == "text"), key=lambda column: widths[id(column)])
+    room = width - _least(columns, cells, 0)
+    for left, column in zip(range(len(texts), 0, -1), texts, strict=True):
+        widths[id(column)] = min(widths[id(column)], max(room // left, cell_len(column.title), 1))
+        room -= widths[id(column)]
+    return widths
+
+
+def cut(text: str, room: int) -> str:
+    """A text in so many cells: a name loses its middle, where names are alike; what has words loses its end."""
+    if cell_len(text) <= room:
+        return text
+    if room < LAST_FLOOR or " " in text:
+        return f"{set_cell_size(text, max(room - 1, 0)).rstrip()}…"
+    tail = set_cell_size(text[::-1], room // 2)[::-1]
+    return f"{set_cell_size(text, room - 1 - room // 2).rstrip()}…{tail.lstrip()}"
+
+
+def _styled(column: Column, text: str, room: int) -> Text:
     if column.kind == "heat":
         return Text.assemble(*((shade, SHADE_STYLES.get(shade, "bold red")) for shade in text))
     style = VERDICT_STYLES.get(text, "") if column.kind == "verdict" else ""
-    return Text(text, style=style or ("bold" if column.kind == "place" else ""))
+    return Text(
+        cut(text, room) if column.kind == "text" else text, style=style or ("bold" if column.kind == "place" else "")
+    )
 
 
 # ------------------------------------------------------------------------------------------------ findings

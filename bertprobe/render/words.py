@@ -133,6 +133,8 @@ def text_of(column: Column, value: Any) -> str:
         return f"{value:,}"
     if column.kind == "real":
         return four_digits(float(value))
+    if column.kind == "flag":
+        return "yes" if value else "no"
     if column.kind == "share":
         return f"{100 * value:.1f} %"
     if column.kind == "bar":

@@ -18,8 +18,8 @@ from bertprobe.verdicts import Finding
 class Column:
     """A column of a view: its title, the path to its value in a row, how it is written and how soon it gives way.
 
-    `kind` is text, place, shape, integer, real, share, verdict, bar (−1 to 1) or heat (numbers as shades); priority 0
-    always stays, the highest number goes first.
+    `kind` is text, place, shape, integer, real, share, flag (yes or no), verdict, bar (−1 to 1) or heat (numbers as
+    shades); the highest priority gives way first, 0 last.
     """
 
     title: str

@@ -353,11 +353,27 @@ def _text_views(texts: Mapping[str, Any] | None) -> Iterator[View]:
         yield View("activations", title, tuple(columns), tuple(texts["activations"]))
 
 
+_OF_A_TENSOR = (
+    ("identical", "flag", 0),
+    ("changed", "integer", 5),
+    ("broken", "integer", 4),
+    ("change", "real", 0),
+    ("cosine", "real", 1),
+    ("largest", "real", 6),
+    ("rounding", "text", 8),
+    ("rank", "integer", 9),
+    ("effective_rank", "real", 10),
+)  # name, kind and priority of a column
+
+
 def _tensor_view(data: Mapping[str, Any]) -> View:
     rows = [tensor for part in data["parts"] for tensor in part["tensors"]] + list(data["elsewhere"])
-    columns = [Column("tensor", ("name",), "text"), Column("place", ("place",), "text")]
-    columns += [Column("shape", ("shape",), "shape"), Column("dtype A", ("dtype_a",), "text")]
-    columns.append(Column("dtype B", ("dtype_b",), "text"))
-    for name in ("identical", "changed", "broken", "change", "cosine", "largest", "rounding", "rank", "effective_rank"):
-        columns.append(Column(name, ("difference", name), "text" if name == "rounding" else "real"))
+    columns = [
+        Column("tensor", ("name",), "text"),
+        Column("place", ("place",), "text", 3),
+        Column("shape", ("shape",), "shape", 2),
+        Column("dtype A", ("dtype_a",), "text", 7),
+        Column("dtype B", ("dtype_b",), "text", 7),
+        *(Column(name, ("difference", name), kind, priority) for name, kind, priority in _OF_A_TENSOR),
+    ]
     return View("tensors", "tensors", tuple(columns), tuple(rows), machine_only=True)
