@@ -41,8 +41,8 @@ _EMBEDDINGS = {
     "embeddings.LayerNorm.weight": "E",
     "embeddings.LayerNorm.bias": "E",
 }
+_TASKS = {"embeddings.task_type_embeddings.weight": "KE"}
 _OPTIONAL = {
-    "embeddings.task_type_embeddings.weight": "KE",
     "embeddings_project.weight": "HE",
     "embeddings_project.bias": "H",
 }
@@ -110,14 +110,14 @@ class LayerWeights:
 class Encoder:
     """A BERT ready to run: `depth` layers on a backend, and the few settings the formulas need.
 
-    `weights` are those of the embeddings and the pooler, `layers` those of each layer.
+    `weights` are those of the embeddings and the pooler, `layers` those of each layer, `heads` how many each layer has.
     """
 
     backend: Backend
     weights: Mapping[str, Array]
     layers: LayerWeights
     depth: int
-    heads: int
+    heads: tuple[int, ...]
     eps: float
     activation: Activation
     padding_idx: int | None
@@ -198,7 +198,9 @@ Headers = dict[str, TensorHeader]
 def _tensors(checkpoint: Checkpoint, anatomy: Anatomy, depth: int, pooler: bool) -> tuple[Headers, list[Headers]]:
     """The tensors around the layers and those of each layer, once all are there and their shapes fit each other."""
     there = anatomy.tensors
-    optional = {name: shape for name, shape in {**_OPTIONAL, **(_POOLER if pooler else {})}.items() if name in there}
+    tasks = _TASKS if (checkpoint.config or {}).get("use_task_id") else {}  # else transformers leaves the table out
+    maybe = {**_OPTIONAL, **tasks, **(_POOLER if pooler else {})}
+    optional = {name: shape for name, shape in maybe.items() if name in there}
     shapes = {**_EMBEDDINGS, **optional}
     of_layers = [{f"encoder.layer.{i}.{name}": shape for name, shape in _LAYER.items()} for i in range(depth)]
     missing = [name for names in (shapes, *of_layers) for name in names if name not in there]
@@ -237,17 +239,24 @@ def _padding_idx(config: Mapping[str, Any], family: str) -> int | None:
     return found
 
 
-def _heads(checkpoint: Checkpoint, within: Sequence[Headers]) -> int:
-    """How many heads there are, by the config alone: their width must divide that of every layer."""
+def _heads(checkpoint: Checkpoint, within: Sequence[Headers]) -> tuple[int, ...]:
+    """How many heads each layer has: all are as wide as the config's number makes those of a layer without pruning."""
     found = (checkpoint.config or {}).get("num_attention_heads")
-    widths = {header.shape[0] for layer in within for name, header in layer.items() if name.endswith("query.weight")}
-    odd = next((width for width in sorted(widths) if type(found) is not int or width % found), None)
+    shapes = [header.shape for layer in within for name, header in layer.items() if name.endswith("query.weight")]
+    odd = next((hidden for _, hidden in shapes if type(found) is not int or hidden % found), None)
     if odd is not None or type(found) is not int:
         raise UnsupportedFile(
             f"{printable(checkpoint.ref)} has num_attention_heads {quoted(str(found))} for a width of {odd}",
             "mend config.json: shapes alone do not tell the number of heads",
         )
-    return found
+    uneven = next((width for width, hidden in shapes if width % (hidden // found)), None)
+    if uneven is not None:
+        raise UnsupportedFile(
+            f"{printable(checkpoint.ref)} has a layer whose heads are {uneven} wide together, no multiple of the "
+            f"{shapes[0][1] // found} of one head",
+            "mend num_attention_heads in config.json",
+        )
+    return tuple(width // (hidden // found) for width, hidden in shapes)
 
 
 def _read(backend: Backend, headers: Mapping[str, TensorHeader], memory: Memory | None = None) -> dict[str, Array]:
@@ -271,7 +280,7 @@ def encode(encoder: Encoder, packed: Packed, tap: Tap | None = None, *, first_on
     for number, weights in enumerate(encoder.layers.in_turn(encoder.depth)):
         layer = f"encoder.layer.{number}."
         rows = firsts if number == encoder.depth - 1 else None
-        attended = layers.attend(backend, weights, layer, x, rows, encoder.heads, lengths, eps)
+        attended = layers.attend(backend, weights, layer, x, rows, encoder.heads[number], lengths, eps)
         before, after = layers.intermediate(backend, weights, layer, attended, encoder.activation)
         if tap is not None:
             tap(number, before, after)

@@ -14,6 +14,7 @@ import torch
 import zoo
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from bertprobe.anatomy import find_parts
 from bertprobe.backends import BACKENDS
@@ -89,6 +90,45 @@ def test_what_a_config_leaves_out_is_the_default_of_its_class(family: str, tmp_p
     with torch.no_grad():
         theirs = model(input_ids=torch.tensor(TEXTS[:2])).last_hidden_state
         assert torch.equal(encode(opened(tmp_path, "torch"), packed(TEXTS[:2])).view(2, 5, -1), theirs)
+
+
+@pytest.mark.parametrize("used", [True, False, None])
+def test_ernies_tasks_count_only_where_the_config_says_so(used: bool | None, tmp_path: Path) -> None:
+    zoo.save("ernie", tmp_path, use_task_id=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    changed = {**config, "use_task_id": used} if used is not None else {k: config[k] for k in config if k[:4] != "use_"}
+    (tmp_path / "config.json").write_text(json.dumps(changed))
+    model = type(zoo.build("ernie")).from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        theirs = model(input_ids=torch.tensor(TEXTS[:2])).last_hidden_state
+        assert torch.equal(encode(opened(tmp_path, "torch"), packed(TEXTS[:2])).view(2, 5, -1), theirs)
+
+
+def test_layers_from_which_heads_were_pruned(tmp_path: Path) -> None:
+    """As the model whose values of those heads are zero: pruning takes heads out and leaves the others as wide."""
+    model = zoo.build("bert").eval()
+    size = zoo.HIDDEN // 4
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    kept = {0: [0, 2, 3], 1: [1]}
+    with torch.no_grad():
+        for layer, heads in kept.items():
+            rows = torch.cat([torch.arange(head * size, (head + 1) * size) for head in heads])
+            gone = torch.tensor([row for row in range(zoo.HIDDEN) if row not in rows.tolist()])
+            at = f"encoder.layer.{layer}.attention."
+            for name in ("query", "key", "value"):
+                for kind in ("weight", "bias"):
+                    state[f"{at}self.{name}.{kind}"] = state[f"{at}self.{name}.{kind}"][rows]
+            state[f"{at}output.dense.weight"] = state[f"{at}output.dense.weight"][:, rows].contiguous()
+            model.get_submodule(f"{at}self.value").weight[gone] = 0
+            model.get_submodule(f"{at}self.value").bias[gone] = 0
+        theirs = model(input_ids=torch.tensor(TEXTS[:2])).last_hidden_state
+    model.config.save_pretrained(tmp_path)
+    save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
+    for name in BACKENDS:
+        ours = opened(tmp_path, name)
+        assert ours.heads == (3, 1)
+        hidden = ours.backend.numpy(encode(ours, packed(TEXTS[:2])))
+        assert np.abs(hidden.reshape(2, 5, -1) - theirs.numpy()).max() < 1e-5
 
 
 def test_positions_cannot_be_counted_from_no_padding(tmp_path: Path) -> None:

@@ -190,7 +190,8 @@ def _casing(settings: Settings, vocabulary: Mapping[str, int]) -> tuple[bool, st
     if named := _CASED.search(_called(settings.folder)):
         does = "text is lower-cased" if named["un"] else "text keeps its case"
         return bool(named["un"]), f"{does}: no setting says so, but the folder is called {quoted(named.string)}"
-    cased = next((entry for entry in vocabulary if entry != entry.lower() and not _SPECIAL.fullmatch(entry)), None)
+    capitals = (entry for entry in vocabulary if entry != entry.lower() and not _SPECIAL.fullmatch(entry))
+    cased = min(capitals, key=lambda entry: vocabulary[entry], default=None)  # a vocabulary has no order of its own
     if cased is None:
         return True, "text is lower-cased: no setting says so, but no entry of vocab.txt has a capital"
     return (

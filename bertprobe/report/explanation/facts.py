@@ -351,7 +351,7 @@ def _inside(engine: Native, packed: Packed) -> _Inside:
     layer = "encoder.layer.0."
     parts = (encoder.backend, encoder.layers[0], layer)
     x = encode(dataclasses.replace(encoder, depth=0), packed)
-    attended = layers.attend(*parts, x, None, encoder.heads, [int(n) for n in packed.lengths], encoder.eps)
+    attended = layers.attend(*parts, x, None, encoder.heads[0], [int(n) for n in packed.lengths], encoder.eps)
     before, after = layers.intermediate(*parts, attended, encoder.activation)
     return _Inside(engine, layer, attended, before, after, layers.output(*parts, after, attended, encoder.eps))
 
