@@ -20,6 +20,7 @@ from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable
 
 MAX_SHARDS = 99_999  # their numbers have five digits
 MAX_SLICES = 4_096
+MAX_REPEATED = 4 * MAX_SLICES  # slices or dimensions that are counted, so as to say that there are too many
 SHOWN = 100  # characters of a name that a message shows
 
 TYPES = {
@@ -114,7 +115,7 @@ def _tensor(key: bytes, value: bytes, entries: dict[bytes, bytes], shards: _Shar
     """The header of one entry, None for what is no array."""
     name = _name(key, shards.index)
     try:
-        entry = Message(value)
+        entry = Message(value, repeated=7, most=MAX_REPEATED)
         if entry.number(1) in NO_ARRAYS:
             return None
         dtype, shape = _dtype(entry), _shape(entry, name)
@@ -146,7 +147,7 @@ def _dtype(entry: Message) -> str:
 
 
 def _shape(entry: Message, name: str) -> tuple[int, ...]:
-    shapes = entry.messages(2)
+    shapes = entry.messages(2, repeated=2, most=MAX_REPEATED)
     if not shapes:
         return ()
     if shapes[-1].number(3):
@@ -189,12 +190,12 @@ def _slices(name: str, entry: Message, entries: dict[bytes, bytes], shards: _Sha
         raise UnsupportedFile(f"{_shown(name)} lies in {entry.count(7):,} slices", f"read are up to {MAX_SLICES:,}")
     shape, dtype = _shape(entry, name), _dtype(entry)
     pieces, places = [], []
-    for number, found in enumerate(entry.messages(7)):
+    for number, found in enumerate(entry.messages(7, repeated=1, most=MAX_DIMENSIONS)):
         extents = _extents(found, shape)
         value = entries.get(_slice_key(name, extents))
         if value is None:
             raise Broken(f"its slice {number} is not in the index")
-        part = Message(value)
+        part = Message(value, repeated=7, most=MAX_REPEATED)
         place = tuple((a, n if length < 0 else a + length) for (a, length), n in zip(extents, shape, strict=True))
         if _dtype(part) != dtype or _shape(part, name) != tuple(stop - start for start, stop in place):
             raise Broken(f"its slice {number} is of another type or shape")

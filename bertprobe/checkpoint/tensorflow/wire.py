@@ -5,6 +5,8 @@ Source: https://protobuf.dev/programming-guides/encoding
 
 from __future__ import annotations
 
+MAX_FIELDS = 16  # of a message, but for those that a field of it may have: TensorFlow's have up to six
+
 
 class Broken(ValueError):
     """Bytes that are not what they should be; whoever knows the file says which one it is."""
@@ -12,6 +14,8 @@ class Broken(ValueError):
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
     """The number of at most 64 bits that begins at `at`, and where the next thing begins."""
+    if at < len(data) and data[at] < 128:  # as most are
+        return data[at], at + 1
     value = shift = 0
     while True:
         if at >= len(data) or shift > 63:
@@ -25,15 +29,23 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 class Message:
-    """A protobuf message whose fields are asked for by number; one that is not there is 0, or empty."""
+    """A protobuf message whose fields are asked for by number; one that is not there is 0, or empty.
 
-    def __init__(self, data: bytes) -> None:
+    There may be up to `most` of the field `repeated`, and `MAX_FIELDS` others: each takes thirty times its bytes.
+    """
+
+    def __init__(self, data: bytes, repeated: int = 0, most: int = 0) -> None:
         self._fields: dict[int, list[int | bytes]] = {}
-        at = 0
+        at = others = 0
         while at < len(data):
             key, at = varint(data, at)
             value, at = _value(data, at, key & 7)
-            self._fields.setdefault(key >> 3, []).append(value)
+            values = self._fields.setdefault(key >> 3, [])
+            values.append(value)
+            if key >> 3 != repeated:
+                others += 1
+            if others > MAX_FIELDS or len(values) > max(most, MAX_FIELDS):
+                raise Broken("a message in it has more fields than it can need")
 
     def number(self, field: int) -> int:
         """A number that must not be negative; the last one where there are several."""
@@ -46,12 +58,12 @@ class Message:
         """How many values a field has: asked before they are taken apart."""
         return len(self._fields.get(field, ()))
 
-    def messages(self, field: int) -> list[Message]:
-        """The messages in a field."""
+    def messages(self, field: int, repeated: int = 0, most: int = 0) -> list[Message]:
+        """The messages in a field, which may have so many of a field themselves."""
         values = self._fields.get(field, [])
         if not all(isinstance(value, bytes) for value in values):
             raise Broken("a message in it has a number for a message")
-        return [Message(value) for value in values if isinstance(value, bytes)]
+        return [Message(value, repeated, most) for value in values if isinstance(value, bytes)]
 
 
 def _value(data: bytes, at: int, kind: int) -> tuple[int | bytes, int]:
