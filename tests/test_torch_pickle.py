@@ -21,12 +21,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from memory import Counting, Memory
+from memory import Counting
+from pickles import indexed, old, saved, text, zipped
 
 from bertprobe.checkpoint import torch_pickle
 from bertprobe.checkpoint.source import LocalFile
 from bertprobe.checkpoint.tensors import Index, read_tensors
-from bertprobe.checkpoint.torch_pickle.legacy import MAGIC, PROTOCOL
 from bertprobe.checkpoint.torch_pickle.state_dict import WRAPPERS
 from bertprobe.errors import BertprobeError, CorruptFile, UnsupportedFile
 
@@ -61,16 +61,6 @@ class Makes:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return self.call
-
-
-def saved(content: Any, new: bool = True) -> bytes:
-    file = BytesIO()
-    torch.save(content, file, _use_new_zipfile_serialization=new)
-    return file.getvalue()
-
-
-def indexed(data: bytes) -> Index:
-    return torch_pickle.index(Memory(data))
 
 
 def bits(tensor: torch.Tensor) -> bytes:
@@ -428,24 +418,6 @@ def test_index_imports_neither_numpy_nor_torch(tmp_path: Path) -> None:
 
 
 # ---- Pickles written by hand ----
-
-
-def zipped(program: bytes, members: dict[str, bytes] | None = None, **kwargs: Any) -> bytes:
-    """A zip as torch has it, around a pickle; unaligned, as the standard library writes it."""
-    file = BytesIO()
-    with zipfile.ZipFile(file, "w", **kwargs) as archive:
-        for name, content in {"data.pkl": program, **(members or {})}.items():
-            archive.writestr(f"archive/{name}", content)
-    return file.getvalue()
-
-
-def old(program: bytes, keys: list[Any] | None = None, info: Any = None, storages: bytes = b"") -> bytes:
-    head = [MAGIC, PROTOCOL, info or {"little_endian": True}]
-    return b"".join(pickle.dumps(part, 2) for part in head) + program + pickle.dumps(keys or [], 2) + storages
-
-
-def text(value: str) -> bytes:
-    return b"X" + struct.pack("<I", len(value)) + value.encode()
 
 
 ONE = (
