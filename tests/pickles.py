@@ -91,7 +91,7 @@ def zipped(program: bytes, members: dict[str, bytes] | None = None, **kwargs: An
     """A zip as torch has it, around a pickle; unaligned, as the standard library writes it."""
     file = BytesIO()
     with zipfile.ZipFile(file, "w", **kwargs) as archive:
-        for member, content in {"data.pkl": program, **(members or {})}.items():
+        for member, content in {"data.pkl": program, "version": b"3\n", **(members or {})}.items():
             archive.writestr(f"archive/{member}", content)
     return file.getvalue()
 
