@@ -93,11 +93,8 @@ class Entry:
     def local(self) -> bytes:
         name = self.name if self.local_name is None else self.local_name
         size = len(self.data) if self.local_size is None else self.local_size
-        return (
-            struct.pack("<4s5HIIIHH", b"PK\3\4", 20, 0, 0, 0, 0, self.checksum, size, size, len(name), 0)
-            + name
-            + self.data
-        )
+        header = (b"PK\3\4", 20, 0, 0, 0, 0, self.checksum, size, size, len(name), 0)
+        return struct.pack("<4s5HIIIHH", *header) + name + self.data
 
     def central(self, at: int) -> bytes:
         size = len(self.data) if self.listed_size is None else self.listed_size

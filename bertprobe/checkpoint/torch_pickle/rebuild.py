@@ -52,6 +52,7 @@ _TYPED = {"torch._tensor._rebuild_from_type_v2", "torch.tensor._rebuild_from_typ
 _PLAIN_TYPES = {"torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"}
 _WITH_STATE = {"torch._utils._rebuild_parameter_with_state": 3, "torch._tensor._rebuild_from_type_v2": 3}
 _VALUES = {"data", "real", "imag"}  # attributes of a tensor whose setting sets its values
+MAX_ATTRIBUTES = 100  # all tensors may share the dictionary, and each looks through it
 _READABLE = {*_REBUILDS, *_WRAPPINGS, *_TYPED}
 _OTHER_KINDS = {
     "torch._utils._rebuild_sparse_tensor": "it is sparse",
@@ -64,6 +65,7 @@ _OTHER_KINDS = {
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": "it was converted from another device's tensor",
     "torch._utils._rebuild_xla_tensor": "it was converted from another device's tensor",
 }
+_TENSORS = {*_READABLE, *_OTHER_KINDS}
 
 
 class Refused(Exception):
@@ -113,7 +115,7 @@ class _View:
 
 def is_tensor(value: Value) -> bool:
     """Whether a value is a call that makes a tensor of any kind, readable or not."""
-    return type(value) is Call and (name_of(value.function) in _READABLE or name_of(value.function) in _OTHER_KINDS)
+    return type(value) is Call and _path(value.function) in _TENSORS
 
 
 def is_scalar(value: Value) -> bool:
@@ -137,10 +139,15 @@ def header(source: Source, locate: Locate, name: str, value: Value) -> TensorHea
 
 
 def name_of(function: Value) -> str:
-    """The name of what is called; old files wrap a module's class in a persistent identifier."""
+    """The name of what is called, safe to print."""
+    return printable(_path(function)[:100]) or "something without a name"
+
+
+def _path(function: Value) -> str:
+    """The name of what is called, or nothing; old files wrap a module's class in a persistent identifier."""
     if type(function) is Persistent and type(function.key) is tuple and function.key[1:]:
         function = function.key[1]
-    return printable(function.path[:100]) if type(function) is Global else "something without a name"
+    return function.path if type(function) is Global else ""
 
 
 def _unwrapped(value: Value) -> Call:
@@ -148,7 +155,7 @@ def _unwrapped(value: Value) -> Call:
     for _ in range(8):
         if type(value) is not Call or value.state is not None or type(value.args) is not tuple:
             break
-        path = name_of(value.function)
+        path = _path(value.function)
         if path in _WITH_STATE:
             _check_attributes(value.args[_WITH_STATE[path] :][:1])
         if path in _REBUILDS:
@@ -164,9 +171,11 @@ def _unwrapped(value: Value) -> Call:
 
 def _check_attributes(states: tuple[Value, ...]) -> None:
     """A tensor's own attributes are set after it is made, from one dictionary or two; some of them are its values."""
-    parts = [part for state in states for part in (state if type(state) is tuple else (state,))]
+    parts = [part for state in states for part in (state[:3] if type(state) is tuple else (state,))]
     if len(parts) > 2 or any(part is not None and type(part) is not Dict for part in parts):
         raise Refused("its attributes are not in a dictionary")
+    if sum(len(part.pairs) for part in parts if part is not None) > MAX_ATTRIBUTES:
+        raise Refused(f"it has more than {MAX_ATTRIBUTES} attributes")
     if any(type(key) is not str or key in _VALUES for part in parts if part is not None for key, _ in part.pairs):
         raise Refused("its values are replaced after it is made, by an attribute")
 
@@ -175,13 +184,13 @@ def _untyped(call: Call) -> Call:
     if len(call.args) < 3:
         raise Refused("the call that makes it lacks arguments")
     function, kind, args = call.args[:3]
-    if name_of(kind) not in _PLAIN_TYPES:
+    if _path(kind) not in _PLAIN_TYPES:
         raise Refused(f"it is a tensor subclass, {name_of(kind)}")
     return Call(function, args, creates=False)
 
 
 def _view(call: Call) -> _View:
-    fewest, dtype_at, bits_at = _REBUILDS[name_of(call.function)]
+    fewest, dtype_at, bits_at = _REBUILDS[_path(call.function)]
     if len(call.args) < fewest:
         raise Refused("the call that makes it lacks arguments")
     if bits_at is not None and len(call.args) > bits_at and call.args[bits_at] is not None:
@@ -232,10 +241,9 @@ def typed_storage(value: Value) -> TypedStorage:
     key = value.key if type(value) is Persistent else None
     if type(key) is not tuple or not 5 <= len(key) <= 6 or key[0] != "storage" or type(key[2]) is not str:
         raise Refused(_blame(value, "its storage is not named as torch does"))
-    kind = name_of(key[1])
-    package, _, name = kind.rpartition(".")
+    package, _, name = _path(key[1]).rpartition(".")
     if package not in ("torch", "torch.cuda", "torch.storage") or name not in STORAGES:
-        raise Refused(f"its storage is of the type {kind}, which is not on the list of harmless names")
+        raise Refused(f"its storage is of the type {name_of(key[1])}, which is not on the list of harmless names")
     dtype, item = STORAGES[name]
     (numel,) = _whole_numbers((key[4],))
     first, count = 0, numel
@@ -256,7 +264,7 @@ def _dtype(value: Value) -> str:
 
 def _whole_numbers(value: Value) -> tuple[int, ...]:
     """A shape, strides or the like; a list would not do, for it may be changed after the call that was given it."""
-    if type(value) is Call and name_of(value.function) == "torch.Size" and type(value.args) is tuple:
+    if type(value) is Call and _path(value.function) == "torch.Size" and type(value.args) is tuple:
         value = value.args[0] if len(value.args) == 1 else None
     if type(value) is not tuple:
         raise Refused(_blame(value, "its shape is not given in whole numbers"))
@@ -304,9 +312,9 @@ def _strides(view: _View) -> tuple[int, ...] | None:
 def _blame(value: Value, otherwise: str) -> str:
     if type(value) is not Call:
         return otherwise
-    path = name_of(value.function)
+    path = _path(value.function)
     if path in _OTHER_KINDS:
         return _OTHER_KINDS[path]
     if path in _READABLE:
         return otherwise if value.state is None else "its values are replaced after it is made, as before PyTorch 0.4"
-    return f"it is made by {path}, which is not on the list of harmless names"
+    return f"it is made by {name_of(value.function)}, which is not on the list of harmless names"

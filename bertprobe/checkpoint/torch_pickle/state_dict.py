@@ -13,6 +13,7 @@ the size of the pickle, also where a short one spells out an endless tree.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from bertprobe.checkpoint.source import Source
@@ -49,12 +50,15 @@ def tensors(source: Source, saved: Pickle, locate: Locate) -> Index:
     if not survey.held(root).tensors and (whole := _object_with_storages(root, survey)):
         raise _whole_object(source, whole)
     found: dict[str, TensorHeader] = {}
+    made: dict[int, TensorHeader] = {}
     for name, value in _flatten(root, survey):
         if name in found:
             raise CorruptFile(
                 f"{source.name} has two tensors under the name {quoted(name)}, made of different keys", READERS_DISAGREE
             )
-        found[name] = header(source, locate, name, value)
+        known = made.get(id(value))  # a pickle of two bytes a mention may list one tensor under many names
+        found[name] = header(source, locate, name, value) if known is None else replace(known, name=name)
+        made[id(value)] = found[name]
         if len(found) > MAX_TENSORS:
             raise UnsupportedFile(
                 f"{source.name} lists more than {MAX_TENSORS:,} tensors",
@@ -179,7 +183,12 @@ def _number(key: Value) -> bool | float | complex | None:
     """A key that Python may hold equal to an integer."""
     if type(key) in (bool, float):
         return bool(key) if type(key) is bool else float(key)
-    if type(key) is Call and name_of(key.function).endswith(".complex") and type(key.args) is tuple:
+    if (
+        type(key) is Call
+        and type(key.function) is Global
+        and key.function.name == "complex"
+        and type(key.args) is tuple
+    ):
         numbers = [part for part in key.args[:2] if type(part) in (bool, float)]
         return complex(*numbers) if numbers and len(numbers) == len(key.args) else None
     return None
@@ -217,13 +226,12 @@ def _next_key(members: dict[str | int, Value], survey: _Survey) -> str | int | N
     if beside or not holders:
         return None
     # An optimizer keeps two or three tensors for each of the model's, but is never what is looked for.
-    return max(
-        holders, key=lambda key: (not _is_optimizer(key, members[key], survey), survey.held(members[key]).tensors)
-    )
+    held = {key: survey.held(members[key]) for key in holders}
+    return max(holders, key=lambda key: (not _is_optimizer(key, held[key]), held[key].tensors))
 
 
-def _is_optimizer(key: str | int, value: Value, survey: _Survey) -> bool:
-    return survey.held(value).optimizer or "optim" in str(key)[:MAX_NAME].lower()
+def _is_optimizer(key: str | int, held: _Holding) -> bool:
+    return held.optimizer or "optim" in str(key)[:MAX_NAME].lower()
 
 
 def _object_with_storages(root: Value, survey: _Survey) -> Call | None:
