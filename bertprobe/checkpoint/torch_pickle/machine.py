@@ -5,9 +5,9 @@ call it, this machine keeps an inert note of it. No value from the file is hashe
 exponential time on nested tuples that share their items.
 
 Bounds: a step takes time in proportion to the bytes it reads, and there are at most `MAX_STEPS`. What one byte can make
-is small (a place on the stack, 8 bytes, or an object of at most 250), and of objects there are at most
-`SPARE_OBJECTS` and one for every `BYTES_AN_OBJECT` bytes of the pickle, some three times what a checkpoint has. So
-memory stays below 60 bytes for each byte of the pickle, and 60 MB.
+is small (a place on the stack, 8 bytes, or an object of at most 120), and of objects there are at most
+`SPARE_OBJECTS` and one for every `BYTES_AN_OBJECT` bytes of the pickle, more than twice what a checkpoint has. With
+what is written down of each object later, memory stays below 100 bytes for each byte of the pickle, and 100 MB.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import codecs
 import struct
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -28,7 +28,7 @@ Value = Any
 MAX_PICKLE = 256 * 2**20
 MAX_STEPS = 20_000_000  # a checkpoint of 100,000 tensors with an optimizer's state takes some 15 million
 SPARE_OBJECTS = 250_000
-BYTES_AN_OBJECT = 8  # a tensor takes some 250 bytes for a dozen objects
+BYTES_AN_OBJECT = 4  # a checkpoint has one in 9 bytes or more
 MAX_GLOBAL = 1_000  # characters of a module's name, and of a name in it
 
 
@@ -69,8 +69,8 @@ class Call:
     args: Value
     creates: bool
     state: Value = None
-    pairs: list[tuple[Value, Value]] = field(default_factory=list)
-    items: list[Value] = field(default_factory=list)
+    pairs: list[tuple[Value, Value]] | tuple[()] = ()
+    items: list[Value] | tuple[()] = ()
 
 
 class Malformed(Exception):
@@ -316,6 +316,7 @@ def _set_items(machine: _Machine, items: list[Value]) -> None:
     target = machine.stack[-1]
     if isinstance(target, Call):
         machine.filled.append(target)
+        target.pairs = target.pairs or []
     elif not isinstance(target, Dict):
         raise Malformed("it sets a key of something that is not a dictionary")
     target.pairs.extend(_pairs(items))
@@ -323,9 +324,13 @@ def _set_items(machine: _Machine, items: list[Value]) -> None:
 
 def _append(machine: _Machine, items: list[Value]) -> None:
     target = machine.stack[-1]
-    if not isinstance(target, list | Call):
+    if isinstance(target, Call):
+        target.items = target.items or []
+        target.items.extend(items)
+    elif isinstance(target, list):
+        target.extend(items)
+    else:
         raise Malformed("it appends to something that is not a list")
-    (target if isinstance(target, list) else target.items).extend(items)
 
 
 # ---- What is imported, called or lies elsewhere ----
@@ -404,8 +409,7 @@ def _persistent(machine: _Machine, key: Value) -> None:
     machine.push_new(machine.persistent[-1])
 
 
-def _set_of(name: str, items: list[Value]) -> Call:
-    return Call(Global("builtins", name), (), creates=True, items=items)
+_SET, _FROZENSET = Global("builtins", "set"), Global("builtins", "frozenset")
 
 
 def _skip(machine: _Machine, size: int) -> None:
@@ -467,8 +471,8 @@ _OPCODES: dict[bytes, Callable[[_Machine], None]] = {
     b"d": lambda machine: machine.push_new(Dict(_pairs(machine.pop_mark()))),
     b"s": lambda machine: _set_items(machine, [machine.pop(), machine.pop()][::-1]),
     b"u": lambda machine: _set_items(machine, machine.pop_mark()),
-    b"\x8f": lambda machine: machine.push_new(_set_of("set", [])),
-    b"\x91": lambda machine: machine.push_new(_set_of("frozenset", machine.pop_mark())),
+    b"\x8f": lambda machine: machine.push_new(Call(_SET, (), creates=True)),
+    b"\x91": lambda machine: machine.push_new(Call(_FROZENSET, (), creates=True, items=machine.pop_mark())),
     # What is imported, called or lies elsewhere.
     b"c": _global,
     b"\x93": _stack_global,

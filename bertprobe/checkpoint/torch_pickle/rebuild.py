@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from bertprobe.checkpoint.source import Source
 from bertprobe.checkpoint.tensors import DTYPES, MAX_DIMENSIONS, Guard, Piece, TensorHeader
@@ -140,7 +141,12 @@ def header(source: Source, locate: Locate, name: str, value: Value) -> TensorHea
 
 def name_of(function: Value) -> str:
     """The name of what is called, safe to print."""
-    return printable(_path(function)[:100]) or "something without a name"
+    return _shown(_path(function)[:100]) or "something without a name"
+
+
+@lru_cache(1_000)  # a pickle may call one name of odd letters again and again
+def _shown(name: str) -> str:
+    return printable(name)[:100]
 
 
 def _path(function: Value) -> str:

@@ -283,12 +283,12 @@ def _flatten(root: Value, survey: _Survey) -> Iterator[tuple[str, Value]]:
                     f"{survey.source.name} has a tensor under a name of over {MAX_NAME:,} characters",
                     "is it the right file?",
                 )
+            if visits < 0 or characters < 0:
+                raise _repeats(survey.source)
             if not _is_mapping(child) and not _is_list(child):
                 yield name, child
             elif id(child) not in inside:
                 visits -= len(_parts(child))
-                if visits < 0 or characters < 0:
-                    raise _repeats(survey.source)
                 inside.add(id(child))
                 path.append((f"{name}.", child, iter(_children(child, survey))))
                 break
