@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-LAYER = r"(?P<layer>\d{1,9})"
+# Digits as PyTorch writes them: of layer.03, or of other scripts' digits, it would know nothing.
+LAYER = r"(?P<layer>0|[1-9][0-9]{0,8})"
+INDEX = r"(?P<index>0|[1-9][0-9]{0,8})"
 BERT_LIKE = {
     "bert": "bert",
     "roberta": "roberta",
@@ -98,12 +100,12 @@ class Family:
     @property
     def path(self) -> str:
         """The up-projection's path as a reader would write it: `encoder.layer.N.intermediate.dense`."""
-        path = self.up[0].replace(LAYER, "N")
+        path = self.up[0].replace(LAYER, "N").replace(INDEX, "M")
         path = re.sub(r"\(\?P<\w+>([^()]*)\)", r"\1", path)
         path = re.sub(r"\(\?:[^()]*\)\?", "", path)
         path = re.sub(r"\(\?:0\|[^()]*\)", "M", path)
         path = re.sub(r"\(\?:([^()]*)\)", lambda match: "{" + match[1].replace("|", ",") + "}", path)
-        return path.replace(r"\d+", "M").replace("\\", "")
+        return path.replace("\\", "")
 
 
 def _tensor_pattern(path: str) -> re.Pattern[str]:
@@ -115,7 +117,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "mobilebert",
         {"mobilebert": "mobilebert"},
-        up=(rf"encoder\.layer\.{LAYER}\.(?:(?P<stack>ffn)\.(?P<index>\d+)\.)?intermediate\.dense",),
+        up=(rf"encoder\.layer\.{LAYER}\.(?:(?P<stack>ffn)\.{INDEX}\.)?intermediate\.dense",),
         sign=r"encoder\.layer\.\d+\.ffn\.\d+\.intermediate\.dense",
         default="relu",
         narrow=True,
@@ -174,7 +176,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "albert",
         {"albert": "albert"},
-        up=(rf"encoder\.albert_layer_groups\.(?:0|(?P<index>[1-9]\d*))\.albert_layers\.{LAYER}\.ffn",),
+        up=(rf"encoder\.albert_layer_groups\.(?:0|(?P<index>[1-9][0-9]{{0,8}}))\.albert_layers\.{LAYER}\.ffn",),
         pooler=r"pooler",
         default="gelu_new",
     ),
@@ -239,7 +241,7 @@ FAMILIES: tuple[Family, ...] = (
         "funnel",
         {"funnel": "funnel"},
         up=(
-            rf"encoder\.(?P<stack>blocks)\.(?P<index>\d+)\.{LAYER}\.ffn\.linear_1",
+            rf"encoder\.(?P<stack>blocks)\.{INDEX}\.{LAYER}\.ffn\.linear_1",
             rf"(?P<stack>decoder)\.layers\.{LAYER}\.ffn\.linear_1",
         ),
         pooler=None,

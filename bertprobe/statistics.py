@@ -263,7 +263,8 @@ class Numbers:
         import numpy as np
 
         norms = np.empty(0) if self.row_norms is None else self.row_norms
-        return norms[~np.isnan(norms)]
+        missing = np.isnan(norms)
+        return norms[~missing] if missing.any() else norms
 
 
 def _edge(shape: tuple[int, int]) -> float:
@@ -309,7 +310,7 @@ def measure(array: Array, *, spectrum: bool = False, bins: bool = False) -> Numb
     import numpy as np
 
     shape = (matrix.shape[0], matrix.shape[1])
-    norms = np.sqrt(squares)
+    norms = np.sqrt(squares, out=squares)
     if summary.nonfinite or not summary.finite:
         return Numbers(summary, shape, None, norms, histogram=binned)
     found = _spectrum(matrix, summary, _rank_eps(array.dtype)) if spectrum else None
@@ -518,7 +519,8 @@ def _lanczos(a: Array, tolerance: float, seed: int) -> float:
     above: list[float] = []
     left, beta, check, value = np.zeros(a.shape[0], a.dtype), 0.0, 1, 0.0
     for step in range(1, len(basis) + 1):
-        left = a @ basis[step - 1] - beta * left
+        left *= -beta  # in place: a matrix may be as narrow as it is long
+        left += a @ basis[step - 1]
         alpha = _normalise(left)
         diagonal.append(alpha)
         right = left @ a
@@ -550,11 +552,15 @@ def _scattered(count: int, seed: int) -> Array:
     return ((z ^ (z >> word(31))) >> word(11)).astype(np.float64) * 2.0**-53 - 0.5
 
 
+LONG = 2**20  # elements of a vector that are widened together
+
+
 def _normalise(vector: Array) -> float:
     """The norm of a vector, which is divided by it in place."""
     import numpy as np
 
-    norm = float(np.linalg.norm(vector.astype(np.float64)))
+    blocks = (vector[start : start + LONG].astype(np.float64) for start in range(0, len(vector), LONG))
+    norm = math.hypot(*(float(np.linalg.norm(block)) for block in blocks))
     if norm:
         vector /= vector.dtype.type(norm)
     return norm
@@ -642,6 +648,24 @@ def _power_law(sigmas: Floats) -> tuple[float | None, float | None, float | None
     return float(1 + slopes[best]), float(distances[best]), _finite(float(np.exp(logs[starts[best]])))
 
 
+def leading(values: Floats, most: int, key: Callable[[Floats], Floats]) -> npt.NDArray[np.intp]:
+    """The places (≤ most,) of the values (n,) whose keys are smallest, those first; of equal ones the first come first.
+
+    A value whose key is NaN has no place. `key` is asked block by block, so that memory is that of a block.
+    """
+    import numpy as np
+
+    found, keys = np.empty(0, np.intp), np.empty(0)
+    for start in range(0, len(values) if most else 0, BLOCK):
+        block = key(values[start : start + BLOCK])
+        last = np.partition(block, min(most, len(block)) - 1)[min(most, len(block)) - 1]
+        near = np.flatnonzero(block <= (math.inf if math.isnan(last) else last))
+        keys = np.concatenate([keys, block[near]])
+        order = np.argsort(keys, kind="stable")[:most]
+        found, keys = np.concatenate([found, near + start])[order], keys[order]
+    return found
+
+
 def robust_z(values: npt.ArrayLike) -> Floats:
     """How far each value (n,) lies from the median, in robust standard deviations: (x − median) / (1.4826 · MAD).
 
@@ -652,14 +676,30 @@ def robust_z(values: npt.ArrayLike) -> Floats:
     import numpy as np
 
     x = np.asarray(values, np.float64)
-    finite = x[np.isfinite(x)]
-    z = np.full(x.shape, np.nan)
-    if not finite.size:
+    there = np.isfinite(x)
+    if not there.all():
+        z = np.full(x.shape, np.nan)
+        if there.any():
+            z[there] = robust_z(x[there])
         return z
-    distances = finite - np.median(finite)
-    scale = 1.4826 * np.median(np.abs(distances)) or 1.2533 * np.mean(np.abs(distances)) or 1.0
-    z[np.isfinite(x)] = distances / scale
+    # One array besides the values, whatever their number: distances are taken again rather than kept.
+    z = np.array(x)
+    if not z.size:
+        return z
+    middle = np.median(z, overwrite_input=True)
+
+    scale = 1.4826 * float(np.median(_distances(x, middle, z), overwrite_input=True))
+    scale = scale or 1.2533 * float(np.mean(_distances(x, middle, z))) or 1.0
+    np.subtract(x, middle, out=z)
+    z /= scale
     return z
+
+
+def _distances(x: Floats, middle: float, out: Floats) -> Floats:
+    import numpy as np
+
+    np.subtract(x, middle, out=out)
+    return np.abs(out, out=out)
 
 
 @dataclass(frozen=True, slots=True)

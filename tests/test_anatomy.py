@@ -54,6 +54,21 @@ def same(a: BertModel, b: BertModel) -> bool:
     return all(torch.equal(value, theirs[name]) for name, value in a.state_dict().items())
 
 
+@pytest.mark.parametrize("number", ["01", "²", "٣", "1_0", "+1", "1" * 10, "9" * 900, ""])
+def test_a_number_is_a_layers_as_pytorch_writes_it(number: str, respelled: Callable[[Rename], Path]) -> None:
+    """Of any other transformers knows nothing, so it must not be shown as the layer that it looks like."""
+    folder = respelled(lambda name: name.replace("layer.1.", f"layer.{number}."))
+    assert anatomy_of(folder).layers == (0,)
+
+
+@pytest.mark.parametrize("size", ["²", "٣", "9" * 5000, "-1", "1e3", "", " 4", "0x10"])
+def test_notes_that_are_no_sizes_are_no_sizes(size: str, tiny_bert: Path, tmp_path: Path) -> None:
+    notes = {"hidden_size": size, "intermediate_size": size, "format": "pt"}
+    save_file(load_file(tiny_bert / "model.safetensors"), tmp_path / "model.safetensors", notes)
+    promised = anatomy_of(tmp_path).promised
+    assert (promised.hidden_size, promised.intermediate_size) == (None, None)
+
+
 PREFIXES = ["module.", "module.bert.", "0.auto_model.", "_orig_mod.", "_orig_mod.bert.", "model.", "bert._orig_mod."]
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import pickletools
+import struct
 import tracemalloc
 import unicodedata
+import warnings
+import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -22,8 +26,11 @@ from bundle import save as save_bundle
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from memory import Memory
+from pickles import name as imported
+from pickles import number, text
 from safetensors.torch import save
 from test_safetensors import packed
+from test_two_readers import assert_as_torch
 
 from bertprobe import (
     BertprobeError,
@@ -243,6 +250,159 @@ def test_weights_with_damage(content: bytes, folder: Path, format: str, data: st
     name = "model.safetensors" if content is SAFETENSORS else "pytorch_model.bin"
     fuzzed(folder, format, {name: data.draw(mutated(content)), "config.json": as_json(CONFIG)})
 
+
+# ------------------------------------------------------------------------------------------------ torch files
+
+BASE = torch.arange(24.0)
+ODD_STATE = {
+    "whole": BASE,
+    "turned": BASE.reshape(4, 6).T,
+    "strided": BASE[1:20:3],
+    "whole numbers": torch.arange(5),
+    "half": torch.ones(3, dtype=torch.bfloat16),
+    "empty": torch.ones(0, 2),
+    "parameter": torch.nn.Parameter(torch.ones(2, 2)),
+    "inside": {"list": [torch.ones(1), (torch.zeros(2), 1)]},
+}
+TORCH_STATES = [ODD_STATE, {"model": STATE, "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}}, "epoch": 3}]
+OPCODES = [bytes([opcode]) for opcode in b"N\x88\x89)]}(012tRaesudbQo.\x81\x85\x86\x87\x8f\x94"] + [
+    b"h\x00", b"h\x05", b"q\x00", b"q\x01", b"K\x00", b"K\x01", b"G" + struct.pack(">d", 1.0), b"U\x01a",
+    number(-1), number(2), number(24), text("a"), text("0"), text("1"), text("data"), imported("torch", "IntStorage"),
+    imported("torch", "DoubleStorage"), imported("torch", "Size"), imported("torch._utils", "_rebuild_parameter"),
+    imported("torch._utils", "_rebuild_tensor"), imported("torch._utils", "_rebuild_parameter_with_state"),
+    imported("collections", "OrderedDict"), imported("collections", "Counter"),
+]  # fmt: skip
+
+
+@st.composite
+def altered_pickle(draw: st.DrawFn, program: bytes) -> bytes:
+    """The same pickle after a few of its instructions were changed for each other or for others, dropped or doubled."""
+    starts = [at for _, _, at in pickletools.genops(program)]
+    parts = [program[a:b] for a, b in zip(starts, [*starts[1:], starts[-1] + 1], strict=True)]
+    like: dict[bytes, list[int]] = {}
+    for at, part in enumerate(parts):
+        like.setdefault(part[:1], []).append(at)
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, len(parts) - 1))
+        how = draw(st.sampled_from(["like", "like", "other", "insert", "drop", "double", "move"]))
+        if how == "like":
+            parts[at] = parts[draw(st.sampled_from(like.get(parts[at][:1], [at])))]
+        elif how == "other":
+            parts[at] = draw(st.sampled_from(OPCODES))
+        elif how == "insert":
+            parts[at] = draw(st.sampled_from(OPCODES)) + parts[at]
+        elif how == "drop":
+            parts[at] = b""
+        elif how == "double":
+            parts[at] = b"".join(parts[at : at + draw(st.integers(1, 60))]) + parts[at]
+        else:
+            other = draw(st.integers(0, len(parts) - 1))
+            parts[at], parts[other] = parts[other], parts[at]
+    return b"".join(parts)
+
+
+@st.composite
+def altered_members(draw: st.DrawFn, data: bytes) -> bytes:
+    """The same zip, packed again after members were renamed, doubled, dropped, cut or put in another order."""
+    with zipfile.ZipFile(BytesIO(data)) as archive:
+        members = [(info.filename, archive.read(info)) for info in archive.infolist()]
+    if draw(st.booleans()):
+        members = [(name, draw(altered_pickle(data)) if name.endswith("/data.pkl") else data) for name, data in members]
+    names = [name for name, _ in members]
+    for _ in range(draw(st.integers(0, 2))):
+        at = draw(st.integers(0, len(members) - 1))
+        called, content = members[at]
+        how = draw(st.sampled_from(["name", "case", "double", "drop", "cut", "order"]))
+        if how == "name":
+            members[at] = (draw(st.sampled_from([*names, "archive/data/é", "archive/byteorder", "data.pkl"])), content)
+        elif how == "case":
+            members[at] = (called.upper(), content)
+        elif how == "double":
+            members.insert(at, (draw(st.sampled_from([called, called.upper(), called + "/"])), content[::-1]))
+        elif how == "drop" and len(members) > 1:
+            del members[at]
+        elif how == "cut":
+            members[at] = (called, content[: draw(st.integers(0, len(content)))])
+        else:
+            members = draw(st.permutations(members))
+    file = BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(file, "w") as archive:
+        warnings.simplefilter("ignore")  # of the same name twice
+        for called, content in members:
+            archive.writestr(called, content)
+    return file.getvalue()
+
+
+@st.composite
+def altered_directory(draw: st.DrawFn, data: bytes) -> bytes:
+    """The same zip with other numbers in its table of contents, its end record or a local header, or a second table."""
+    end = data.rindex(b"PK\5\6")
+    size, start = struct.unpack("<II", data[end + 12 : end + 20])
+    entries = [at for at in range(start, start + size) if data[at : at + 4] == b"PK\1\2"]
+    mutant = bytearray(data)
+    for _ in range(draw(st.integers(1, 2))):
+        entry = draw(st.sampled_from(entries))
+        (local,) = struct.unpack("<I", data[entry + 42 : entry + 46])
+        places = [
+            *((entry, at) for at in (8, 10, 20, 24, 28, 30, 32, 34, 38, 42, 46, 54)),
+            *((local, at) for at in (0, 6, 8, 18, 22, 26, 28, 31)),
+            *((end, at) for at in (4, 6, 8, 10, 12, 16, 20)),
+        ]
+        base, offset = draw(st.sampled_from(places))
+        old = mutant[base + offset]
+        mutant[base + offset] = draw(st.sampled_from([0, 1, 16, 255, old ^ 32, (old + 1) % 256, (old - 1) % 256]))
+    if draw(st.integers(0, 3)) == 0:
+        mutant[end:end] = draw(st.sampled_from([data[start:end], data, bytes(64)]))
+    return bytes(mutant)
+
+
+def old_parts(data: bytes) -> list[bytes]:
+    """The five pickles of an old file, and the storages after them."""
+    parts = []
+    for _ in range(5):
+        *_, (_, _, last) = pickletools.genops(data)
+        parts.append(data[: last + 1])
+        data = data[last + 1 :]
+    return [*parts, data]
+
+
+def saved_as(state: Any, new: bool) -> bytes:
+    file = BytesIO()
+    torch.save(state, file, _use_new_zipfile_serialization=new)
+    return file.getvalue()
+
+
+TORCH_ZIPS = [saved_as(state, True) for state in TORCH_STATES]
+TORCH_OLD = [old_parts(saved_as(state, False)) for state in TORCH_STATES]
+COMPARED = settings(FUZZ, max_examples=400)
+
+
+@COMPARED
+@given(data=st.data(), content=st.sampled_from(TORCH_ZIPS))
+def test_a_zip_that_is_packed_otherwise_has_the_values_that_torch_reads(data: st.DataObject, content: bytes) -> None:
+    with suppress(BertprobeError):
+        assert_as_torch(data.draw(altered_members(content)), loads=None)
+
+
+@COMPARED
+@given(data=st.data(), content=st.sampled_from(TORCH_ZIPS))
+def test_a_zip_with_another_table_has_the_values_that_torch_reads(data: st.DataObject, content: bytes) -> None:
+    with suppress(BertprobeError):
+        assert_as_torch(data.draw(altered_directory(content)), loads=None)
+
+
+@COMPARED
+@given(data=st.data(), parts=st.sampled_from(TORCH_OLD))
+def test_an_old_file_with_other_pickles_has_the_values_that_torch_reads(
+    data: st.DataObject, parts: list[bytes]
+) -> None:
+    changed = data.draw(st.sampled_from([0, 1, 2, 3, 3, 3, 3, 3, 4]))
+    program = data.draw(altered_pickle(parts[changed]))
+    with suppress(BertprobeError):
+        assert_as_torch(b"".join([*parts[:changed], program, *parts[changed + 1 :]]), loads=None)
+
+
+# ------------------------------------------------------------------------------------------------ bundles
 
 BUNDLE_STATE = {
     f"bert/{name}".replace("layer.", "layer_").replace(".", "/").replace("weight", "kernel"): values.numpy()

@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from bertprobe.statistics import (
     Numbers,
     Summary,
     largest_singular_value,
+    leading,
     measure,
     robust_z,
     statistics,
@@ -579,6 +581,40 @@ def test_robust_z_leaves_out_what_is_not_finite() -> None:
         robust_z([1.0, np.nan, 2.0, 3.0, np.inf]),
         robust_z([1.0, 2.0, 3.0])[[0, 0, 1, 2, 2]] + [0, np.nan, 0, 0, np.nan],
     )
+
+
+FINITE = st.floats(-1e150, 1e150)
+
+
+@given(st.lists(FINITE | st.integers(-2, 2).map(float), max_size=40))
+def test_robust_z_is_what_its_definition_says(values: list[float]) -> None:
+    x = np.array(values)
+    before = x.copy()
+    found = robust_z(x)
+    assert (x == before).all()
+    if len(x):
+        distances = x - np.median(x)
+        away = np.abs(distances)
+        np.testing.assert_array_equal(found, distances / (1.4826 * np.median(away) or 1.2533 * np.mean(away) or 1.0))
+
+
+ORDERS: dict[str, Callable[[Any], Any]] = {"least": lambda x: x, "most": lambda x: -x, "farthest": lambda x: -abs(x)}
+
+
+@pytest.mark.parametrize("key", ORDERS.values(), ids=ORDERS)
+@given(
+    values=st.lists(st.integers(-3, 3).map(float) | st.sampled_from([np.nan, np.inf]) | FINITE, max_size=40),
+    most=st.integers(0, 50),
+    block=st.integers(1, 45),
+)
+def test_leading_values_are_those_of_a_stable_sort(
+    key: Callable[[Any], Any], values: list[float], most: int, block: int
+) -> None:
+    x = np.array(values)
+    expected = [place for place in np.argsort(key(x), kind="stable").tolist() if not np.isnan(x[place])][:most]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BLOCK", block)
+        assert leading(x, most, key).tolist() == expected
 
 
 # ------------------------------------------------------------------------------------------------ the table

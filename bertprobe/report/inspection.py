@@ -12,7 +12,7 @@ import bertprobe
 from bertprobe.anatomy import Anatomy, Part
 from bertprobe.checkpoint import Checkpoint, TensorHeader, read_tensors
 from bertprobe.report import Column, Report, View, facts, finding_view
-from bertprobe.statistics import STATISTICS, Numbers, measure, robust_z, statistics
+from bertprobe.statistics import STATISTICS, Numbers, leading, measure, robust_z, statistics
 from bertprobe.verdicts import Evidence, Finding, verdict
 
 if TYPE_CHECKING:
@@ -185,12 +185,13 @@ def _neurons(numbers: Numbers, most: int) -> dict[str, list[dict[str, Any]]]:
     if norms is None:
         return {}
     z = robust_z(norms)
-    rows = [row for row in range(len(norms)) if norms[row] == norms[row]]  # a row with NaN has no norm
-    order = sorted(rows, key=lambda row: (norms[row], row))
-    far = sorted(rows, key=lambda row: (-abs(z[row]), row))
-    chosen = {"largest": order[::-1][:most], "smallest": order[:most], "outlying": far[:most]}
+    chosen = {
+        "largest": len(norms) - 1 - leading(norms[::-1], most, key=lambda block: -block),
+        "smallest": leading(norms, most, key=lambda block: block),
+        "outlying": leading(z, most, key=lambda block: -abs(block)),
+    }
     return {
-        kind: [{"neuron": row, "norm": float(norms[row]), "robust_z": float(z[row])} for row in some]
+        kind: [{"neuron": int(row), "norm": float(norms[row]), "robust_z": float(z[row])} for row in some]
         for kind, some in chosen.items()
     }
 

@@ -14,7 +14,7 @@ from bertprobe.errors import OutputError
 from bertprobe.report import Column, Report, View, finding_view
 from bertprobe.report.inspection import inspection
 from bertprobe.report.text import activation, pooling
-from bertprobe.statistics import Histogram, Numbers, robust_z
+from bertprobe.statistics import Histogram, Numbers, leading, robust_z
 from bertprobe.verdicts import OUTLIER_Z, Evidence, Finding
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def _row_norms(numbers: Numbers, edges: npt.NDArray[np.float64]) -> dict[str, An
     z = robust_z(norms)
     with np.errstate(invalid="ignore"):
         far = np.flatnonzero(np.abs(z) > OUTLIER_Z)
-    named = sorted((int(row) for row in far), key=lambda row: (-abs(z[row]), row))
+    named = far[leading(z[far], NAMED, key=lambda block: -abs(block))]
     known = norms[np.isfinite(norms)]
     return {
         "start": float(edges[0]),
@@ -198,8 +198,8 @@ def _row_norms(numbers: Numbers, edges: npt.NDArray[np.float64]) -> dict[str, An
         "counts": [int(count) for count in np.histogram(known, edges)[0]],
         "above": int((known > edges[-1]).sum()),
         "undefined": len(norms) - len(known),
-        "outlying": len(named),
-        "outliers": [{"neuron": row, "norm": float(norms[row]), "robust_z": float(z[row])} for row in named[:NAMED]],
+        "outlying": len(far),
+        "outliers": [{"neuron": int(row), "norm": float(norms[row]), "robust_z": float(z[row])} for row in named],
     }
 
 

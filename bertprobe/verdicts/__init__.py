@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from bertprobe.anatomy import Part
 from bertprobe.verdicts import headers, numbers
 from bertprobe.verdicts.evidence import (
+    MOST_FINDINGS,
     OUTLIER_Z,
     SEVERITIES,
     SMALLEST_SIDE,
@@ -34,9 +36,28 @@ __all__ = [
 
 
 def judge(evidence: Evidence) -> tuple[Finding, ...]:
-    """Every finding, the worst first, in the order of `RULES` within a severity."""
-    found = [finding for rule in RULES for finding in rule.look(evidence)]
+    """Every finding, the worst first, in the order of `RULES` within a severity.
+
+    Of a rule that has more than `MOST_FINDINGS`, the first of them and one that counts the others. Time grows with the
+    number of tensors, and what is said with the number of rules.
+    """
+    found = [finding for rule in RULES for finding in _first(rule, evidence)]
     return tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))
+
+
+def _first(rule: Rule, evidence: Evidence) -> Iterator[Finding]:
+    found = iter(rule.look(evidence))
+    yield from islice(found, MOST_FINDINGS)
+    more = sum(1 for _ in found)
+    if more:
+        yield Finding(
+            rule.name,
+            rule.severity,
+            None,
+            f"the same rule has found {more:,} more than the {MOST_FINDINGS} that are told",
+            {"more": more},
+            "mend these first, then look again",
+        )
 
 
 def about(findings: Sequence[Finding], parts: Sequence[Part] | None) -> tuple[Finding, ...]:

@@ -18,6 +18,11 @@ SMALLEST_SIDE = 64
 SIDE_FOR_RATIO_ALONE = 128  # below it, one in five pieces of a trained matrix looks like noise
 OUTLIER_Z = 8.0
 
+# A model of a fault in every layer or row must not be told by the gigabyte: what is counted is not all listed.
+MOST_FINDINGS = 100  # of one rule; one more says how many others there are
+MOST_NAMES = 100  # of tensors in a finding's evidence
+MOST_NUMBERS = 1_000  # of layers or neurons in it
+
 SEVERITIES = ("error", "warning", "note")
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from bertprobe.anatomy import Anatomy, Part, spans
 from bertprobe.checkpoint import Checkpoint, TensorHeader
 from bertprobe.errors import command, printable, quoted, shortened
-from bertprobe.verdicts.evidence import Evidence, Finding
+from bertprobe.verdicts.evidence import MOST_NAMES, MOST_NUMBERS, Evidence, Finding
 
 
 def pooler_absent(evidence: Evidence) -> Iterator[Finding]:
@@ -100,7 +101,7 @@ def absence(checkpoint: Checkpoint, anatomy: Anatomy) -> tuple[str, str]:
 
 def _saved_by(checkpoint: Checkpoint) -> list[str]:
     named = (checkpoint.config or {}).get("architectures")
-    return [printable(str(name)) for name in named] if isinstance(named, list) else []
+    return [printable(str(name)) for name in named[:MOST_NAMES]] if isinstance(named, list) else []
 
 
 def pooler_unused(evidence: Evidence) -> Iterator[Finding]:
@@ -127,7 +128,7 @@ def pooling_modes(checkpoint: Checkpoint) -> list[str]:
         if key.startswith("pooling_mode_") and on is True
     ]
     named = pooling.get("pooling_mode")
-    return modes or ([named] if isinstance(named, str) else [])
+    return modes[:MOST_NAMES] or ([named] if isinstance(named, str) else [])
 
 
 def config_invalid(evidence: Evidence) -> Iterator[Finding]:
@@ -220,8 +221,14 @@ def layers_missing(evidence: Evidence) -> Iterator[Finding]:
             "layers-missing",
             "error",
             None,
-            f"{len(missing)} of {count} layers have no intermediate: {spans(missing)}",
-            {"missing": missing, "there": list(there), "config": promised},
+            f"{len(missing)} of {count} layers have no intermediate: {spans(missing[:MOST_NUMBERS])}"
+            + (" and more" if len(missing) > MOST_NUMBERS else ""),
+            {
+                "missing": missing[:MOST_NUMBERS],
+                "there": list(there[:MOST_NUMBERS]),
+                "config": promised,
+                "count": len(missing),
+            },
             "fetch the missing shard; transformers would fill these layers with random numbers",
         )
     yield from _tensors_missing(anatomy)
@@ -245,23 +252,29 @@ def _tensors_missing(anatomy: Anatomy) -> Iterator[Finding]:
             )
 
 
+_AROUND = re.compile(r"encoder\.layer\.(0|[1-9][0-9]{0,8})\.((?!intermediate\.).+)")
+
+
 def _holes(anatomy: Anatomy) -> Iterator[Finding]:
     """Layers that lack a tensor, outside the intermediate module, which the other layers have."""
     layers: dict[int, set[str]] = {number: set() for number in anatomy.layers}
     for name in anatomy.tensors:
-        match = re.fullmatch(r"encoder\.layer\.(\d{1,9})\.(.+)", name)
+        match = _AROUND.fullmatch(name)
         if match and int(match[1]) in layers:
             layers[int(match[1])].add(match[2])
-    everywhere = set().union(*layers.values())
+    everywhere = sorted(set().union(*layers.values()))
     for number, names in layers.items():
-        missing = sorted(name for name in everywhere - names if not name.startswith("intermediate."))
-        if missing:
+        count = len(everywhere) - len(names)
+        if count:
+            # As far as they are listed: a difference of sets, layer by layer, would be a product of their sizes.
+            missing = list(islice((name for name in everywhere if name not in names), MOST_NAMES))
+            told = shortened(missing[:3]) + (f" and {count - 3} more" if count > 3 else "")
             yield Finding(
                 "layers-missing",
                 "error",
                 f"intermediate.{number}",
-                f"around it layer {number} lacks what other layers have: {printable(shortened(missing, 3))}",
-                {"missing": missing, "layer": number},
+                f"around it layer {number} lacks what other layers have: {printable(told)}",
+                {"missing": missing, "layer": number, "count": count},
                 "fetch the checkpoint again; transformers would fill the gaps with invented numbers",
             )
 
@@ -361,11 +374,14 @@ def relative_positions(evidence: Evidence) -> Iterator[Finding]:
 
 def duplicate_tensors(evidence: Evidence) -> Iterator[Finding]:
     for name, stored in evidence.anatomy.duplicates.items():
+        claims = (
+            " and ".join(stored) if len(stored) <= 3 else shortened(list(stored[:3])) + f" and {len(stored) - 3} more"
+        )
         yield Finding(
             "duplicate-tensors",
             "warning",
             None,
-            f"{len(stored)} tensors claim to be {printable(name)}: {printable(' and '.join(stored))}",
-            {"canonical": name, "stored": list(stored)},
+            f"{len(stored)} tensors claim to be {printable(name)}: {printable(claims)}",
+            {"canonical": name, "stored": list(stored[:MOST_NAMES]), "count": len(stored)},
             f"the first is shown here, transformers may take either: save again without {printable(stored[-1])}",
         )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from bertprobe.anatomy import Part
 from bertprobe.errors import printable
-from bertprobe.statistics import Numbers, robust_z
+from bertprobe.statistics import Numbers, leading, robust_z
 from bertprobe.verdicts.evidence import (
+    MOST_NUMBERS,
     OUTLIER_Z,
     SMALLEST_SIDE,
     TRAINED_ABOVE,
@@ -84,15 +86,16 @@ def zero_neurons(evidence: Evidence) -> Iterator[Finding]:
         norms = numbers.row_norms
         if norms is None or numbers.summary.m2 == 0:
             continue
-        rows = [int(row) for row in (norms == 0).nonzero()[0]]
-        if rows:
-            shown = ", ".join(map(str, rows[:5])) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
+        zeros = (norms == 0).nonzero()[0]
+        if len(zeros):
+            rows = zeros[:MOST_NUMBERS].tolist()
+            shown = ", ".join(map(str, rows[:5])) + (f" and {len(zeros) - 5} more" if len(zeros) > 5 else "")
             yield Finding(
                 "zero-neurons",
                 "warning",
                 part.label,
-                f"{len(rows):,} of {len(norms):,} neurons have a row of zeros: {shown}",
-                {"neurons": rows, "of": len(norms)},
+                f"{len(zeros):,} of {len(norms):,} neurons have a row of zeros: {shown}",
+                {"neurons": rows, "count": len(zeros), "of": len(norms)},
                 "fine after structured pruning (then cut the rows out); otherwise these neurons ignore their input",
             )
 
@@ -117,19 +120,18 @@ def outlier_neurons(evidence: Evidence) -> Iterator[Finding]:
         if norms is None or len(norms) < SMALLEST_SIDE or part.role == "pooler":
             continue
         z = robust_z(norms)
-        far = [
-            int(row) for row in ((abs(z) > OUTLIER_Z) & (norms > 0)).nonzero()[0]
-        ]  # rows of zeros have their own rule
-        far.sort(key=lambda row: -abs(z[row]))
-        if far:
+        z[norms == 0] = math.nan  # rows of zeros have their own rule
+        count = int(((z > OUTLIER_Z) | (z < -OUTLIER_Z)).sum())
+        if count:
+            far = leading(z, min(count, MOST_NUMBERS), key=lambda block: -abs(block))
             worst = far[0]
             yield Finding(
                 "outlier-neurons",
                 "note",
                 part.label,
-                f"{len(far):,} of {len(norms):,} neurons {'has a norm' if len(far) == 1 else 'have norms'} "
+                f"{count:,} of {len(norms):,} neurons {'has a norm' if count == 1 else 'have norms'} "
                 f"far from the rest, most of all neuron {worst} ({norms[worst]:.3g}, robust z {z[worst]:+.1f})",
-                {"neurons": far, "z": [float(z[row]) for row in far], "norms": [float(norms[row]) for row in far]},
+                {"neurons": far.tolist(), "z": z[far].tolist(), "norms": norms[far].tolist(), "count": count},
                 "often a neuron with a job of its own; quantise these rows apart, and see them with --neurons 5",
             )
 

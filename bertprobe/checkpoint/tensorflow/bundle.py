@@ -7,8 +7,8 @@ lib/strings/ordered_code.cc of TensorFlow.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from bertprobe.checkpoint.source import Source
@@ -20,6 +20,7 @@ from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable
 
 MAX_SHARDS = 99_999  # their numbers have five digits
 MAX_SLICES = 4_096
+MAX_REPEATED = 4 * MAX_SLICES  # slices or dimensions that are counted, so as to say that there are too many
 SHOWN = 100  # characters of a name that a message shows
 
 TYPES = {
@@ -114,15 +115,16 @@ def _tensor(key: bytes, value: bytes, entries: dict[bytes, bytes], shards: _Shar
     """The header of one entry, None for what is no array."""
     name = _name(key, shards.index)
     try:
-        entry = Message(value)
+        entry = Message(value, repeated=7, most=MAX_REPEATED)
         if entry.number(1) in NO_ARRAYS:
             return None
         dtype, shape = _dtype(entry), _shape(entry, name)
+        header = TensorHeader(name, dtype, shape)
         if dtype not in DTYPES:
-            return TensorHeader(name, dtype, shape, refusal="TensorFlow's type is no plain array")
+            return replace(header, refusal="TensorFlow's type is no plain array")
         if entry.count(7):
-            return TensorHeader(name, dtype, shape, _slices(name, entry, entries, shards))
-        return TensorHeader(name, dtype, shape, (_piece(name, entry, shards),))
+            return replace(header, pieces=_slices(header, entry, entries, shards))
+        return replace(header, pieces=(_piece(header, entry, shards),))
     except Broken as error:
         raise CorruptFile(f"the entry of {_shown(name)} in {shards.index.name} is damaged: {error}", DAMAGED) from error
 
@@ -146,7 +148,7 @@ def _dtype(entry: Message) -> str:
 
 
 def _shape(entry: Message, name: str) -> tuple[int, ...]:
-    shapes = entry.messages(2)
+    shapes = entry.messages(2, repeated=2, most=MAX_REPEATED)
     if not shapes:
         return ()
     if shapes[-1].number(3):
@@ -155,25 +157,23 @@ def _shape(entry: Message, name: str) -> tuple[int, ...]:
         raise UnsupportedFile(
             f"{_shown(name)} has {shapes[-1].count(2):,} dimensions", f"no array here can have over {MAX_DIMENSIONS}"
         )
-    shape = tuple(dimension.number(1) for dimension in shapes[-1].messages(2))
+    shape = tuple(shapes[-1].numbers(2))
     if any(n >= 2**63 for n in shape):
         raise Broken("it has a negative dimension")
     return shape
 
 
-def _piece(name: str, entry: Message, shards: _Shards, place: tuple[slice, ...] | None = None) -> Piece:
-    """Where the bytes of an entry lie, once type, shape and shard agree with it."""
+def _piece(header: TensorHeader, entry: Message, shards: _Shards, place: tuple[slice, ...] | None = None) -> Piece:
+    """Where the bytes of an entry lie, once the type and shape of its header and the shard agree with it."""
     number, start, size, stored = (entry.number(field) for field in (3, 4, 5, 6))
     if number >= shards.count:
         raise Broken(f"it lies in shard {number:,} of {shards.count}")
-    shape, dtype = _shape(entry, name), _dtype(entry)
-    needed = math.prod(shape) * DTYPES[dtype].bits // 8
-    if size != needed:
-        raise Broken(f"its shape {list(shape)} in {dtype} needs {needed:,} bytes, it has {size:,}")
+    if size != header.nbytes:
+        raise Broken(f"its shape {list(header.shape)} in {header.dtype} needs {header.nbytes:,} bytes, it has {size:,}")
     shard = shards.of(number)
     if start + size > shard.size:
         raise CorruptFile(
-            f"{_shown(name)} should lie at bytes {start:,} to {start + size:,} of {shard.name}, "
+            f"{_shown(header.name)} should lie at bytes {start:,} to {start + size:,} of {shard.name}, "
             f"which has {shard.size:,}",
             "the shard is damaged, was cut short, or is of another checkpoint: fetch it again",
         )
@@ -183,23 +183,26 @@ def _piece(name: str, entry: Message, shards: _Shards, place: tuple[slice, ...] 
 # ------------------------------------------------------------------------------------------------ partitioned
 
 
-def _slices(name: str, entry: Message, entries: dict[bytes, bytes], shards: _Shards) -> tuple[Piece, ...]:
+def _slices(header: TensorHeader, entry: Message, entries: dict[bytes, bytes], shards: _Shards) -> tuple[Piece, ...]:
     """The pieces of a partitioned variable, which must fill it exactly and share no byte."""
     if entry.count(7) > MAX_SLICES:
-        raise UnsupportedFile(f"{_shown(name)} lies in {entry.count(7):,} slices", f"read are up to {MAX_SLICES:,}")
-    shape, dtype = _shape(entry, name), _dtype(entry)
+        raise UnsupportedFile(
+            f"{_shown(header.name)} lies in {entry.count(7):,} slices", f"read are up to {MAX_SLICES:,}"
+        )
+    name, shape = header.name, header.shape
     pieces, places = [], []
-    for number, found in enumerate(entry.messages(7)):
+    for number, found in enumerate(entry.messages(7, repeated=1, most=MAX_DIMENSIONS)):
         extents = _extents(found, shape)
         value = entries.get(_slice_key(name, extents))
         if value is None:
             raise Broken(f"its slice {number} is not in the index")
-        part = Message(value)
+        part = Message(value, repeated=7, most=MAX_REPEATED)
         place = tuple((a, n if length < 0 else a + length) for (a, length), n in zip(extents, shape, strict=True))
-        if _dtype(part) != dtype or _shape(part, name) != tuple(stop - start for start, stop in place):
+        block = TensorHeader(name, _dtype(part), _shape(part, name))
+        if block.dtype != header.dtype or block.shape != tuple(stop - start for start, stop in place):
             raise Broken(f"its slice {number} is of another type or shape")
         places.append(place)
-        pieces.append(_piece(name, part, shards, tuple(slice(*span) for span in place)))
+        pieces.append(_piece(block, part, shards, tuple(slice(*span) for span in place)))
     if not _fill(places, shape):
         raise Broken(f"its {len(places)} slices overlap, or leave a part of it out")
     order = sorted(pieces, key=lambda piece: (piece.source.name, piece.start))

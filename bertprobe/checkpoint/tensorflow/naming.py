@@ -13,7 +13,8 @@ SUFFIX = ".index"
 STATE = "checkpoint"  # TensorFlow's name for the file that says which checkpoint of a folder is the latest
 
 _DATA = re.compile(r"(?P<stem>.+)\.data-[0-9]{5}-of-[0-9]{5}")
-_NAMED = re.compile(r'^\s*model_checkpoint_path\s*:\s*"((?:[^"\\]|\\.)*)"', re.MULTILINE)
+# A path, however long. Spaces alone before it: with line ends, a file of them would be searched from each.
+_NAMED = re.compile(r'^[ \t]*model_checkpoint_path\s*:\s*"((?:[^"\\]|\\.){0,10000})"', re.MULTILINE)
 # Settings of other things that lie in a model's folder.
 _OTHER_CONFIGS = re.compile(r"tokenizer|generation|adapter|processor|sentence|quant|train|task|pooling", re.IGNORECASE)
 

@@ -1,8 +1,9 @@
 """A LevelDB table as TensorFlow writes it: keys in order, each with a value, in blocks that carry checksums.
 
 An index is small (10 kB for a BERT), so it is read whole, in one read. Nothing in it is believed: blocks lie one
-behind the other before the index of blocks, which bounds the work by the size of the file, and what snappy announces is
-bounded before it unpacks anything. Source: LevelDB, doc/table_format.md.
+behind the other before the index of blocks, and what snappy announces is bounded before it unpacks anything, so time
+and memory grow with the size of the file, and end where all of it unpacked is `MAX_INDEX`. Keys share their beginnings
+in the file and not in memory, and are bounded apart. Source: LevelDB, doc/table_format.md.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from bertprobe.errors import CorruptFile, UnsupportedFile
 MAGIC = 0xDB4775248B80FB57
 FOOTER = 48  # two block handles, filled up to 40 bytes, and the magic number
 TRAILER = 5  # behind each block: how it is packed, and the checksum
-MAX_INDEX = 64 * 2**20  # of 250,000 tensors it has some 25 MB
+MAX_INDEX = 32 * 2**20  # unpacked or not: of 250,000 tensors it has some 25 MB
 MAX_ENTRIES = 250_000  # optimizer state and slices among them
 MAX_KEY = 2_000  # bytes; every key is kept, and shown
 MAX_KEYS = 32 * 2**20  # bytes of all keys: prefixes are shared in the file and not in memory
@@ -87,14 +88,16 @@ def _blocks(source: Source, data: bytes) -> Iterator[bytes]:
         raise Broken("it does not end in the magic number of a table")
     _, at = _handle(data, end)  # of filters and the like, which no bundle has
     (start, stop), _ = _handle(data, at)
-    listing = _block(source, data, start, stop, end)
-    here = 0
+    listing = _block(source, data, start, stop, end, MAX_INDEX)
+    here, room = 0, MAX_INDEX
     for _, value in _entries(listing):
         (first, last), _ = _handle(value, 0)
         if first < here or last + TRAILER > start:
             raise Broken(f"it names a block at bytes {first:,} to {last:,}, where no block can be")
         here = last + TRAILER
-        yield _block(source, data, first, last, start)
+        block = _block(source, data, first, last, start, room)
+        room -= len(block)
+        yield block
 
 
 def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
@@ -104,8 +107,11 @@ def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
     return (start, start + size), at
 
 
-def _block(source: Source, data: bytes, start: int, stop: int, end: int) -> bytes:
-    """The content of a block that must end before `end`, its checksum seen to and its packing taken off."""
+def _block(source: Source, data: bytes, start: int, stop: int, end: int, room: int) -> bytes:
+    """The content of a block that must end before `end`, its checksum seen to and its packing taken off.
+
+    More than `room` bytes are not unpacked.
+    """
     if stop + TRAILER > end:
         raise Broken(f"it names a block at bytes {start:,} to {stop:,}, outside of its {len(data):,}")
     packing, stored = data[stop], int.from_bytes(data[stop + 1 : stop + TRAILER], "little")
@@ -119,15 +125,20 @@ def _block(source: Source, data: bytes, start: int, stop: int, end: int) -> byte
             f"the index {source.address} is packed in way {packing}, which is not snappy",
             "have TensorFlow save the checkpoint again",
         )
-    return _unpacked(data[start:stop])
+    return _unpacked(source, data[start:stop], room)
 
 
-def _unpacked(packed: bytes) -> bytes:
+def _unpacked(source: Source, packed: bytes, room: int) -> bytes:
     import cramjam
 
     size, _ = varint(packed, 0)
     if size > SNAPPY_MOST * len(packed):
         raise Broken(f"a block of {len(packed):,} bytes announces {size:,}, more than snappy can pack into it")
+    if size > room:
+        raise UnsupportedFile(
+            f"{source.address} has more than {MAX_INDEX:,} bytes unpacked, too many for the index of a checkpoint",
+            "is it the right file? a TensorFlow index is some 10 kB",
+        )
     content = bytearray(size)
     try:
         written = cramjam.snappy.decompress_raw_into(packed, content)

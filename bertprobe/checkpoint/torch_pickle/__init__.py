@@ -18,6 +18,7 @@ PICKLE_STARTS = (b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5")
 
 DAMAGED = "the file is damaged or was cut short: fetch it again"
 RESAVE = "load and save it again with torch.save"
+READERS_DISAGREE = "readers disagree on which one counts: ask for a file that torch.save wrote"
 
 
 def recognises(head: bytes) -> bool:
@@ -28,13 +29,24 @@ def recognises(head: bytes) -> bool:
 def index(source: Source) -> Index:
     """The headers of every tensor in the file, in its order; raises `CorruptFile` or `UnsupportedFile`."""
     head = source.read(0, min(HEAD, source.size))
-    if head.startswith(TAR_STARTS) and head[257:262] == b"ustar":
-        raise UnsupportedFile(f"{source.name} is in the tar format of PyTorch 0.1", RESAVE)
     # Imported here, as every run imports this module, also for files of another format.
     if head.startswith(ZIP_STARTS):
         from bertprobe.checkpoint.torch_pickle.archive import contents
+    elif _is_tar(head):
+        raise UnsupportedFile(f"{source.name} is in the tar format of PyTorch 0.1", RESAVE)
     else:
         from bertprobe.checkpoint.torch_pickle.legacy import contents
     from bertprobe.checkpoint.torch_pickle.state_dict import tensors
 
     return tensors(source, *contents(source, head))
+
+
+def _is_tar(head: bytes) -> bool:
+    """Whether torch would take a file for a tar: by the checksum of its first block, whatever that starts with."""
+    import tarfile
+
+    try:
+        tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True

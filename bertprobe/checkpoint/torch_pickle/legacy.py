@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from io import BytesIO
 
 from bertprobe.checkpoint.source import Source
 from bertprobe.checkpoint.tensors import Guard
 from bertprobe.checkpoint.torch_pickle import DAMAGED, RESAVE
 from bertprobe.checkpoint.torch_pickle.machine import MAX_PICKLE, Malformed, Pickle, Value, interpret
-from bertprobe.checkpoint.torch_pickle.rebuild import Locate, Place, Refused, TypedStorage, typed_storage
+from bertprobe.checkpoint.torch_pickle.rebuild import Locate, Place, TypedStorage, declared_storages
 from bertprobe.checkpoint.torch_pickle.state_dict import entries
 from bertprobe.errors import CorruptFile, UnsupportedFile, printable
 
@@ -17,16 +16,16 @@ MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 
 
-def contents(source: Source, head: bytes) -> tuple[Value, Locate]:
+def contents(source: Source, head: bytes) -> tuple[Pickle, Locate]:
     """What was saved, and where its storages lie."""
     _check_magic(source, head)
     saved, keys, end = _pickles(source, head)
-    return saved.value, _places(source, saved, keys, end).get
+    return saved, _places(source, saved, keys, end).get
 
 
 def _check_magic(source: Source, head: bytes) -> None:
     try:
-        magic = interpret(BytesIO(head[:64])).value
+        magic = interpret(head[:64]).value
     except Malformed:
         magic = None
     if magic != MAGIC:
@@ -39,47 +38,37 @@ def _check_magic(source: Source, head: bytes) -> None:
 def _pickles(source: Source, head: bytes) -> tuple[Pickle, list[str], int]:
     """The saved object, the keys of the storages after it in their order, and where the first one starts."""
     found: list[Pickle] = []
-    end = 0
     while len(found) < 5:
-        stream = BytesIO(head)
-        stream.seek(end)
         try:
-            found.append(interpret(stream))
-            end = stream.tell()
+            found.append(interpret(head, found[-1].end if found else 0))
         except Malformed as error:
             head += _more(source, head, error)
         _check_preamble(source, [pickle.value for pickle in found])
     keys = found[4].value
     if type(keys) is not list or any(type(key) is not str for key in keys) or len(set(keys)) < len(keys):
         raise CorruptFile(f"the list of storages in {source.name} is not a list of different strings", DAMAGED)
-    return found[3], keys, end
+    return found[3], keys, found[4].end
 
 
 def _more(source: Source, head: bytes, error: Malformed) -> bytes:
-    """As many bytes again, if the pickle may go on in them."""
-    if not error.ended or len(head) == source.size:
+    """As many bytes again, or what the pickle is known to need, if it may go on in them."""
+    if error.needs is None or error.needs > source.size:
         raise CorruptFile(f"{source.name} is not a sound pickle ({error})", DAMAGED) from error
-    if len(head) >= MAX_PICKLE:
+    if error.needs > MAX_PICKLE:
         raise UnsupportedFile(f"{source.name} has a pickle of more than {MAX_PICKLE:,} bytes", "is it the right file?")
-    return source.read(len(head), min(2 * len(head), source.size))
+    return source.read(len(head), min(max(2 * len(head), error.needs), source.size))
 
 
 def _check_preamble(source: Source, values: list[Value]) -> None:
     if len(values) > 1 and values[1] != PROTOCOL:
         raise UnsupportedFile(f"{source.name} is in another protocol of torch.save than {PROTOCOL}", RESAVE)
-    if len(values) > 2 and entries(values[2]).get("little_endian") is not True:
+    if len(values) > 2 and entries(source, values[2]).get("little_endian") is not True:
         raise UnsupportedFile(f"{source.name} was not saved in little-endian byte order", RESAVE)
 
 
 def _places(source: Source, saved: Pickle, keys: list[str], end: int) -> dict[str, Place]:
     """Where each storage lies: one after the other, each after a count that a guard compares."""
-    declared: dict[str, TypedStorage] = {}
-    for persistent in saved.persistent:
-        try:
-            storage = typed_storage(persistent)
-        except Refused:
-            continue
-        declared.setdefault(storage.key, storage)
+    declared = declared_storages(source, saved.persistent)
     places = {}
     for key in keys:
         if key not in declared:

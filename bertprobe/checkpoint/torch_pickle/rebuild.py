@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from bertprobe.checkpoint.source import Source
 from bertprobe.checkpoint.tensors import DTYPES, MAX_DIMENSIONS, Guard, Piece, TensorHeader
+from bertprobe.checkpoint.torch_pickle import READERS_DISAGREE
 from bertprobe.checkpoint.torch_pickle.machine import Call, Dict, Global, Persistent, Value
-from bertprobe.errors import printable
+from bertprobe.errors import CorruptFile, printable, quoted
 
 # Storage class: dtype and bytes of an element. Those whose dtype is not in DTYPES are measured but not read.
 STORAGES = {
@@ -49,6 +51,9 @@ _WRAPPINGS = {
 }
 _TYPED = {"torch._tensor._rebuild_from_type_v2", "torch.tensor._rebuild_from_type"}
 _PLAIN_TYPES = {"torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"}
+_WITH_STATE = {"torch._utils._rebuild_parameter_with_state": 3, "torch._tensor._rebuild_from_type_v2": 3}
+_VALUES = {"data", "real", "imag"}  # attributes of a tensor whose setting sets its values
+MAX_ATTRIBUTES = 100  # all tensors may share the dictionary, and each looks through it
 _READABLE = {*_REBUILDS, *_WRAPPINGS, *_TYPED}
 _OTHER_KINDS = {
     "torch._utils._rebuild_sparse_tensor": "it is sparse",
@@ -61,6 +66,7 @@ _OTHER_KINDS = {
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": "it was converted from another device's tensor",
     "torch._utils._rebuild_xla_tensor": "it was converted from another device's tensor",
 }
+_TENSORS = {*_READABLE, *_OTHER_KINDS}
 
 
 class Refused(Exception):
@@ -110,7 +116,7 @@ class _View:
 
 def is_tensor(value: Value) -> bool:
     """Whether a value is a call that makes a tensor of any kind, readable or not."""
-    return type(value) is Call and (name_of(value.function) in _READABLE or name_of(value.function) in _OTHER_KINDS)
+    return type(value) is Call and _path(value.function) in _TENSORS
 
 
 def is_scalar(value: Value) -> bool:
@@ -134,10 +140,20 @@ def header(source: Source, locate: Locate, name: str, value: Value) -> TensorHea
 
 
 def name_of(function: Value) -> str:
-    """The name of what is called; old files wrap a module's class in a persistent identifier."""
+    """The name of what is called, safe to print."""
+    return _shown(_path(function)[:100]) or "something without a name"
+
+
+@lru_cache(1_000)  # a pickle may call one name of odd letters again and again
+def _shown(name: str) -> str:
+    return printable(name)[:100]
+
+
+def _path(function: Value) -> str:
+    """The name of what is called, or nothing; old files wrap a module's class in a persistent identifier."""
     if type(function) is Persistent and type(function.key) is tuple and function.key[1:]:
         function = function.key[1]
-    return printable(function.path[:100]) if type(function) is Global else "something without a name"
+    return function.path if type(function) is Global else ""
 
 
 def _unwrapped(value: Value) -> Call:
@@ -145,7 +161,9 @@ def _unwrapped(value: Value) -> Call:
     for _ in range(8):
         if type(value) is not Call or value.state is not None or type(value.args) is not tuple:
             break
-        path = name_of(value.function)
+        path = _path(value.function)
+        if path in _WITH_STATE:
+            _check_attributes(value.args[_WITH_STATE[path] :][:1])
         if path in _REBUILDS:
             return value
         if path in _TYPED:
@@ -157,17 +175,28 @@ def _unwrapped(value: Value) -> Call:
     raise Refused(_blame(value, "it is wrapped in an unknown way"))
 
 
+def _check_attributes(states: tuple[Value, ...]) -> None:
+    """A tensor's own attributes are set after it is made, from one dictionary or two; some of them are its values."""
+    parts = [part for state in states for part in (state[:3] if type(state) is tuple else (state,))]
+    if len(parts) > 2 or any(part is not None and type(part) is not Dict for part in parts):
+        raise Refused("its attributes are not in a dictionary")
+    if sum(len(part.pairs) for part in parts if part is not None) > MAX_ATTRIBUTES:
+        raise Refused(f"it has more than {MAX_ATTRIBUTES} attributes")
+    if any(type(key) is not str or key in _VALUES for part in parts if part is not None for key, _ in part.pairs):
+        raise Refused("its values are replaced after it is made, by an attribute")
+
+
 def _untyped(call: Call) -> Call:
     if len(call.args) < 3:
         raise Refused("the call that makes it lacks arguments")
-    function, kind, args, *_ = call.args
-    if name_of(kind) not in _PLAIN_TYPES:
+    function, kind, args = call.args[:3]
+    if _path(kind) not in _PLAIN_TYPES:
         raise Refused(f"it is a tensor subclass, {name_of(kind)}")
     return Call(function, args, creates=False)
 
 
 def _view(call: Call) -> _View:
-    fewest, dtype_at, bits_at = _REBUILDS[name_of(call.function)]
+    fewest, dtype_at, bits_at = _REBUILDS[_path(call.function)]
     if len(call.args) < fewest:
         raise Refused("the call that makes it lacks arguments")
     if bits_at is not None and len(call.args) > bits_at and call.args[bits_at] is not None:
@@ -177,7 +206,7 @@ def _view(call: Call) -> _View:
     if dtype not in DTYPES:
         raise Refused(f"its dtype is torch.{printable(dtype[:40])}, which is not read here")
     shape, strides = _whole_numbers(call.args[2]), _whole_numbers(call.args[3])
-    if len(shape) != len(strides) or len(shape) > MAX_DIMENSIONS:
+    if len(shape) != len(strides):
         raise Refused("its shape and strides do not fit each other")
     return _View(storage, dtype, shape, strides, *_whole_numbers((call.args[1],)))
 
@@ -188,20 +217,46 @@ def _check_bits(bits: Value) -> None:
         raise Refused(_blame(bits, "it is marked as conjugated or negated: its values are not those stored"))
 
 
+def declared_storages(source: Source, persistent: list[Persistent]) -> dict[str, TypedStorage]:
+    """Every storage by its key; raises `CorruptFile` if a key, of a storage or of a view of one, has two meanings.
+
+    Torch takes the first meaning for all.
+    """
+    found: dict[str, TypedStorage] = {}
+    meanings: dict[str, tuple[Value, ...]] = {}
+    for identifier in persistent:
+        try:
+            storage = typed_storage(identifier)
+        except Refused:
+            continue
+        key = identifier.key
+        uses: list[tuple[str, tuple[Value, ...]]] = [(storage.key, ("storage", storage.dtype, storage.size))]
+        if len(key) == 6 and key[5] is not None:
+            uses.append((key[5][0], ("view", storage.key, storage.first, storage.last)))
+        for name, meaning in uses:
+            if meanings.setdefault(name, meaning) != meaning:
+                raise CorruptFile(
+                    f"{source.name} gives storage {quoted(name)} two types, sizes or places", READERS_DISAGREE
+                )
+        found.setdefault(storage.key, storage)
+    return found
+
+
 def typed_storage(value: Value) -> TypedStorage:
     """The storage that a persistent identifier names; raises `Refused`."""
     key = value.key if type(value) is Persistent else None
     if type(key) is not tuple or not 5 <= len(key) <= 6 or key[0] != "storage" or type(key[2]) is not str:
         raise Refused(_blame(value, "its storage is not named as torch does"))
-    kind = name_of(key[1])
-    package, _, name = kind.rpartition(".")
+    package, _, name = _path(key[1]).rpartition(".")
     if package not in ("torch", "torch.cuda", "torch.storage") or name not in STORAGES:
-        raise Refused(f"its storage is of the type {kind}, which is not on the list of harmless names")
+        raise Refused(f"its storage is of the type {name_of(key[1])}, which is not on the list of harmless names")
     dtype, item = STORAGES[name]
     (numel,) = _whole_numbers((key[4],))
     first, count = 0, numel
     if len(key) == 6 and key[5] is not None:
-        first, count = _whole_numbers(key[5][1:] if type(key[5]) is tuple and len(key[5]) == 3 else None)
+        if type(key[5]) is not tuple or len(key[5]) != 3 or type(key[5][0]) is not str:
+            raise Refused("its storage is a view that is not named as torch does")
+        first, count = _whole_numbers(key[5][1:])
         if first + count > numel:
             raise Refused("its storage is a view beyond the end of another")
     return TypedStorage(key[2], dtype, item, numel * item, first * item, (first + count) * item)
@@ -214,14 +269,17 @@ def _dtype(value: Value) -> str:
 
 
 def _whole_numbers(value: Value) -> tuple[int, ...]:
-    if type(value) is Call and name_of(value.function) == "torch.Size" and type(value.args) is tuple:
+    """A shape, strides or the like; a list would not do, for it may be changed after the call that was given it."""
+    if type(value) is Call and _path(value.function) == "torch.Size" and type(value.args) is tuple:
         value = value.args[0] if len(value.args) == 1 else None
-    if not isinstance(value, tuple | list):
+    if type(value) is not tuple:
         raise Refused(_blame(value, "its shape is not given in whole numbers"))
+    if len(value) > MAX_DIMENSIONS:
+        raise Refused(f"it has more than {MAX_DIMENSIONS} dimensions")
     for number in value:
         if type(number) is not int or not 0 <= number < 2**63:
             raise Refused(_blame(number, "its shape or place is not given in whole numbers"))
-    return tuple(value)
+    return value
 
 
 def _piece(source: Source, locate: Locate, view: _View) -> Piece:
@@ -260,9 +318,9 @@ def _strides(view: _View) -> tuple[int, ...] | None:
 def _blame(value: Value, otherwise: str) -> str:
     if type(value) is not Call:
         return otherwise
-    path = name_of(value.function)
+    path = _path(value.function)
     if path in _OTHER_KINDS:
         return _OTHER_KINDS[path]
     if path in _READABLE:
         return otherwise if value.state is None else "its values are replaced after it is made, as before PyTorch 0.4"
-    return f"it is made by {path}, which is not on the list of harmless names"
+    return f"it is made by {name_of(value.function)}, which is not on the list of harmless names"
