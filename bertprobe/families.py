@@ -60,6 +60,12 @@ BERT_LIKE = {
     "visual_bert": "visual_bert",
 }
 
+# Families whose class in transformers has no pooler, though their layout has a name for one.
+WITHOUT_POOLER = (
+    "convbert", "roformer", "nystromformer", "splinter", "bert-generation", "mra", "yoso", "nomic_bert", "gte",
+    "layoutlmv3", "eurobert", "neomme", "esmc", "ultrabert", "blip_2_qformer", "instructblip_qformer",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Family:

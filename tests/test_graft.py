@@ -27,13 +27,15 @@ Make = Callable[..., Path]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """A tiny model of a class of transformers, from a seed, as `save_pretrained` writes it."""
+    """A tiny model of a class of transformers, from a seed, as `save_pretrained` writes it; a pooler looks trained."""
 
-    def go(cls: str, name: str, seed: int = 0, **settings: Any) -> Path:
+    def go(cls: str, name: str, seed: int = 0, *, trained: bool = True, **settings: Any) -> Path:
         model_class = getattr(transformers, cls)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
             model = model_class(model_class.config_class(**{**WIDE, **settings}))
+            for weight in (w for n, w in model.named_parameters() if trained and n.endswith("pooler.dense.weight")):
+                weight += torch.full_like(weight, 1 / len(weight))  # a direction three times as strong as noise
         model.eval().save_pretrained(tmp_path / name)
         return tmp_path / name
 
@@ -225,12 +227,48 @@ def test_what_does_not_fit_is_refused(make: Make, graft: Any, tmp_path: Path, sh
 
 
 def test_an_untrained_donor_and_a_strange_one_are_told(make: Make, graft: Any, tmp_path: Path) -> None:
-    donor, recipient = make("BertModel", "donor", 1), make("BertForMaskedLM", "recipient", 2)
+    donor, recipient = make("BertModel", "donor", 1, trained=False), make("BertForMaskedLM", "recipient", 2)
     ran = graft(donor, recipient, tmp_path / "out", "--json")
+    assert ran.code == 1
+    assert "the donor's pooler is untrained" in ran.err
+    assert not (tmp_path / "out").exists()
+    ran = graft(donor, recipient, tmp_path / "out", "--json", "--force")
     assert ran.code == 0
     assert {finding["rule"] for finding in json.loads(ran.out)["findings"]} == {"pooler-untrained", "unrelated"}
     lost = kin.without_pooler(tmp_path / "lost")
     assert json.loads(graft("pocket", lost, tmp_path / "sound", "--json").out)["findings"] == []
+
+
+def test_a_pooler_that_a_head_reads_is_left(make: Make, graft: Any, run: Run, tmp_path: Path) -> None:
+    """What diff advises is what graft does: a classifier was trained with the pooler that it has."""
+    donor = make("BertModel", "donor", 1)
+    recipient = make("BertForSequenceClassification", "recipient", 1)
+    tensors = load_file(recipient / "model.safetensors")
+    tensors["bert.pooler.dense.weight"] = torch.randn(tensors["bert.pooler.dense.weight"].shape) * 0.02
+    save_file(tensors, recipient / "model.safetensors", {"format": "pt"})
+    found = json.loads(run(["diff", str(donor), str(recipient), "--json"]).out)["findings"]
+    (finding,) = [finding for finding in found if finding["rule"] == "pooler-reinitialised"]
+    assert "classifier.weight of B reads B's pooler" in finding["cure"]
+    assert "graft" not in finding["cure"]
+    ran = graft(donor, recipient, tmp_path / "out", "--replace")
+    assert ran.code == 1
+    assert "classifier.weight of the recipient reads its pooler" in ran.err
+    assert graft(donor, recipient, tmp_path / "out", "--replace", "--force").code == 0
+    (finding,) = [
+        f for f in json.loads(run(["inspect", str(recipient), "--json"]).out)["findings"] if f["part"] == "pooler"
+    ]
+    assert finding["rule"] == "pooler-untrained"
+    assert finding["cure"].startswith("leave it: classifier.weight reads it")
+
+
+def test_a_pooler_that_is_untrained_is_not_recommended(make: Make, run: Run) -> None:
+    donor = make("BertModel", "donor", 1, trained=False)
+    for cls in ("BertForMaskedLM", "BertModel"):
+        recipient = make(cls, cls, 1 if cls == "BertForMaskedLM" else 2, trained=False)
+        found = json.loads(run(["diff", str(donor), str(recipient), "--json"]).out)["findings"]
+        cures = [f["cure"] for f in found if f["rule"] in ("pooler-lost", "pooler-reinitialised")]
+        assert all("graft" not in cure and "untrained" in cure for cure in cures)
+        assert cures or cls == "BertModel"
 
 
 def test_a_recipient_without_a_config_is_refused(make: Make, graft: Any, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from bertprobe.anatomy import find_parts
 from bertprobe.checkpoint import open_checkpoint
 from bertprobe.report.inspection import take_numbers
 from bertprobe.verdicts import RULES, SEVERITIES, Evidence, Finding, judge, verdict
+from bertprobe.verdicts.headers import never_pools
 
 Tensors = dict[str, np.ndarray[Any, Any]]
 Change = Callable[[Tensors, dict[str, Any]], None]
@@ -269,6 +270,19 @@ def test_an_absent_pooler_says_why(name: str, tmp_path: Path, run: Any) -> None:
     assert refused.code == 1
     assert REASONS[name] in refused.err
     assert not (tmp_path / "pooler.safetensors").exists()
+
+
+def test_the_families_without_a_pooler_are_those_whose_class_has_none(tmp_path: Path) -> None:
+    import zoo
+
+    for family in zoo.FAMILIES:
+        model = zoo.save(family, tmp_path / family)
+        has = any("pool" in name.lower() for name, _ in model.named_modules())
+        evidence = evidence_of(tmp_path / family)
+        assert never_pools(evidence.anatomy) == (not has), family
+        found = [f for f in judge(evidence) if f.rule == "pooler-absent"]
+        assert bool(found) == (not has), family
+        assert all("no tensor is named" not in f.message and "invent" not in f.cure for f in found), family
 
 
 def test_a_family_that_never_pools_says_so(tmp_path: Path) -> None:

@@ -114,7 +114,13 @@ def graft(
     replace: Annotated[
         bool, typer.Option("--replace", help="Put it in the place of the recipient's own pooler.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the files in DIR, if it holds no others.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Overwrite the files in DIR, if it holds no others; put in a pooler of no use, too.",
+        ),
+    ] = False,
     format: Format = "table",
     json: Json = False,
 ) -> None:

@@ -183,6 +183,10 @@ def compare(
             jobs[pair.name] = pool.submit(work, pair, a, b)
             del a, b
         done = tuple(jobs[pair.name].result() for pair in paired.pairs)
+    for of, alone, numbers in ((paired.a, paired.only_a, numbers_a), (paired.b, paired.only_b, numbers_b)):
+        names = {id(h): name for name, h in alone.items() if name in poolers and name in of.anatomy.tensors}
+        for header, array in read_tensors([alone[name] for name in names.values()]):
+            numbers[names[id(header)]] = measure(array)
     return Comparison(
         paired.a, paired.b, done, paired.reshaped, paired.only_a, paired.only_b, numbers_a, numbers_b,
         paired.labels, moved,

@@ -6,13 +6,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from statistics import median
+from typing import Literal
 
 from bertprobe.anatomy import spans
 from bertprobe.compare import Comparison, Delta, Pair
 from bertprobe.errors import command, printable, shortened
 from bertprobe.verdicts import Finding, verdict
 from bertprobe.verdicts.evidence import SEVERITIES
-from bertprobe.verdicts.headers import never_pools, why_no_pooler
+from bertprobe.verdicts.headers import never_pools, pooler_reader, why_no_pooler
 
 UNRELATED_BELOW = 0.1  # cosine of matrices that have nothing to do with each other; of independent noise it is 1/√(m·k)
 LEAST_COUNT = 1024  # elements from which a cosine says that much
@@ -163,8 +164,10 @@ def pooler_lost(comparison: Comparison) -> Iterator[Finding]:
         "warning",
         "pooler",
         f"A has a pooler, B has none: {reason}",
-        {"architectures": saved_by},
-        f"put A's back if you need pooler_output: {command('bertprobe', 'graft', a, b, '-o', 'DIR')}",
+        {"architectures": saved_by, "verdict_a": _verdict(comparison, "a")},
+        f"put A's back if you need pooler_output: {command('bertprobe', 'graft', a, b, '-o', 'DIR')}"
+        if not _is_untrained(comparison, "a")
+        else f"do not use pooler_output: A's is {_verdict(comparison, 'a')}, too; take mean pooling or the first token",
     )
 
 
@@ -186,9 +189,23 @@ def pooler_reinitialised(comparison: Comparison) -> Iterator[Finding]:
             f"B's pooler is not A's: it was initialised anew, {then} (cosine {_number(found.cosine)}; A "
             f"{words[0] or 'not told'}, B {words[1] or 'not told'})",
             {"cosine": found.cosine, "verdict_a": words[0], "verdict_b": words[1], "change": found.change},
-            f"{_BACK} {command('bertprobe', 'graft', a, b, '-o', 'DIR', '--replace')}",
+            _whether_to_graft(comparison, command("bertprobe", "graft", a, b, "-o", "DIR", "--replace")),
         )
         break
+
+
+def _is_untrained(comparison: Comparison, which: Literal["a", "b"]) -> bool:
+    return _verdict(comparison, which) in ("untrained", "probably untrained")
+
+
+def _whether_to_graft(comparison: Comparison, how: str) -> str:
+    """A graft is of use where A's pooler is trained and nothing in B was trained to read B's."""
+    reader = pooler_reader(comparison.b.checkpoint, comparison.b.anatomy)
+    if reader is not None:
+        return f"leave it: {printable(reader)} of B reads B's pooler and was trained with it; another would break it"
+    if _is_untrained(comparison, "a"):
+        return f"do not put A's back, which is {_verdict(comparison, 'a')}: take mean pooling or the first token"
+    return f"{_BACK} {how}"
 
 
 _BACK = "if that was not meant, a class without a pooler saved the model on the way: put A's back with"

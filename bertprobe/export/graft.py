@@ -27,7 +27,7 @@ from bertprobe.export.tensors import (
 )
 from bertprobe.statistics import Numbers, measure
 from bertprobe.verdicts import Evidence, Finding, about, judge, verdict
-from bertprobe.verdicts.headers import never_pools, why_no_pooler
+from bertprobe.verdicts.headers import never_pools, pooler_reader, why_no_pooler
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -159,6 +159,8 @@ def _parts(donor: Side, recipient: Side, wish: Graft) -> tuple[Part, ...]:
     parts = tuple(part for part in select(donor.anatomy, [wish.part], wish.layers) if part.stack is None)
     if not parts or not all(part.weight is not None for part in parts):
         raise PartMissing(f"the donor has no whole {wish.part} to give", "look at it with: bertprobe inspect --shapes")
+    if wish.part == "pooler" and not wish.force:
+        _check_worth(donor, recipient)
     there = {part.label: part for part in recipient.anatomy.parts}
     for part in parts:
         own = there.get(part.label)
@@ -170,6 +172,22 @@ def _parts(donor: Side, recipient: Side, wish: Graft) -> tuple[Part, ...]:
             )
         _check_shapes(part, own, recipient.anatomy.widths[0])
     return parts
+
+
+def _check_worth(donor: Side, recipient: Side) -> None:
+    """Raises `OutputError` for a pooler that would be of no use, or that would break a head of the recipient."""
+    word = _word(donor)
+    if word in ("untrained", "probably untrained"):
+        raise OutputError(
+            f"the donor's pooler is {word}: it would put out as good as random numbers",
+            "take mean pooling or the first token, or add --force",
+        )
+    reader = pooler_reader(recipient.checkpoint, recipient.anatomy)
+    if reader is not None:
+        raise OutputError(
+            f"{printable(reader)} of the recipient reads its pooler and was trained with it: another would break it",
+            "leave it, or add --force",
+        )
 
 
 def _word(of: Side) -> str:

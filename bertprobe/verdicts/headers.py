@@ -10,6 +10,7 @@ from typing import Any
 from bertprobe.anatomy import Anatomy, Part, spans
 from bertprobe.checkpoint import Checkpoint, TensorHeader
 from bertprobe.errors import command, printable, quoted, shortened
+from bertprobe.families import WITHOUT_POOLER
 from bertprobe.verdicts.evidence import MOST_NAMES, MOST_NUMBERS, Evidence, Finding
 
 
@@ -39,6 +40,7 @@ _NEVER_POOL = {
     "deberta": "DeBERTa has one only in its classifiers",
     "deberta-v2": "DeBERTa has one only in its classifiers",
     "dpr": "DPR takes the first token's hidden state as it is",
+    "clip_text_model": "CLIP takes the end token's hidden state as it is",
 }
 _HEADS = (
     ("cls.predictions.", "a masked-language-model head"),
@@ -63,7 +65,7 @@ _POOLING_CLASSES = (
 
 def never_pools(anatomy: Anatomy) -> bool:
     """Whether models of this family have no pooler at all, whoever saved them."""
-    return anatomy.family in _NEVER_POOL or anatomy.row.pooler is None
+    return anatomy.family in _NEVER_POOL or anatomy.family in WITHOUT_POOLER or anatomy.row.pooler is None
 
 
 def why_no_pooler(checkpoint: Checkpoint, anatomy: Anatomy) -> tuple[str, list[str]]:
@@ -86,7 +88,7 @@ def absence(checkpoint: Checkpoint, anatomy: Anatomy) -> tuple[str, str]:
     """Why a checkpoint has no pooler: a key of the table above, and what of that kind."""
     if anatomy.family in _NEVER_POOL:
         return "design", _NEVER_POOL[anatomy.family]
-    if anatomy.row.pooler is None:
+    if never_pools(anatomy):
         return "family", printable(anatomy.family)
     for name in _saved_by(checkpoint):
         if name.endswith(_HEAD_CLASSES):
@@ -97,6 +99,19 @@ def absence(checkpoint: Checkpoint, anatomy: Anatomy) -> tuple[str, str]:
         if any(name.startswith(start) for name in anatomy.tensors):
             return "head", head
     return "unnamed", ""
+
+
+# Linear layers right upon the pooled output; others (`classifier.dense`) take the first token's hidden state.
+_READ_POOLER = ("cls.seq_relationship.weight", "sop_classifier.classifier.weight", "classifier.weight")
+
+
+def pooler_reader(checkpoint: Checkpoint, anatomy: Anatomy) -> str | None:
+    """The tensor of a head that reads this checkpoint's pooler and was trained with it, None where there is none."""
+    if not any(part.stack is None for part in anatomy.of("pooler")):
+        return None
+    by_token = any(name.endswith(_HEAD_CLASSES) for name in _saved_by(checkpoint))
+    readers = _READ_POOLER[:-1] if by_token else _READ_POOLER
+    return next((name for name in readers if name in anatomy.tensors), None)
 
 
 def _saved_by(checkpoint: Checkpoint) -> list[str]:

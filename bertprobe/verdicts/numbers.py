@@ -20,6 +20,7 @@ from bertprobe.verdicts.evidence import (
     bias_is_zero,
     verdict,
 )
+from bertprobe.verdicts.headers import pooler_reader
 
 
 def untrained(role: str) -> Callable[[Evidence], Iterator[Finding]]:
@@ -30,19 +31,23 @@ def untrained(role: str) -> Callable[[Evidence], Iterator[Finding]]:
             numbers = evidence.of(part)
             if numbers is not None and word in ("untrained", "probably untrained"):
                 zero = bias_is_zero(evidence, part) if part.bias is not None else None
-                yield _untrained_finding(role, part, word, numbers, zero)
+                reader = pooler_reader(evidence.checkpoint, evidence.anatomy) if role == "pooler" else None
+                yield _untrained_finding(role, part, word, numbers, zero, reader)
 
     return look
 
 
-def _untrained_finding(role: str, part: Part, word: str, numbers: Numbers, bias_zero: bool | None) -> Finding:
+def _untrained_finding(
+    role: str, part: Part, word: str, numbers: Numbers, bias_zero: bool | None, reader: str | None
+) -> Finding:
     what = "the pooler" if role == "pooler" else "this layer"
     also = {True: " and its bias is all zero", False: ", though its bias is not zero", None: ""}[bias_zero]
-    cure = (
-        "do not use pooler_output: take mean pooling or the first hidden state, or train the pooler on your task"
-        if role == "pooler"
-        else "check that the right file was saved: a layer that shows no training should not be shipped"
-    )
+    if reader is not None:
+        cure = f"leave it: {printable(reader)} reads it as it is; judge that head by labelled texts, and pool by mean"
+    elif role == "pooler":
+        cure = "do not use pooler_output: take mean pooling or the first hidden state, or train the pooler on your task"
+    else:
+        cure = "check that the right file was saved: a layer that shows no training should not be shipped"
     return Finding(
         f"{role}-untrained",
         "warning",
@@ -56,6 +61,7 @@ def _untrained_finding(role: str, part: Part, word: str, numbers: Numbers, bias_
             "kurtosis": numbers.summary.kurtosis,
             "std": numbers.summary.std,
             "bias_all_zero": bias_zero,
+            "read_by": reader,
         },
         cure,
     )
