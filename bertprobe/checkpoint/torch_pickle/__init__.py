@@ -48,6 +48,10 @@ def index(source: Source) -> Index:
 
 def _is_tar(head: bytes) -> bool:
     """Whether torch would take a file for a tar: by the checksum of its first block, whatever that starts with."""
+    checksum = head[148:156]
+    digits = not checksum.partition(b"\0")[0].strip(b"01234567 +-_oO\t\n\v\f\r")
+    if not digits and checksum[:1] not in (b"\x80", b"\xff"):  # the start of a number in bytes
+        return False
     import tarfile
 
     try:
