@@ -14,6 +14,7 @@ from functools import cached_property
 # Digits as PyTorch writes them: of layer.03, or of other scripts' digits, it would know nothing.
 LAYER = r"(?P<layer>0|[1-9][0-9]{0,8})"
 INDEX = r"(?P<index>0|[1-9][0-9]{0,8})"
+DEEPEST = 32  # modules around an encoder
 BERT_LIKE = {
     "bert": "bert",
     "roberta": "roberta",
@@ -115,8 +116,9 @@ class Family:
 
 
 def _tensor_pattern(path: str) -> re.Pattern[str]:
-    # A segment cannot contain a dot, so the prefix matches in one way only and a hostile name costs no backtracking.
-    return re.compile(rf"(?P<prefix>(?:[^.]+\.)*?)(?P<path>{path})\.(?P<kind>weight|bias)")
+    # A segment cannot contain a dot, so the prefix matches in one way only and a hostile name costs no backtracking;
+    # nor a search from each of hundreds of segments, for no encoder lies as deep in other modules.
+    return re.compile(rf"(?P<prefix>(?:[^.]+\.){{0,{DEEPEST}}}?)(?P<path>{path})\.(?P<kind>weight|bias)")
 
 
 FAMILIES: tuple[Family, ...] = (

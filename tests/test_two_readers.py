@@ -256,8 +256,12 @@ def wrapped(function: str, *args: bytes) -> bytes:
 
 EMPTY = name("collections", "OrderedDict") + b")R"
 NOTES = b"}(" + text("data") + PART + b"u"
+REAL = b"}(" + text("real") + b"G" + struct.pack(">d", 9) + b"u"  # sets every value
 PARAMETER = "torch._utils._rebuild_parameter_with_state"
 TYPED = "torch._tensor._rebuild_from_type_v2"
+CHANGES = "changes values of a tensor"
+MADE = name("torch._utils", "_rebuild_parameter_with_state")
+TENSOR = name("torch", "Tensor")
 PLAIN = name("torch._utils", "_rebuild_tensor_v2")
 ARGS = b"(" + storage("0", 4) + number(0) + numbers([4]) + numbers([1]) + b"\x89" + EMPTY + b"t"
 FILES: dict[str, tuple[bytes, str]] = {
@@ -287,19 +291,34 @@ FILES: dict[str, tuple[bytes, str]] = {
     ),
     "a value that is set in a tensor": (
         mapping(text("a"), ONE, text("b"), PART + number(0) + b"G" + struct.pack(">d", 9) + b"s"),
-        "changes values of a tensor",
+        CHANGES,
     ),
     "a value that is set in a tensor nobody keeps": (
-        mapping(text("a"), ONE + PART + number(0) + b"G" + struct.pack(">d", 9) + b"s0"), "changes values of a tensor"
+        mapping(text("a"), ONE + PART + number(0) + b"G" + struct.pack(">d", 9) + b"s0"), CHANGES
     ),
     "values that are an attribute of a parameter": (
-        mapping(text("a"), wrapped(PARAMETER, ONE, b"\x88", EMPTY, NOTES)), "values are replaced .* by an attribute"
+        mapping(text("a"), wrapped(PARAMETER, ONE, b"\x88", EMPTY, NOTES)), CHANGES
     ),
     "values that are an attribute of a tensor": (
-        mapping(text("a"), wrapped(TYPED, PLAIN, name("torch", "Tensor"), ARGS, NOTES)), "replaced .* by an attribute"
+        mapping(text("a"), wrapped(TYPED, PLAIN, TENSOR, ARGS, NOTES)), CHANGES
     ),
     "values that are the second of two attributes": (
-        mapping(text("a"), wrapped(TYPED, PLAIN, name("torch", "Tensor"), ARGS, b"}" + NOTES + b"\x86")), "by an attrib"
+        mapping(text("a"), wrapped(TYPED, PLAIN, TENSOR, ARGS, b"}" + NOTES + b"\x86")), CHANGES
+    ),
+    "values that are an attribute of a parameter beside": (
+        mapping(text("a"), ONE, b"N", wrapped(PARAMETER, ONE, b"\x89", EMPTY, REAL)), CHANGES
+    ),
+    "values that are an attribute of what a call makes in a call": (
+        mapping(text("a"), wrapped(TYPED, MADE, TENSOR, b"(" + ONE + b"\x89" + EMPTY + NOTES + b"t", b"N")),
+        CHANGES,
+    ),
+    "a type that is an attribute of a storage": (
+        mapping(text("a"), ONE.replace(b"tQ", b"tQ}(" + text("dtype") + name("torch", "int32") + b"ub", 1)),
+        "sets attributes of something that has none",
+    ),
+    "a size that is True at first": (
+        mapping(text("a"), ONE.replace(number(4) + b"tQ", b"\x88" + b"tQ", 1), text("b"), ONE),
+        "two types, sizes or places",
     ),
     "other values given after it is made": (
         mapping(text("a"), ONE + b"(" + storage("0", 4) + number(2) + numbers([2]) + numbers([1]) + b"tb"),
@@ -364,6 +383,8 @@ def test_views_of_one_key_lie_in_one_place() -> None:
     found = assert_as_torch(old(mapping(text("a"), first, text("b"), first), ["0"], storages=numbers))
     assert found["b"].tolist() == [1.0, 2.0]
     refused(old(mapping(text("a"), first, text("b"), second), ["0"], storages=numbers), "'v' two types, sizes or")
+    beyond = tensor("0", 4, (2,), view=view("v", 2, 9))
+    refused(old(mapping(text("a"), beyond, text("b"), first), ["0"], storages=numbers), "two types, sizes or places")
     same = tensor("0", 4, (2,), view=view("0", 2, 2))
     refused(old(mapping(text("a"), same), ["0"], storages=numbers), "'0' two types, sizes or places")
 

@@ -38,8 +38,8 @@ __all__ = [
 def judge(evidence: Evidence) -> tuple[Finding, ...]:
     """Every finding, the worst first, in the order of `RULES` within a severity.
 
-    Of a rule that has more than `MOST_FINDINGS`, the first of them and one that counts the others. Time grows with the
-    number of tensors, and what is said with the number of rules.
+    Of a rule that finds more than a hundred, the first of them and one that counts the others: time grows with the
+    number of tensors, and what is told ends there.
     """
     found = [finding for rule in RULES for finding in _first(rule, evidence)]
     return tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))

@@ -3,6 +3,11 @@
 Source: torch/serialization.py (`_save`, `_legacy_save`), torch/_utils.py (the `_rebuild_*` functions) and PKWARE's
 APPNOTE.TXT for the zip. Torch is not needed and nothing in a file is ever called: `machine` writes down what the pickle
 asks for, and only calls of the few functions that `rebuild` lists are understood.
+
+A file that readers would read differently is refused: the values shown are those that `torch.load` gives, or none. What
+torch refuses and no value depends on may pass: a fault in what no tensor needs, instructions and names that torch does
+not allow (they stay inert notes), calls that lack arguments for gradients, and one tensor that cannot be read among
+others that can.
 """
 
 from __future__ import annotations
@@ -43,6 +48,10 @@ def index(source: Source) -> Index:
 
 def _is_tar(head: bytes) -> bool:
     """Whether torch would take a file for a tar: by the checksum of its first block, whatever that starts with."""
+    checksum = head[148:156]
+    digits = not checksum.partition(b"\0")[0].strip(b"01234567 +-_oO\t\n\v\f\r")
+    if not digits and checksum[:1] not in (b"\x80", b"\xff"):  # the start of a number in bytes
+        return False
     import tarfile
 
     try:

@@ -1,4 +1,9 @@
-"""What `torch.save` wrote before 2020: five pickles in sequence, the fourth of them the object, then the storages."""
+"""What `torch.save` wrote before 2020: five pickles in sequence, the fourth of them the object, then the storages.
+
+The count before a storage is compared when a tensor in it is read: that of one whose tensors have no element may be
+wrong. What comes after the last storage is not looked at, by torch either. The pickles are read in steps that double,
+so that no more than twice their size is read and looked at.
+"""
 
 from __future__ import annotations
 

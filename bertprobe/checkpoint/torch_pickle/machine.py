@@ -83,14 +83,14 @@ class Malformed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Pickle:
-    """The value of one pickle, every persistent identifier in it, in order, and the place of the byte after it.
+    """The value of one pickle, every persistent identifier and call in it, in order, and where it starts and ends.
 
-    `filled` are the calls whose results would be changed after they are made, by setting keys of them.
+    The calls count that the value does not lead to: a reader makes them all, and one may change what another made.
     """
 
     value: Value
     persistent: list[Persistent]
-    filled: list[Call]
+    calls: list[Call]
     start: int
     end: int
 
@@ -112,7 +112,7 @@ def interpret(data: bytes, start: int = 0) -> Pickle:
         raise Malformed("an instruction finds nothing to work on") from error
     except ValueError as error:
         raise Malformed(str(error)) from error
-    return Pickle(value, machine.persistent, machine.filled, start, machine.at)
+    return Pickle(value, machine.persistent, machine.calls, start, machine.at)
 
 
 class _Machine:
@@ -125,7 +125,7 @@ class _Machine:
         self.aside: list[list[Value]] = []
         self.memo = _Memo()
         self.persistent: list[Persistent] = []
-        self.filled: list[Call] = []
+        self.calls: list[Call] = []
         self.steps = 0
         self.objects = 0
         self.allowed = SPARE_OBJECTS
@@ -186,6 +186,10 @@ class _Machine:
     def push_new(self, value: Value) -> None:
         self.count_object()
         self.stack.append(value)
+
+    def push_call(self, function: Value, args: Value, creates: bool) -> None:
+        self.calls.append(Call(function, args, creates))
+        self.push_new(self.calls[-1])
 
     def pop(self) -> Value:
         return self.stack.pop()
@@ -315,7 +319,6 @@ def _pairs(items: list[Value]) -> list[tuple[Value, Value]]:
 def _set_items(machine: _Machine, items: list[Value]) -> None:
     target = machine.stack[-1]
     if isinstance(target, Call):
-        machine.filled.append(target)
         target.pairs = target.pairs or []
     elif not isinstance(target, Dict):
         raise Malformed("it sets a key of something that is not a dictionary")
@@ -356,7 +359,10 @@ def _stack_global(machine: _Machine) -> None:
 def _reduce(machine: _Machine) -> None:
     args, function = machine.pop(), machine.pop()
     pairs = _ordered_dict(machine, function, args)
-    machine.push_new(Call(function, args, creates=False) if pairs is None else Dict(pairs))
+    if pairs is None:
+        machine.push_call(function, args, creates=False)
+    else:
+        machine.push_new(Dict(pairs))
 
 
 def _ordered_dict(machine: _Machine, function: Value, args: Value) -> list[tuple[Value, Value]] | None:
@@ -379,29 +385,31 @@ def _ordered_dict(machine: _Machine, function: Value, args: Value) -> list[tuple
 
 def _new(machine: _Machine) -> None:
     args, function = machine.pop(), machine.pop()
-    machine.push_new(Call(function, args, creates=True))
+    machine.push_call(function, args, creates=True)
 
 
 def _new_with_keywords(machine: _Machine) -> None:
     keywords, args, function = machine.pop(), machine.pop(), machine.pop()
-    machine.push_new(Call(function, (args, keywords), creates=True))
+    machine.push_call(function, (args, keywords), creates=True)
 
 
 def _obj(machine: _Machine) -> None:
     function, *args = machine.pop_mark() or [None]
-    machine.push_new(Call(function, tuple(args), creates=True))
+    machine.push_call(function, tuple(args), creates=True)
 
 
 def _inst(machine: _Machine) -> None:
     args = tuple(machine.pop_mark())
     _global(machine)
-    machine.push_new(Call(machine.pop(), args, creates=True))
+    machine.push_call(machine.pop(), args, creates=True)
 
 
 def _build(machine: _Machine) -> None:
     state, target = machine.pop(), machine.stack[-1]
     if isinstance(target, Call):
         target.state = state
+    elif not isinstance(target, Dict):  # an OrderedDict has attributes that matter to nobody
+        raise Malformed("it sets attributes of something that has none")
 
 
 def _persistent(machine: _Machine, key: Value) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -51,7 +52,7 @@ _WRAPPINGS = {
 }
 _TYPED = {"torch._tensor._rebuild_from_type_v2", "torch.tensor._rebuild_from_type"}
 _PLAIN_TYPES = {"torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"}
-_WITH_STATE = {"torch._utils._rebuild_parameter_with_state": 3, "torch._tensor._rebuild_from_type_v2": 3}
+_WITH_STATE = {"torch._utils._rebuild_parameter_with_state", "torch._tensor._rebuild_from_type_v2"}  # the fourth
 _VALUES = {"data", "real", "imag"}  # attributes of a tensor whose setting sets its values
 MAX_ATTRIBUTES = 100  # all tensors may share the dictionary, and each looks through it
 _READABLE = {*_REBUILDS, *_WRAPPINGS, *_TYPED}
@@ -162,8 +163,6 @@ def _unwrapped(value: Value) -> Call:
         if type(value) is not Call or value.state is not None or type(value.args) is not tuple:
             break
         path = _path(value.function)
-        if path in _WITH_STATE:
-            _check_attributes(value.args[_WITH_STATE[path] :][:1])
         if path in _REBUILDS:
             return value
         if path in _TYPED:
@@ -175,15 +174,29 @@ def _unwrapped(value: Value) -> Call:
     raise Refused(_blame(value, "it is wrapped in an unknown way"))
 
 
-def _check_attributes(states: tuple[Value, ...]) -> None:
-    """A tensor's own attributes are set after it is made, from one dictionary or two; some of them are its values."""
-    parts = [part for state in states for part in (state[:3] if type(state) is tuple else (state,))]
-    if len(parts) > 2 or any(part is not None and type(part) is not Dict for part in parts):
-        raise Refused("its attributes are not in a dictionary")
-    if sum(len(part.pairs) for part in parts if part is not None) > MAX_ATTRIBUTES:
-        raise Refused(f"it has more than {MAX_ATTRIBUTES} attributes")
-    if any(type(key) is not str or key in _VALUES for part in parts if part is not None for key, _ in part.pairs):
-        raise Refused("its values are replaced after it is made, by an attribute")
+def changes_values(call: Call) -> bool:
+    """Whether a call would set values of a tensor that is there, and so maybe of all that share its storage.
+
+    Values are set as members, or as one of a tensor's own attributes, which come in one dictionary or two.
+    """
+    for _ in range(8):
+        path = _path(call.function)
+        args = tuple(call.args[:4]) if isinstance(call.args, tuple | list) else ()
+        if path not in _TENSORS:
+            return False
+        if call.pairs or (path in _WITH_STATE and not _harmless(args[3:])):
+            return True
+        if path not in _TYPED or len(args) < 3:
+            return False
+        call = Call(args[0], args[2], creates=False)
+    return True
+
+
+def _harmless(states: tuple[Value, ...]) -> bool:
+    parts = [part for state in states for part in (state[:3] if type(state) is tuple else (state,)) if part is not None]
+    if any(type(part) is not Dict or len(part.pairs) > MAX_ATTRIBUTES for part in parts):
+        return False
+    return all(type(key) is str and key not in _VALUES for part in parts for key, _ in part.pairs)
 
 
 def _untyped(call: Call) -> Call:
@@ -225,21 +238,26 @@ def declared_storages(source: Source, persistent: list[Persistent]) -> dict[str,
     found: dict[str, TypedStorage] = {}
     meanings: dict[str, tuple[Value, ...]] = {}
     for identifier in persistent:
-        try:
+        whole: tuple[Value, ...] = ()  # of what is not understood: for torch it may have a meaning, and be the first
+        view = whole
+        with suppress(Refused):
             storage = typed_storage(identifier)
-        except Refused:
-            continue
-        key = identifier.key
-        uses: list[tuple[str, tuple[Value, ...]]] = [(storage.key, ("storage", storage.dtype, storage.size))]
-        if len(key) == 6 and key[5] is not None:
-            uses.append((key[5][0], ("view", storage.key, storage.first, storage.last)))
-        for name, meaning in uses:
-            if meanings.setdefault(name, meaning) != meaning:
+            found.setdefault(storage.key, storage)
+            whole = (storage.dtype, storage.size)
+            view = (storage.key, storage.first, storage.last)
+        for name, meaning in zip(_keys(identifier), (whole, view), strict=False):
+            if type(name) is str and meanings.setdefault(name, meaning) != meaning:
                 raise CorruptFile(
                     f"{source.name} gives storage {quoted(name)} two types, sizes or places", READERS_DISAGREE
                 )
-        found.setdefault(storage.key, storage)
     return found
+
+
+def _keys(identifier: Persistent) -> tuple[Value, ...]:
+    """The key of a storage, and that of a view of it."""
+    key = identifier.key if type(identifier.key) is tuple else ()
+    view = key[5] if len(key) > 5 and type(key[5]) is tuple else ()
+    return key[2:3] + view[:1]
 
 
 def typed_storage(value: Value) -> TypedStorage:

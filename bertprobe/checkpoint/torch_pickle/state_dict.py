@@ -20,7 +20,7 @@ from bertprobe.checkpoint.source import Source
 from bertprobe.checkpoint.tensors import Index, TensorHeader
 from bertprobe.checkpoint.torch_pickle import READERS_DISAGREE
 from bertprobe.checkpoint.torch_pickle.machine import Call, Dict, Global, Persistent, Pickle, Value
-from bertprobe.checkpoint.torch_pickle.rebuild import Locate, header, is_scalar, is_tensor, name_of
+from bertprobe.checkpoint.torch_pickle.rebuild import Locate, changes_values, header, is_scalar, is_tensor, name_of
 from bertprobe.errors import CorruptFile, UnsupportedFile, quoted
 
 MAX_TENSORS = 250_000
@@ -43,7 +43,7 @@ _NO_TENSORS = {
 
 def tensors(source: Source, saved: Pickle, locate: Locate) -> Index:
     """The headers of the weights in what was saved, and the keys they lay under."""
-    if any(is_tensor(call) for call in saved.filled):
+    if any(changes_values(call) for call in saved.calls):
         raise UnsupportedFile(f"{source.name} changes values of a tensor after it is made", READERS_DISAGREE)
     survey = _Survey(source, saved)
     keys, root = _descend(survey, saved.value)
