@@ -17,6 +17,7 @@ from typing import Any
 from bertprobe.checkpoint import Checkpoint, TensorHeader
 from bertprobe.errors import NotAnEncoder, PartMissing, printable, quoted
 from bertprobe.families import ALIASES, FAMILIES, LOOKALIKES, OTHER_DEFAULTS, WRAPPING, Family
+from bertprobe.quantised import marked
 from bertprobe.shown import Shown
 from bertprobe.spelling import is_tensorflow, respelled
 
@@ -134,7 +135,7 @@ class Anatomy:
 def find_parts(checkpoint: Checkpoint) -> Anatomy:
     """The parts of a checkpoint, from tensor names and shapes; raises `NotAnEncoder` for what is none."""
     config = _text_config(checkpoint.config or {})
-    stored = respelled(checkpoint.headers)
+    stored = marked(respelled(checkpoint.headers), checkpoint.config or {})
     row = _recognise(checkpoint, stored, config)
     naming = _Naming(row, _model_type(config), stored)
     tensors, duplicates = naming.canonical_names(stored)

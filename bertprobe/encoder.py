@@ -17,6 +17,7 @@ from bertprobe.checkpoint import Checkpoint, TensorHeader, read_tensors
 from bertprobe.checkpoint.config import check_faults
 from bertprobe.checkpoint.rows import row_table
 from bertprobe.checkpoint.source import Arena, Memory
+from bertprobe.checkpoint.tensors import check_readable
 from bertprobe.errors import PartMissing, UnsupportedFile, printable, quoted
 
 if TYPE_CHECKING:
@@ -206,6 +207,8 @@ def _tensors(checkpoint: Checkpoint, anatomy: Anatomy, depth: int, pooler: bool)
     missing = [name for names in (shapes, *of_layers) for name in names if name not in there]
     if missing:
         raise PartMissing(f"{printable(checkpoint.ref)} has no {missing[0]}", "fetch it again: nothing is filled in")
+    for name in (name for names in (shapes, *of_layers) for name in names if there[name].refusal is not None):
+        check_readable(there[name])
     sizes: dict[str, int] = {}
     if "embeddings_project.weight" not in there:  # then the embeddings are as wide as what goes through the layers
         shapes = {name: shape.replace("E", "H") for name, shape in shapes.items()}

@@ -29,6 +29,7 @@ FLOORS = {
     "verdicts": 2,
     "anatomy": 1,
     "families": 1,
+    "quantised": 1,
     "spelling": 1,
     "statistics": 1,
     "backends": 1,

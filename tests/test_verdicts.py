@@ -147,6 +147,12 @@ def copied(tensors: Tensors, config: dict[str, Any]) -> None:
     tensors[UP.format(1, "weight")] = tensors[UP.format(0, "weight")].copy()
 
 
+def codes(tensors: Tensors, config: dict[str, Any]) -> None:
+    name = UP.format(1, "weight")
+    tensors[name.replace("weight", "SCB")] = np.ones(len(tensors[name]), np.float32)
+    tensors[name] = (tensors[name] * 500).astype(np.int8)
+
+
 CASES: list[tuple[Change, str, str | None]] = [
     (untrained_pooler, "pooler-untrained", "pooler"),
     (untrained_layer, "intermediate-untrained", "intermediate.1"),
@@ -169,6 +175,7 @@ CASES: list[tuple[Change, str, str | None]] = [
     (relative, "relative-positions", None),
     (twice, "duplicate-tensors", None),
     (copied, "duplicate-tensors", "intermediate.1"),
+    (codes, "quantised", None),
 ]
 
 
@@ -194,7 +201,7 @@ def test_a_fault_is_found_and_no_other(
 
 
 def test_every_rule_has_a_case() -> None:
-    elsewhere = {"pooler-unused", "tensorflow-checkpoint"}  # test_tensorflow has the latter
+    elsewhere = {"pooler-unused", "tensorflow-checkpoint", "unreadable"}  # in test_tensorflow and test_quantised
     assert {rule for _, rule, _ in CASES} | elsewhere == {row.name for row in RULES}
     assert {row.severity for row in RULES} == set(SEVERITIES)
 

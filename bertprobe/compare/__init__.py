@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertprobe.anatomy import Anatomy, Part
 from bertprobe.checkpoint import Checkpoint, TensorHeader, read_tensors
+from bertprobe.checkpoint.tensors import check_readable
 from bertprobe.compare.delta import Delta, Neuron, delta
 from bertprobe.compare.places import Place, Tensors, tensors_of
 from bertprobe.errors import UnsupportedFile
@@ -158,6 +159,8 @@ def compare(
     from concurrent.futures import ThreadPoolExecutor
     from threading import Semaphore
 
+    for header in (header for both in paired.reshaped.values() for header in both if header.refusal is not None):
+        check_readable(header)  # of a shape that nobody knows
     threads = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     free = Semaphore(threads + 1)
     poolers = {name for of in (paired.a, paired.b) for part in of.anatomy.of("pooler") for name in part.tensors}

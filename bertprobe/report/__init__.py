@@ -9,6 +9,7 @@ from typing import Any
 
 from bertprobe.anatomy import Anatomy
 from bertprobe.checkpoint import DTYPES, Checkpoint
+from bertprobe.quantised import is_code
 from bertprobe.report.sections import Section
 from bertprobe.shown import Shown
 from bertprobe.verdicts import Finding
@@ -80,7 +81,7 @@ def facts(checkpoint: Checkpoint, anatomy: Anatomy) -> dict[str, Any]:
     counted = {header.location: header for header in anatomy.tensors.values() if DTYPES.get(header.dtype) is not None}
     floats = [header for header in counted.values() if DTYPES[header.dtype].is_float]
     acts = {part.activation for part in anatomy.of("intermediate", "gate") if part.activation}
-    unread = [f"{name} cannot be read: {h.refusal}" for name, h in anatomy.tensors.items() if h.refusal is not None]
+    unread = [f"{n} cannot be read: {h.refusal}" for n, h in anatomy.tensors.items() if h.refusal and not is_code(h)]
     return {
         "resolved": checkpoint.resolved,
         "revision": checkpoint.revision,

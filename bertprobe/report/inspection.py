@@ -26,13 +26,14 @@ def take_numbers(
 ) -> dict[str, Numbers]:
     """Reads and measures every tensor of the parts, by canonical name, a few at a time on as many threads.
 
-    Memory follows the largest tensor, not their number: no more are in flight than threads, and one that is being read.
+    What is listed and cannot be read has no numbers; the rules `quantised` and `unreadable` say why. Memory follows the
+    largest tensor, not their number: no more are in flight than threads, and one that is being read.
     """
     from concurrent.futures import ThreadPoolExecutor
     from threading import Semaphore
 
     names = {id(header): name for part in parts for name, header in part.tensors.items()}
-    headers = [header for part in parts for header in part.tensors.values()]
+    headers = [header for part in parts for header in part.tensors.values() if header.refusal is None]
     threads = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     free = Semaphore(threads + 1)
 

@@ -11,6 +11,7 @@ from bertprobe.anatomy import Anatomy, Part, spans
 from bertprobe.checkpoint import Checkpoint, TensorHeader
 from bertprobe.errors import command, printable, quoted, shortened
 from bertprobe.families import WITHOUT_POOLER
+from bertprobe.quantised import is_code
 from bertprobe.verdicts.evidence import MOST_NAMES, MOST_NUMBERS, Evidence, Finding
 
 
@@ -146,6 +147,37 @@ def pooling_modes(checkpoint: Checkpoint) -> list[str]:
     return modes[:MOST_NAMES] or ([named] if isinstance(named, str) else [])
 
 
+def quantised(evidence: Evidence) -> Iterator[Finding]:
+    """Weights that are codes, of which no value is read."""
+    codes = {name: header for name, header in evidence.anatomy.tensors.items() if is_code(header)}
+    if codes:
+        name, header = next(iter(codes.items()))
+        count = len(codes)
+        yield Finding(
+            "quantised",
+            "warning",
+            None,
+            f"{printable(name)}{f' and {count - 1:,} more' if count > 1 else ''} cannot be read: {header.refusal}",
+            {"tensors": list(islice(codes, MOST_NAMES)), "count": count},
+            "name the checkpoint that it was made from, or one that the library wrote after dequantising",
+        )
+
+
+def unreadable(evidence: Evidence) -> Iterator[Finding]:
+    """Tensors of the parts that the file lists in a way that gives no values."""
+    for part in evidence.anatomy.parts:
+        for name, header in part.tensors.items():
+            if header.refusal is not None and not is_code(header):
+                yield Finding(
+                    "unreadable",
+                    "error",
+                    part.label,
+                    f"{printable(name)} cannot be read: {printable(header.refusal)}",
+                    {"tensor": name, "reason": header.refusal},
+                    "load the model and save it again with save_pretrained",
+                )
+
+
 def config_invalid(evidence: Evidence) -> Iterator[Finding]:
     """A setting of a type or size that none can have: transformers aborts, or computes with it."""
     for key, fault in evidence.checkpoint.faults.items():
@@ -163,6 +195,8 @@ def shape_mismatch(evidence: Evidence) -> Iterator[Finding]:
     anatomy, promised = evidence.anatomy, evidence.anatomy.promised
     for part in anatomy.parts:
         weight = part.weight
+        if weight is not None and weight.refusal is not None:
+            continue  # what cannot be read may be of a shape that is not told
         if weight is not None and part.stack is None and part.index is None and anatomy.row.name not in _OWN_SHAPES:
             yield from _part_shape(part, weight, promised.hidden_size, promised.intermediate_size)
         if weight is not None and part.bias is not None and part.bias.count != _neurons(weight):
