@@ -16,7 +16,7 @@ from typing import Any
 
 from bertprobe.checkpoint import Checkpoint, TensorHeader
 from bertprobe.errors import NotAnEncoder, PartMissing, printable, quoted
-from bertprobe.families import ALIASES, FAMILIES, LOOKALIKES, OTHER_DEFAULTS, WRAPPING, Family
+from bertprobe.families import ALIASES, FAMILIES, INNER_WRAPPING, LOOKALIKES, OTHER_DEFAULTS, WRAPPING, Family
 from bertprobe.quantised import marked
 from bertprobe.shown import Shown
 from bertprobe.spelling import is_tensorflow, respelled
@@ -89,7 +89,8 @@ class Anatomy:
     `tensors` holds every tensor by canonical name, optimizer state aside; `prefix` is what stood before the canonical
     names of the encoder (dotted, also where the file has slashes) and `hiding` the leading part of it that transformers
     would not take off; `duplicates` are canonical names with the stored names that claim them, the one in use first;
-    `respelled` says that the file spells its names as TensorFlow does.
+    `respelled` says that the file spells its names as TensorFlow does; `wrapping` is a word that a training tool put
+    into the middle of names, empty where there is none.
     """
 
     family: str
@@ -101,6 +102,7 @@ class Anatomy:
     tensors: Mapping[str, TensorHeader]
     duplicates: Mapping[str, tuple[str, ...]]
     respelled: bool = False
+    wrapping: str = ""
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -135,7 +137,7 @@ class Anatomy:
 def find_parts(checkpoint: Checkpoint) -> Anatomy:
     """The parts of a checkpoint, from tensor names and shapes; raises `NotAnEncoder` for what is none."""
     config = _text_config(checkpoint.config or {})
-    stored = marked(respelled(checkpoint.headers), checkpoint.config or {})
+    stored, wrapping = _unwrapped(marked(respelled(checkpoint.headers), checkpoint.config or {}))
     row = _recognise(checkpoint, stored, config)
     naming = _Naming(row, _model_type(config), stored)
     tensors, duplicates = naming.canonical_names(stored)
@@ -150,7 +152,33 @@ def find_parts(checkpoint: Checkpoint) -> Anatomy:
         tensors=tensors,
         duplicates=duplicates,
         respelled=is_tensorflow(checkpoint.headers),
+        wrapping=wrapping,
     )
+
+
+_MODULES = {"embeddings", "encoder", "pooler", "transformer", "layer", "layers", "cls", "classifier"}
+
+
+def _unwrapped(stored: Mapping[str, TensorHeader]) -> tuple[dict[str, TensorHeader], str]:
+    """The headers without what training tools put inside their names, around single modules, and the word they put.
+
+    What stands in front of the encoder is left: it is part of the prefix.
+    """
+    found: dict[str, TensorHeader] = {}
+    words = ""
+    for name, header in stored.items():
+        if not any(word in name for word in INNER_WRAPPING):
+            found[name] = header
+            continue
+        segments = name.split(".")
+        start = next((place for place, word in enumerate(segments) if word in _MODULES), len(segments))
+        inner = [word for word in segments[start:] if word not in INNER_WRAPPING]
+        bare = ".".join([*segments[:start], *inner])
+        if bare != name and bare not in stored and bare not in found:
+            words = words or next(word for word in segments[start:] if word in INNER_WRAPPING)
+            name = bare
+        found[name] = header
+    return found, words
 
 
 def select(

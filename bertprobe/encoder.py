@@ -172,6 +172,10 @@ def load_encoder(
         raise UnsupportedFile(f"{printable(checkpoint.ref)} cannot be run here: {reason}", "it needs transformers")
     check_faults(checkpoint.faults, printable(checkpoint.ref), (*_SETTINGS, *anatomy.row.activation))
     count = len(anatomy.layers)
+    if not count:
+        raise PartMissing(
+            f"no layer of {printable(checkpoint.ref)} is under a name that is known", "look at its names with --shapes"
+        )
     depth = count if depth is None else min(depth, count)
     outer, within = _tensors(checkpoint, anatomy, depth, pooler)
     activation = anatomy.promised.activation

@@ -313,6 +313,8 @@ WRAPPING = {
     "auto_model",
     "0",
 }
+# Training tools wrap single modules as well: these words say nothing wherever they stand.
+INNER_WRAPPING = WRAPPING - {"auto_model", "0"}
 OPTIMIZER = re.compile(
     r"(^|[./])(optimizer|exp_avg|exp_avg_sq|adam_m|adam_v|momentum_buffer|max_exp_avg_sq|global_step|lr_scheduler)($|[./_])"
 )

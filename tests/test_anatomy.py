@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import Run
 from safetensors.numpy import load_file, save_file
 from transformers import BertModel
 
@@ -236,3 +237,68 @@ def test_the_last_layer_is_the_one_of_highest_number_also_where_one_is_missing(t
         select(anatomy, [], "3")
     with pytest.raises(PartMissing, match="runs backwards"):
         select(anatomy, [], "5-4")
+
+
+# ------------------------------------------------------------------------------------------------ names inside names
+
+
+@pytest.mark.parametrize("word", ["_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "module"])
+@pytest.mark.parametrize(
+    "place", ["encoder.layer.0.{}.", "encoder.layer.1.intermediate.{}.", "pooler.{}.", "encoder.{}."]
+)
+def test_what_a_training_tool_puts_into_names_is_taken_off(
+    word: str, place: str, tmp_path: Path, tiny_bert: Path, run: Run
+) -> None:
+    """Compiled layer by layer, or each with its own checkpointing: torch.compile(layer) in place of the layer."""
+    state = load_file(tiny_bert / "model.safetensors")
+    plain = place.replace("{}.", "")
+    wrapped = {f"bert.{name.replace(plain, place.format(word), 1)}": tensor for name, tensor in state.items()}
+    assert f"bert.{next(name for name in state if plain in name)}" not in wrapped
+    save_file(wrapped, tmp_path / "model.safetensors", {"format": "pt"})
+    (tmp_path / "config.json").write_bytes((tiny_bert / "config.json").read_bytes())
+    evidence = Evidence(open_checkpoint(str(tmp_path)), find_parts(open_checkpoint(str(tmp_path))))
+    assert [part.label for part in evidence.anatomy.parts] == ["intermediate.0", "intermediate.1", "pooler"]
+    (finding,) = judge(evidence)
+    assert finding.rule == "names-hidden"
+    assert repr(word) in finding.message
+    out = tmp_path / "out"
+    out.mkdir()
+    assert run(["export", tmp_path, "--part", "model", "-o", out / "model.safetensors"]).code == 0
+    (out / "config.json").write_bytes((tiny_bert / "config.json").read_bytes())
+    model, info = BertModel.from_pretrained(out, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert all(
+        np.array_equal(tensor.numpy(), state[name]) for name, tensor in model.state_dict().items() if name in state
+    )
+
+
+@pytest.mark.parametrize("config", [True, False])
+def test_a_pooler_beside_layers_of_other_names_is_no_sound_model(
+    config: bool, tmp_path: Path, tiny_bert: Path, run: Run
+) -> None:
+    state = load_file(tiny_bert / "model.safetensors")
+    other = {name.replace("intermediate.dense", "mlp.gated_layers"): tensor for name, tensor in state.items()}
+    save_file(other, tmp_path / "model.safetensors", {"format": "pt"})
+    if config:
+        (tmp_path / "config.json").write_bytes((tiny_bert / "config.json").read_bytes())
+    ran = run(["inspect", tmp_path, "--strict", "--json"])
+    assert ran.code == 3
+    (finding,) = [f for f in json.loads(ran.out)["findings"] if f["severity"] == "error"]
+    assert finding["rule"] == "layers-missing"
+    assert "encoder.layer.0.attention" in finding["message"]
+    assert json.loads(ran.out)["facts"]["activation"] == ("gelu" if config else None)
+    ran = run(["pool", "a b", "-m", tmp_path])
+    assert ran.code == 1
+    assert "mend config.json" not in ran.err
+
+
+def test_a_pooler_alone_is_what_it_is(tmp_path: Path, tiny_bert: Path, run: Run) -> None:
+    assert run(["export", tiny_bert, "-o", tmp_path / "pooler.safetensors"]).code == 0
+    (tmp_path / "config.json").write_bytes((tiny_bert / "config.json").read_bytes())
+    found = json.loads(run(["inspect", tmp_path / "pooler.safetensors", "--json"]).out)["findings"]
+    assert not [finding for finding in found if finding["severity"] == "error"]
+    state = load_file(tmp_path / "pooler.safetensors")
+    save_file(state, tmp_path / "pooler.safetensors", {"format": "pt"})
+    found = json.loads(run(["inspect", tmp_path / "pooler.safetensors", "--json"]).out)["findings"]
+    assert [finding["rule"] for finding in found if finding["severity"] == "error"] == ["layers-missing"]

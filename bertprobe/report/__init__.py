@@ -93,7 +93,7 @@ def facts(checkpoint: Checkpoint, anatomy: Anatomy) -> dict[str, Any]:
         "layers": len(anatomy.layers) or len(anatomy.of("intermediate")),
         "hidden_size": hidden,
         "intermediate_size": inner,
-        "activation": next(iter(sorted(acts)), None),
+        "activation": next(iter(sorted(acts)), anatomy.promised.activation),
         "parameters": sum(header.count for header in floats),
         "dtypes": dict(Counter(h.dtype for h in anatomy.tensors.values() if h.dtype in DTYPES).most_common()),
         "files": [{"name": file.name, "bytes": file.size} for file in checkpoint.files],

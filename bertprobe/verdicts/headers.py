@@ -259,6 +259,8 @@ def layers_missing(evidence: Evidence) -> Iterator[Finding]:
     anatomy = evidence.anatomy
     promised = anatomy.promised.layers
     there = anatomy.layers
+    if not anatomy.parts or not any(part.role == "intermediate" for part in anatomy.parts):
+        yield from _no_layers(evidence)
     if not there or anatomy.row.name == "albert":
         return
     count = max(promised, there[-1] + 1) if type(promised) is int else there[-1] + 1
@@ -283,6 +285,29 @@ def layers_missing(evidence: Evidence) -> Iterator[Finding]:
     yield from _tensors_missing(anatomy)
     if anatomy.row.canonical:
         yield from _holes(anatomy)
+
+
+_NUMBERED = re.compile(r"(?:^|\.)(?:layers?|blocks?|h)\.\d{1,9}\.")
+
+
+def _no_layers(evidence: Evidence) -> Iterator[Finding]:
+    """A pooler and no layer that is known, though there are layers or should be; a file that `export` wrote may be so."""
+    anatomy, promised = evidence.anatomy, evidence.anatomy.promised.layers
+    numbered = next((name for name in anatomy.tensors if _NUMBERED.search(name)), None)
+    expected = type(promised) is int and promised > 0
+    if "bertprobe_version" in evidence.checkpoint.metadata or (numbered is None and not expected):
+        return
+    why = (
+        f"config.json says {promised}" if numbered is None else f"there are tensors such as {printable(numbered[:100])}"
+    )
+    yield Finding(
+        "layers-missing",
+        "error",
+        None,
+        f"no layer has an intermediate module under a name that is known, though {why}",
+        {"missing": [], "count": promised if type(promised) is int else None, "there": [], "config": promised},
+        "if its names are of another layout than BERT's, only its pooler can be looked at; else fetch it again",
+    )
 
 
 def _tensors_missing(anatomy: Anatomy) -> Iterator[Finding]:
@@ -348,6 +373,16 @@ def names_hidden(evidence: Evidence) -> Iterator[Finding]:
             None,
             f"the names are spelled as TensorFlow does, where nobody looks: {fate}",
             {"prefix": evidence.anatomy.prefix, "hiding": hiding},
+            f"write the file anew with {anew}, and put config.json beside it",
+        )
+    elif evidence.anatomy.wrapping:
+        word = evidence.anatomy.wrapping
+        yield Finding(
+            "names-hidden",
+            "warning",
+            None,
+            f"names have {quoted(word)} in their middle, as a training tool leaves it: {fate}",
+            {"prefix": evidence.anatomy.prefix, "hiding": hiding, "wrapping": word},
             f"write the file anew with {anew}, and put config.json beside it",
         )
     elif hiding and not evidence.anatomy.respelled:
