@@ -291,7 +291,7 @@ _NUMBERED = re.compile(r"(?:^|\.)(?:layers?|blocks?|h)\.\d{1,9}\.")
 
 
 def _no_layers(evidence: Evidence) -> Iterator[Finding]:
-    """A pooler and no layer that is known, though there are layers or should be; a file that `export` wrote may be so."""
+    """A pooler and no layer that is known, though there are layers or should be; a file of `export` may be so."""
     anatomy, promised = evidence.anatomy, evidence.anatomy.promised.layers
     numbered = next((name for name in anatomy.tensors if _NUMBERED.search(name)), None)
     expected = type(promised) is int and promised > 0
