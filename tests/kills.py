@@ -29,7 +29,7 @@ WRITING: dict[str, tuple[str, Callable[[Path, Path], list[str]]]] = {
     "export npz": ("p.npz", lambda m, o: ["export", str(m), "-o", str(o)]),
     "pool": ("v.npy", lambda m, o: ["pool", "a b", "c", "-m", str(m), "-o", str(o)]),
     "activations": ("a.safetensors", lambda m, o: ["activations", "a b", "-m", str(m), "-o", str(o)]),
-    "graft": ("folder", lambda m, o: ["graft", str(m), str(m), "--replace", "-o", str(o)]),
+    "graft": ("folder", lambda m, o: ["graft", str(m), str(m), "--part", "intermediate", "-o", str(o)]),
     "report": ("r.html", lambda m, o: ["report", str(m), "-o", str(o)]),
 }
 """What each command that writes is called with, for a model and a place of that name."""

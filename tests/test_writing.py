@@ -39,7 +39,7 @@ WRITING: dict[str, Callable[[Path, Path, Path], list[str | Path]]] = {
     "export": lambda model, texts, place: ["export", model, "-o", place],
     "pool": lambda model, texts, place: ["pool", "--file", texts, "-m", model, "-o", place],
     "activations": lambda model, texts, place: ["activations", "--file", texts, "-m", model, "-o", place],
-    "graft": lambda model, texts, place: ["graft", model, model, "--replace", "-o", place],
+    "graft": lambda model, texts, place: ["graft", model, model, "--part", "intermediate", "-o", place],
     "report": lambda model, texts, place: ["report", model, "a text", "-o", place, *_figure(place)],
 }
 
@@ -379,7 +379,7 @@ def _late(folder: Path) -> None:
 
 
 def test_of_several_grafts_at_once_exactly_one_wins(tmp_path: Path) -> None:
-    words = ["graft", str(POCKET), str(POCKET), "--replace", "-o", str(tmp_path / "o")]
+    words = ["graft", str(POCKET), str(POCKET), "--part", "intermediate", "-o", str(tmp_path / "o")]
     words = [sys.executable, "-m", "bertprobe", *words]
     running = [subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(3)]
     codes = sorted(process.wait() for process in running)
