@@ -21,6 +21,7 @@ from bertprobe.quantised import marked
 from bertprobe.shown import Shown
 from bertprobe.spelling import is_tensorflow, respelled
 
+LEAST_POSITIONS = 128  # of a table whose size tells anything
 MOST_PARTS = 10_000  # an encoder has a few hundred at most; beyond that a table helps nobody
 
 
@@ -143,7 +144,7 @@ def find_parts(checkpoint: Checkpoint) -> Anatomy:
     tensors, duplicates = naming.canonical_names(stored)
     promised = _promised(row, config, checkpoint)
     return Anatomy(
-        family=_family(row, config, naming.prefix),
+        family=_family(row, config, naming.prefix, tensors),
         row=row,
         prefix=naming.prefix,
         hiding=naming.hiding,
@@ -279,14 +280,33 @@ def _stranger(
     return NotAnEncoder(f"{checkpoint.resolved} {looks}{said}", expected)
 
 
-def _family(row: Family, config: Mapping[str, Any], prefix: str) -> str:
-    """The config's model_type, else what the prefix says, else the row."""
+def _family(row: Family, config: Mapping[str, Any], prefix: str, tensors: Mapping[str, TensorHeader]) -> str:
+    """The config's model_type, else the class that saved it, else what the prefix or the position table says."""
     if _model_type(config):
         return _model_type(config)
+    known = _by_class(row, config)
     for model_type, prefixes in row.model_types.items():
-        if prefix.rstrip(".") in prefixes.split():
-            return model_type
-    return row.name
+        if known is None and prefix.rstrip(".") in prefixes.split():
+            known = model_type
+    if known is not None:
+        return known
+    return "roberta" if row.canonical and _counts_from_padding(tensors) else row.name
+
+
+def _by_class(row: Family, config: Mapping[str, Any]) -> str | None:
+    """The family of the row whose classes are named as the config's `architectures` are: RobertaModel, RobertaFor…."""
+    named = config.get("architectures")
+    classes = [name.lower() for name in named if isinstance(name, str)] if isinstance(named, list) else []
+    spelled = {model_type: re.sub("[-_]", "", model_type) for model_type in row.model_types}
+    fitting = [family for family, word in spelled.items() if any(name.startswith(word) for name in classes)]
+    return max(fitting, key=lambda family: len(spelled[family]), default=None)
+
+
+def _counts_from_padding(tensors: Mapping[str, TensorHeader]) -> bool:
+    """Whether a table of positions has the two rows more than a power of two that RoBERTa's never uses."""
+    table = tensors.get("embeddings.position_embeddings.weight")
+    rows = table.shape[0] - 2 if table is not None and len(table.shape) == 2 else 0
+    return rows >= LEAST_POSITIONS and rows & (rows - 1) == 0
 
 
 # ------------------------------------------------------------------------------------------------ names

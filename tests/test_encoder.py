@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import zoo
+from conftest import Run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -129,6 +130,21 @@ def test_layers_from_which_heads_were_pruned(tmp_path: Path) -> None:
         assert ours.heads == (3, 1)
         hidden = ours.backend.numpy(encode(ours, packed(TEXTS[:2])))
         assert np.abs(hidden.reshape(2, 5, -1) - theirs.numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize("left_out", [("model_type",), ("model_type", "architectures", "pad_token_id")])
+def test_a_roberta_is_known_without_its_name(left_out: tuple[str, ...], tmp_path: Path, run: Run) -> None:
+    """By the class that saved it, else by a table of positions with two rows that no token uses."""
+    model = zoo.save("roberta", tmp_path, max_position_embeddings=130, pad_token_id=1).eval()
+    config = json.loads((tmp_path / "config.json").read_text())
+    kept = {key: value for key, value in config.items() if key not in left_out}
+    (tmp_path / "config.json").write_text(json.dumps(kept))
+    with torch.no_grad():
+        theirs = model(input_ids=torch.tensor(TEXTS[:2])).last_hidden_state
+    assert torch.equal(encode(opened(tmp_path, "torch"), packed(TEXTS[:2])).view(2, 5, -1), theirs)
+    facts = json.loads(run(["inspect", tmp_path, "--json"]).out)["facts"]
+    assert facts["family"] == "roberta"
+    assert any("no model_type: taken for roberta" in note for note in facts["notes"])
 
 
 def test_positions_cannot_be_counted_from_no_padding(tmp_path: Path) -> None:

@@ -99,8 +99,19 @@ def facts(checkpoint: Checkpoint, anatomy: Anatomy) -> dict[str, Any]:
         "files": [{"name": file.name, "bytes": file.size} for file in checkpoint.files],
         "bytes_read": checkpoint.bytes_read,
         "bytes_total": checkpoint.bytes_total,
-        "notes": [*checkpoint.notes, *unread[:5], *([f"and {len(unread) - 5} more"] if len(unread) > 5 else [])],
+        "notes": [*checkpoint.notes, *_doubt(checkpoint, anatomy), *_first_five(unread)],
     }
+
+
+def _first_five(lines: Sequence[str]) -> list[str]:
+    return [*lines[:5], *([f"and {len(lines) - 5} more"] if len(lines) > 5 else [])]
+
+
+def _doubt(checkpoint: Checkpoint, anatomy: Anatomy) -> list[str]:
+    """A note where no config names the family, and it is not the one that all are taken for."""
+    if (checkpoint.config or {}).get("model_type") or anatomy.family == anatomy.row.name or checkpoint.config is None:
+        return []
+    return [f"config.json has no model_type: taken for {anatomy.family} by the class that saved it and by its tensors"]
 
 
 def finding_view(findings: Sequence[Mapping[str, Any]]) -> View:
