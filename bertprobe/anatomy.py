@@ -17,7 +17,6 @@ from typing import Any
 from bertprobe.checkpoint import Checkpoint, TensorHeader
 from bertprobe.errors import NotAnEncoder, PartMissing, printable, quoted
 from bertprobe.families import ALIASES, FAMILIES, INNER_WRAPPING, LOOKALIKES, OTHER_DEFAULTS, WRAPPING, Family
-from bertprobe.quantised import marked
 from bertprobe.shown import Shown
 from bertprobe.spelling import is_tensorflow, respelled
 
@@ -138,7 +137,7 @@ class Anatomy:
 def find_parts(checkpoint: Checkpoint) -> Anatomy:
     """The parts of a checkpoint, from tensor names and shapes; raises `NotAnEncoder` for what is none."""
     config = _text_config(checkpoint.config or {})
-    stored, wrapping = _unwrapped(marked(respelled(checkpoint.headers), checkpoint.config or {}))
+    stored, wrapping = _unwrapped(_marked(respelled(checkpoint.headers), checkpoint.config or {}))
     row = _recognise(checkpoint, stored, config)
     naming = _Naming(row, _model_type(config), stored)
     tensors, duplicates = naming.canonical_names(stored)
@@ -155,6 +154,17 @@ def find_parts(checkpoint: Checkpoint) -> Anatomy:
         respelled=is_tensorflow(checkpoint.headers),
         wrapping=wrapping,
     )
+
+
+def _marked(stored: dict[str, TensorHeader], config: Mapping[str, Any]) -> Mapping[str, TensorHeader]:
+    """The headers with what holds codes refused; of a model of plain numbers nothing is loaded that knows of codes."""
+    plain = ("F64", "F32", "F16", "BF16", "I64")
+    odd = (h.refusal is not None or (h.dtype not in plain and len(h.shape) == 2) for h in stored.values())
+    if not any(odd):
+        return stored
+    from bertprobe.quantised import marked
+
+    return marked(stored, config)
 
 
 _MODULES = {"embeddings", "encoder", "pooler", "transformer", "layer", "layers", "cls", "classifier"}

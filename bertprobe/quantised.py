@@ -8,14 +8,14 @@ AutoAWQ, compressed-tensors, optimum-quanto and HQQ, fbgemm's and DeepSeek's fp8
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from bertprobe.checkpoint import DTYPES, TensorHeader
+from bertprobe.checkpoint.tensors import CODES
 
 
-@dataclass(frozen=True, slots=True)
-class Scheme:
+class Scheme(NamedTuple):
     """How a library stores a quantised matrix: the names behind its module's path.
 
     `signs` are names only it has there; `codes` is where the codes lie, shaped as the matrix is unless `packed`, and
@@ -68,12 +68,7 @@ def marked(headers: Mapping[str, TensorHeader], config: Mapping[str, Any]) -> di
 
 def refusal(how: str) -> str:
     """Why codes are not read."""
-    return f"it holds codes of a quantisation ({how}), not the model's numbers"
-
-
-def is_code(header: TensorHeader) -> bool:
-    """Whether a header is refused for what it holds being codes."""
-    return header.refusal is not None and header.refusal.startswith("it holds codes of a quantisation")
+    return f"{CODES} ({how}), not the model's numbers"
 
 
 def _module(name: str, scheme: Scheme, headers: Mapping[str, TensorHeader]) -> str | None:

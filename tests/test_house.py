@@ -36,6 +36,7 @@ FLOORS = {
     "checkpoint": 0,
     "errors": -1,
     "inputs": -1,
+    "notices": -1,
     "shown": -1,
 }
 DOORKEEPERS = {

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from bertprobe.errors import UnsupportedFile, is_text, printable, quoted
 
@@ -18,8 +17,7 @@ LONGEST_NAME = 200  # characters of an activation's, a class's or a type's name
 MOST_NAMES = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(NamedTuple):
     """What a setting may be: in words, and as a test."""
 
     words: str
@@ -80,8 +78,7 @@ NESTED = ("text_config", "encoder", "question_encoder", "qformer_config")  # and
 HARMLESS = ("architectures",)  # who saved it: no number depends on that
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(NamedTuple):
     """The settings of a model: `sound` are the values that can be, `faults` what is wrong with the others, by key.
 
     `sound` is None where there is no config.json.

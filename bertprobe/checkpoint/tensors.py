@@ -20,6 +20,7 @@ Array = Any
 MAX_DIMENSIONS = 32  # of numpy 1; numpy 2 has 64
 MAX_EMPTY = 50_000  # rows of a tensor without elements: they take memory, though no file has to hold them
 MAX_ELEMENTS = 2**60  # of one without elements if its axes of length 0 had length 1: numpy's limit for float64
+CODES = "it holds codes of a quantisation"
 NEAR = 64 * 1024  # ranges closer than this are fetched as one
 RUN_LIMIT = 16 * 2**20  # and no merged read grows past this, so that memory follows the largest tensor
 
@@ -127,6 +128,11 @@ class TensorHeader:
     strides: tuple[int, ...] | None = None
     axes: tuple[int, ...] | None = None
     refusal: str | None = None
+
+    @property
+    def is_code(self) -> bool:
+        """Whether it is refused because what it holds are codes of a quantisation, not the model's numbers."""
+        return self.refusal is not None and self.refusal.startswith(CODES)
 
     @property
     def count(self) -> int:

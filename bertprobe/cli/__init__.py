@@ -18,6 +18,7 @@ import bertprobe
 from bertprobe.cli import compare, pictures, teach, text, weights
 from bertprobe.errors import BertprobeError, printable
 from bertprobe.inputs import held
+from bertprobe.notices import told
 
 app = typer.Typer(
     name="bertprobe",
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal or pipe without × and →
     try:
-        with _stoppable(), held(), _log_on_stderr():
+        with _stoppable(), held(), told(lambda message: _tell(f"bertprobe: {message}")):
             try:
                 app(args=words)
             finally:
@@ -118,23 +119,6 @@ def _stoppable() -> Iterator[None]:
 
 def _stop(number: int, frame: object) -> None:
     raise _Stopped(number)
-
-
-@contextmanager
-def _log_on_stderr() -> Iterator[None]:
-    """Tells what the library has to say while it works, why it waits for instance, in one line each."""
-    import logging
-
-    class Lines(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            _tell(f"bertprobe: {record.getMessage()}")
-
-    logger, lines = logging.getLogger("bertprobe"), Lines(logging.WARNING)
-    logger.addHandler(lines)
-    try:
-        yield
-    finally:
-        logger.removeHandler(lines)
 
 
 def _hint(words: Sequence[str]) -> None:

@@ -16,7 +16,6 @@ from rich.text import Text
 
 from bertprobe.errors import printable
 from bertprobe.render.looks import has_facts, look
-from bertprobe.render.prose import write_sections
 from bertprobe.render.words import SHADES, alike, report_lines, spans, text_of
 from bertprobe.report import Column, Report, View
 
@@ -40,6 +39,8 @@ def write(report: Report, out: TextIO, views: Sequence[View], *, whole: bool = T
     # soft_wrap: rich must not fold what we have measured, and a pipe has no width
     console = Console(file=out, width=width, highlight=False, soft_wrap=True)
     if report.sections:
+        from bertprobe.render.prose import write_sections
+
         write_sections(console, report.sections, width)
         return
     if _draw(console, report, views, width, whole):

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertprobe.anatomy import Anatomy
 from bertprobe.checkpoint import DTYPES, Checkpoint
-from bertprobe.quantised import is_code
-from bertprobe.report.sections import Section
 from bertprobe.shown import Shown
 from bertprobe.verdicts import Finding
+
+if TYPE_CHECKING:
+    from bertprobe.report.sections import Section
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def facts(checkpoint: Checkpoint, anatomy: Anatomy) -> dict[str, Any]:
     counted = {header.location: header for header in anatomy.tensors.values() if DTYPES.get(header.dtype) is not None}
     floats = [header for header in counted.values() if DTYPES[header.dtype].is_float]
     acts = {part.activation for part in anatomy.of("intermediate", "gate") if part.activation}
-    unread = [f"{n} cannot be read: {h.refusal}" for n, h in anatomy.tensors.items() if h.refusal and not is_code(h)]
+    unread = [f"{n} cannot be read: {h.refusal}" for n, h in anatomy.tensors.items() if h.refusal and not h.is_code]
     return {
         "resolved": checkpoint.resolved,
         "revision": checkpoint.revision,

@@ -7,11 +7,9 @@ linear in the text, or bounded by itself (its regular expressions).
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertprobe.errors import BertprobeError, UnsupportedFile
 
@@ -26,8 +24,7 @@ LONGEST_AFFIX = 100  # characters put before or behind each piece of a word; BER
 BY_UNICODE = 64  # bytes that Unicode's own normal forms may make of a character; longer is an author's own
 
 
-@dataclass(frozen=True, slots=True)
-class Growth:
+class Growth(NamedTuple):
     """What normalising makes of a text at most: `added` characters, then all of them times `factor`."""
 
     factor: int
@@ -98,6 +95,8 @@ def _by_replacing(pattern: Mapping[str, str], content: str) -> int:
 
 def _by_table(table: str | Sequence[int]) -> int:
     """SentencePiece's table: the size of a trie, the trie, and what it leads to, each ended by a zero byte."""
+    import base64
+
     data = base64.b64decode(table) if isinstance(table, str) else bytes(table)
     start = 4 + int.from_bytes(data[:4], "little")
     longest = max(map(len, data[start:].split(b"\0")), default=0)

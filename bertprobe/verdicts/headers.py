@@ -11,7 +11,6 @@ from bertprobe.anatomy import Anatomy, Part, spans
 from bertprobe.checkpoint import Checkpoint, TensorHeader
 from bertprobe.errors import command, printable, quoted, shortened
 from bertprobe.families import WITHOUT_POOLER
-from bertprobe.quantised import is_code
 from bertprobe.verdicts.evidence import MOST_NAMES, MOST_NUMBERS, Evidence, Finding
 
 
@@ -149,7 +148,7 @@ def pooling_modes(checkpoint: Checkpoint) -> list[str]:
 
 def quantised(evidence: Evidence) -> Iterator[Finding]:
     """Weights that are codes, of which no value is read."""
-    codes = {name: header for name, header in evidence.anatomy.tensors.items() if is_code(header)}
+    codes = {name: header for name, header in evidence.anatomy.tensors.items() if header.is_code}
     if codes:
         name, header = next(iter(codes.items()))
         count = len(codes)
@@ -167,7 +166,7 @@ def unreadable(evidence: Evidence) -> Iterator[Finding]:
     """Tensors of the parts that the file lists in a way that gives no values."""
     for part in evidence.anatomy.parts:
         for name, header in part.tensors.items():
-            if header.refusal is not None and not is_code(header):
+            if header.refusal is not None and not header.is_code:
                 yield Finding(
                     "unreadable",
                     "error",
@@ -287,13 +286,13 @@ def layers_missing(evidence: Evidence) -> Iterator[Finding]:
         yield from _holes(anatomy)
 
 
-_NUMBERED = re.compile(r"(?:^|\.)(?:layers?|blocks?|h)\.\d{1,9}\.")
+_NUMBERED = r"(?:^|\.)(?:layers?|blocks?|h)\.\d{1,9}\."
 
 
 def _no_layers(evidence: Evidence) -> Iterator[Finding]:
     """A pooler and no layer that is known, though there are layers or should be; a file of `export` may be so."""
     anatomy, promised = evidence.anatomy, evidence.anatomy.promised.layers
-    numbered = next((name for name in anatomy.tensors if _NUMBERED.search(name)), None)
+    numbered = next((name for name in anatomy.tensors if re.search(_NUMBERED, name)), None)
     expected = type(promised) is int and promised > 0
     if "bertprobe_version" in evidence.checkpoint.metadata or (numbered is None and not expected):
         return
@@ -326,14 +325,15 @@ def _tensors_missing(anatomy: Anatomy) -> Iterator[Finding]:
             )
 
 
-_AROUND = re.compile(r"encoder\.layer\.(0|[1-9][0-9]{0,8})\.((?!intermediate\.).+)")
+_AROUND = r"encoder\.layer\.(0|[1-9][0-9]{0,8})\.((?!intermediate\.).+)"
 
 
 def _holes(anatomy: Anatomy) -> Iterator[Finding]:
     """Layers that lack a tensor, outside the intermediate module, which the other layers have."""
     layers: dict[int, set[str]] = {number: set() for number in anatomy.layers}
+    around = re.compile(_AROUND)
     for name in anatomy.tensors:
-        match = _AROUND.fullmatch(name)
+        match = around.fullmatch(name)
         if match and int(match[1]) in layers:
             layers[int(match[1])].add(match[2])
     everywhere = sorted(set().union(*layers.values()))

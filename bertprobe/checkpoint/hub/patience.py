@@ -8,7 +8,6 @@ process from ending.
 
 from __future__ import annotations
 
-import logging
 import socket
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from contextlib import suppress
 from threading import Lock, Thread
 from typing import Any, TypeVar
 
+from bertprobe import notices
 from bertprobe.errors import HubError
 
 TRIES = 6  # of one request, the first among them
@@ -82,7 +82,7 @@ class Patience:
                 return
             self._said = until
         again = f"in {seconds:,.0f} seconds" if seconds > 1 else "now"
-        logging.getLogger("bertprobe").warning("%s; trying again %s", reason, again)
+        notices.say(f"{reason}; trying again {again}")
 
 
 class Retries:

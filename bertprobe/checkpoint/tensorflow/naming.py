@@ -14,7 +14,7 @@ STATE = "checkpoint"  # TensorFlow's name for the file that says which checkpoin
 
 _DATA = re.compile(r"(?P<stem>.+)\.data-[0-9]{5}-of-[0-9]{5}")
 # A path, however long. Spaces alone before it: with line ends, a file of them would be searched from each.
-_NAMED = re.compile(r'^[ \t]*model_checkpoint_path\s*:\s*"((?:[^"\\]|\\.){0,10000})"', re.MULTILINE)
+_NAMED = r'(?m)^[ \t]*model_checkpoint_path\s*:\s*"((?:[^"\\]|\\.){0,10000})"'
 # Settings of other things that lie in a model's folder.
 _OTHER_CONFIGS = re.compile(r"tokenizer|generation|adapter|processor|sentence|quant|train|task|pooling", re.IGNORECASE)
 
@@ -111,7 +111,7 @@ def _named(folder: Folder) -> str | None:
     if not folder.is_file(STATE):
         return None
     try:
-        found = _NAMED.search(folder.text(STATE))
+        found = re.search(_NAMED, folder.text(STATE))
     except (BertprobeError, ValueError):
         return None
     return re.sub(r"\\(.)", r"\1", found[1]) if found else None
