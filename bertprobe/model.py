@@ -35,7 +35,12 @@ VECTORS = ("pooled", "cls", "mean")
 
 
 def open(
-    ref: str | os.PathLike[str] = POCKET, *, subfolder: str = "", weights: str = "", download: bool = False
+    ref: str | os.PathLike[str] = POCKET,
+    *,
+    subfolder: str = "",
+    weights: str = "",
+    root: str = "",
+    download: bool = False,
 ) -> Model:
     """Opens a checkpoint to work with, reading headers only: `bertprobe.open("model")`.
 
@@ -43,12 +48,13 @@ def open(
         ref: a folder, a weights file, a model on the Hub, or `pocket`, the built-in model.
         subfolder: a folder in it.
         weights: the weights file in it, where it has several.
+        root: which model of a file that holds several, by the keys it lies under or how the names of its tensors begin.
         download: whether to put a model on the Hub whole into its local cache; what runs texts does so by itself.
 
     Raises:
         BertprobeError: as `open_checkpoint` and `find_parts` do.
     """
-    checkpoint = open_checkpoint(os.fspath(ref), subfolder=subfolder, weights=weights, download=download)
+    checkpoint = open_checkpoint(os.fspath(ref), subfolder=subfolder, weights=weights, root=root, download=download)
     return Model(checkpoint, find_parts(checkpoint))
 
 

@@ -302,3 +302,52 @@ def test_a_pooler_alone_is_what_it_is(tmp_path: Path, tiny_bert: Path, run: Run)
     save_file(state, tmp_path / "pooler.safetensors", {"format": "pt"})
     found = json.loads(run(["inspect", tmp_path / "pooler.safetensors", "--json"]).out)["findings"]
     assert [finding["rule"] for finding in found if finding["severity"] == "error"] == ["layers-missing"]
+
+
+# ------------------------------------------------------------------------------------------------ several models
+
+
+@pytest.fixture
+def teacher_and_student(tmp_path: Path, tiny_bert: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    arrays = load_file(tiny_bert / "model.safetensors")
+    teacher = {f"bert.{name}": torch.from_numpy(array) for name, array in arrays.items()}
+    student = {name: tensor + 1 for name, tensor in teacher.items() if ".layer.1." not in name}
+    torch.save({"teacher": teacher, "student": student}, folder / "pytorch_model.bin")
+    (folder / "config.json").write_bytes((tiny_bert / "config.json").read_bytes())
+    return folder, teacher, student
+
+
+def test_of_several_models_in_a_pickle_one_is_chosen(
+    teacher_and_student: tuple[Path, dict[str, Any], dict[str, Any]], run: Run, tmp_path: Path
+) -> None:
+    folder, teacher, student = teacher_and_student
+    facts = json.loads(run(["inspect", folder, "--json"]).out)["facts"]
+    assert "it holds several models: teacher is read; choose student with --root" in facts["notes"]
+    assert facts["layers"] == 2
+    for root, state in (("teacher", teacher), ("student", student)):
+        data = json.loads(run(["inspect", folder, "--root", root, "--json"]).out)
+        assert data["facts"]["layers"] == (2 if root == "teacher" else 1)
+        assert not [note for note in data["facts"]["notes"] if "several" in note]
+        out = tmp_path / f"{root}.safetensors"
+        ran = run(["export", folder, "--root", root, "-o", out])
+        assert ran.code == 0, ran.err
+        assert np.array_equal(load_file(out)["pooler.dense.weight"], state["bert.pooler.dense.weight"].numpy())
+        (hidden,) = [finding for finding in data["findings"] if finding["rule"] == "names-hidden"]
+        assert f"--root {root}" in hidden["cure"]
+    ran = run(["inspect", folder, "--root", "assistant"])
+    assert ran.code == 1
+    assert "holds no model under 'assistant'; it has teacher, student" in ran.err
+
+
+def test_of_several_models_in_one_file_one_is_chosen_by_its_names(tmp_path: Path, tiny_bert: Path, run: Run) -> None:
+    state = load_file(tiny_bert / "model.safetensors")
+    both = {f"{root}.{name}": array + n for n, root in enumerate(("one", "two")) for name, array in state.items()}
+    (tmp_path / "m").mkdir()
+    save_file(both, tmp_path / "m" / "model.safetensors", {"format": "pt"})
+    for n, root in enumerate(("one", "two")):
+        assert run(["export", tmp_path / "m", "--root", root, "-o", tmp_path / f"{root}.safetensors"]).code == 0
+        found = load_file(tmp_path / f"{root}.safetensors")["pooler.dense.weight"]
+        assert np.array_equal(found, state["pooler.dense.weight"] + n)
+    assert "look at the names" in run(["inspect", tmp_path / "m", "--root", "three"]).err

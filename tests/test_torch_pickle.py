@@ -241,6 +241,30 @@ def test_wrappers_inside_wrappers(new: bool) -> None:
     assert_same(index, weights)
 
 
+def several(**states: Any) -> dict[str, Any]:
+    return {"epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.zeros(9)}}, "param_groups": []}, **states}
+
+
+@FORMATS
+def test_several_models_are_all_listed(new: bool) -> None:
+    one, two = ({f"layer.{i}": torch.full((2,), float(i + n)) for i in range(8)} for n in (0, 100))
+    for names in (("teacher", "student"), ("model", "ema"), ("query", "document")):
+        content = several(**{names[0]: one, names[1]: {"state_dict": two}, "losses": {"a": torch.zeros(1)}})
+        index = indexed(saved(content, new))
+        assert index.wrapper == names[0]
+        assert_same(index, one)
+        assert list(index.models) == [f"{names[1]}.state_dict"]
+        assert_same(Index(index.models[f"{names[1]}.state_dict"]), two)
+    assert indexed(saved(several(model=one), new)).models == {}
+
+
+def test_a_model_that_is_not_sound_does_not_hide_the_other() -> None:
+    odd = {f"a{i}": torch.ones(1) for i in range(5)} | {"a": {"b": torch.ones(1)}, "a.b": torch.ones(1)}
+    index = indexed(saved({"model": {f"b{i}": torch.ones(1) for i in range(9)}, "ema": odd}))
+    assert index.wrapper == "model"
+    assert index.models == {}
+
+
 def test_what_lies_below_is_flattened() -> None:
     a, b, c, d = (torch.full((2,), n) for n in range(4))
     content = {"a": a, "nested": {"b": b, 5: [c, {"d": d}]}, ("skipped",): a, "text": "x", "none": None}

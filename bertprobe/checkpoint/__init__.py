@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +14,7 @@ from bertprobe.checkpoint.folder import Folder
 from bertprobe.checkpoint.locate import Located, Wanted, locate
 from bertprobe.checkpoint.source import LocalFile, Source
 from bertprobe.checkpoint.tensors import DTYPES, Index, Piece, TensorHeader, check_readable, read_tensors
-from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, shortened
+from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, quoted, shortened
 
 __all__ = [
     "DTYPES",
@@ -74,7 +74,8 @@ class Checkpoint:
     `resolved` where that led; `config` is what config.json says as far as it can be, None where there is none, and
     `faults` what cannot be, a sentence by key; `settings` is the folder they were read from; `pooling` the settings of
     sentence-transformers' `1_Pooling` or None; `metadata` the notes in the weights files; `wrapper` the dictionary key
-    the tensors lay under in a pickle; `revision` a commit of the Hub or None.
+    the tensors lay under in a pickle, and `root` which model was asked for where a file holds several; `revision` a
+    commit of the Hub or None.
     """
 
     ref: str
@@ -88,8 +89,14 @@ class Checkpoint:
     pooling: Mapping[str, Any] | None
     metadata: Mapping[str, str]
     wrapper: str
+    root: str
     revision: str | None
     notes: tuple[str, ...]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What names it again on a command line."""
+        return (self.ref, "--root", self.root) if self.root else (self.ref,)
 
     @property
     def folder(self) -> Path:
@@ -123,7 +130,9 @@ class Checkpoint:
         return sum(file.bytes_read for file in self.files)
 
 
-def open_checkpoint(ref: str, *, subfolder: str = "", weights: str = "", download: bool = False) -> Checkpoint:
+def open_checkpoint(
+    ref: str, *, subfolder: str = "", weights: str = "", root: str = "", download: bool = False
+) -> Checkpoint:
     """Opens a folder, a weights file, an index file or a model on the Hub, reading headers only.
 
     Args:
@@ -131,6 +140,8 @@ def open_checkpoint(ref: str, *, subfolder: str = "", weights: str = "", downloa
             the https one of a model's page.
         subfolder: a folder in it.
         weights: the weights file in it, where it has several.
+        root: which model of a file that holds several: the dotted keys it lies under in a pickle, or how the names of
+            its tensors begin.
         download: whether to put the files of a model on the Hub whole into its local cache, instead of reading byte
             ranges of them where they lie; what is run needs it.
 
@@ -141,13 +152,16 @@ def open_checkpoint(ref: str, *, subfolder: str = "", weights: str = "", downloa
         UnsupportedFile: a sound file in a form that is not read.
     """
     located = locate(ref, Wanted(subfolder, weights, download))
-    indexes = [_index(file) for file in located.files]
+    indexes = [(storage, _rooted(file, index, root)) for file in located.files for storage, index in [_index(file)]]
     headers: dict[str, TensorHeader] = {}
     for (_, index), file in zip(indexes, located.files, strict=True):
         for header in index.headers:
             if located.weight_map is None or located.weight_map.get(header.name, file.name) == file.name:
                 headers.setdefault(header.name, header)
-    _check_index(located, headers)
+    if not root:
+        _check_index(located, headers)
+    if root and not headers:
+        raise _no_root(located, indexes, root)
     if not headers:
         raise NotFound(f"{located.resolved} holds no tensors", "is it a checkpoint? it may be an empty or another file")
     config = checked(located.config)
@@ -164,9 +178,36 @@ def open_checkpoint(ref: str, *, subfolder: str = "", weights: str = "", downloa
         pooling=located.pooling,
         metadata={key: value for _, index in indexes for key, value in index.metadata.items()},
         wrapper=indexes[0][1].wrapper,
+        root=root,
         revision=located.revision,
-        notes=located.notes,
+        notes=(*located.notes, *_several(indexes, root)),
     )
+
+
+def _rooted(file: Source, index: Index, root: str) -> Index:
+    """The index of the model that was chosen, of all that a file holds; an empty one where it does not hold that."""
+    if not root or root == index.wrapper:
+        return index
+    if root in index.models:
+        rest = {name: headers for name, headers in index.models.items() if name != root}
+        return replace(index, headers=index.models[root], wrapper=root, models={**rest, index.wrapper: index.headers})
+    below = tuple(header for header in index.headers if header.name.startswith(f"{root}."))
+    return replace(index, headers=below)
+
+
+def _no_root(located: Located, indexes: Sequence[tuple[str, Index]], root: str) -> NotFound:
+    held = [name for _, index in indexes for name in (index.wrapper, *index.models) if name]
+    has = f"it has {printable(shortened(held))}" if held else "look at the names of its tensors with --shapes"
+    return NotFound(f"{located.resolved} holds no model under {quoted(root)}", has)
+
+
+def _several(indexes: Sequence[tuple[str, Index]], root: str) -> list[str]:
+    """A note where a file holds several models and nobody said which one is meant."""
+    others = [name for _, index in indexes for name in index.models]
+    if root or not others:
+        return []
+    read = indexes[0][1].wrapper
+    return [f"it holds several models: {printable(read)} is read; choose {printable(shortened(others))} with --root"]
 
 
 def _index(file: Source) -> tuple[str, Index]:

@@ -176,12 +176,14 @@ class TensorHeader:
 class Index:
     """What a storage finds in one file: the tensors, the file's own notes, and the dictionary key they lay under.
 
-    `others` are the files that hold the data, where they are not in the one with the index.
+    `models` are other models in the file, by the dotted keys they lay under; `others` are the files that hold the data,
+    where they are not in the one with the index.
     """
 
     headers: tuple[TensorHeader, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
     wrapper: str = ""
+    models: Mapping[str, tuple[TensorHeader, ...]] = field(default_factory=dict)
     others: tuple[Source, ...] = ()
 
 

@@ -89,8 +89,8 @@ def _layers_of(ctx: Any) -> tuple[int, ...]:
     name = chosen(_model_on_the_line(ctx))
     if name != POCKET and not Path(name).exists():
         return ()
-    subfolder, weights = (str(ctx.params.get(key) or "") for key in ("subfolder", "weights"))
-    return find_parts(open_checkpoint(name, subfolder=subfolder, weights=weights)).layers
+    subfolder, weights, root = (str(ctx.params.get(key) or "") for key in ("subfolder", "weights", "root"))
+    return find_parts(open_checkpoint(name, subfolder=subfolder, weights=weights, root=root)).layers
 
 
 def _model_on_the_line(ctx: Any) -> str | None:

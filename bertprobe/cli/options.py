@@ -25,6 +25,10 @@ Subfolder = Annotated[str, typer.Option("--subfolder", metavar="PATH", help="A f
 Weights = Annotated[
     str, typer.Option("--weights", metavar="NAME", help="The weights file in MODEL to read.", show_default=False)
 ]
+Root = Annotated[
+    str,
+    typer.Option("--root", metavar="KEY", help="The model to read, where a file holds several.", show_default=False),
+]
 Download = Annotated[
     bool, typer.Option("--download", help="Fetch a model on the Hub whole, into its cache, and read it there.")
 ]

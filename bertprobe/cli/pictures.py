@@ -14,6 +14,7 @@ from bertprobe.cli.options import (
     Format,
     Json,
     Model,
+    Root,
     Subfolder,
     Truncate,
     Weights,
@@ -49,6 +50,7 @@ def report(
     force: Force = False,
     subfolder: Subfolder = "",
     weights: Weights = "",
+    root: Root = "",
     download: Download = False,
     format: Format = "table",
     json: Json = False,
@@ -69,7 +71,9 @@ def report(
     place = Output(output, force=force)
     html.require_libraries()
     check_place(place)
-    checkpoint = open_checkpoint(chosen(model), subfolder=subfolder, weights=weights, download=download or bool(texts))
+    checkpoint = open_checkpoint(
+        chosen(model), subfolder=subfolder, weights=weights, root=root, download=download or bool(texts)
+    )
     evidence = _measured(checkpoint)
     ran = _run(evidence, texts, truncate) if texts else None
     found = page(evidence, evidence.anatomy.parts, judge(evidence), ran)

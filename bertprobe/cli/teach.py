@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from bertprobe.cli.options import Json, Subfolder, Truncate, Weights, check_format, chosen
+from bertprobe.cli.options import Json, Root, Subfolder, Truncate, Weights, check_format, chosen
 from bertprobe.cli.text import ModelOption
 from bertprobe.cli.weights import one_thread_per_product
 
@@ -23,6 +23,7 @@ def explain(
     lang: Annotated[Literal["en", "zh"], typer.Option("--lang", help="English or Chinese.")] = "en",
     subfolder: Subfolder = "",
     weights: Weights = "",
+    root: Root = "",
     truncate: Truncate = False,
     format: Annotated[Written, typer.Option("--format", help="How to write the result.")] = "table",
     json: Json = False,
@@ -39,7 +40,7 @@ def explain(
     from bertprobe.verdicts import Evidence
 
     check_format(format, json, None)
-    checkpoint = open_checkpoint(chosen(model), subfolder=subfolder, weights=weights, download=True)
+    checkpoint = open_checkpoint(chosen(model), subfolder=subfolder, weights=weights, root=root, download=True)
     one_thread_per_product()
     report = explanation(Evidence(checkpoint, find_parts(checkpoint)), module, lang, text, truncate=truncate)
     render.show(report, "json" if json else format)

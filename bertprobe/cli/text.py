@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from bertprobe.cli import completion
-from bertprobe.cli.options import Force, Format, Json, Layers, Subfolder, Truncate, Weights, check_format, chosen
+from bertprobe.cli.options import Force, Format, Json, Layers, Root, Subfolder, Truncate, Weights, check_format, chosen
 from bertprobe.errors import NotFound, OutputError, PartMissing, printable
 from bertprobe.inputs import Input
 
@@ -75,6 +75,7 @@ def pool(
     model: ModelOption = None,
     subfolder: Subfolder = "",
     weights: Weights = "",
+    root: Root = "",
     file: File = None,
     pair: Pair = False,
     vector: Annotated[
@@ -106,7 +107,7 @@ def pool(
     from bertprobe.report.text import pooling
 
     check_format(format, json, None)
-    checkpoint, anatomy = _open(model, subfolder, weights)
+    checkpoint, anatomy = _open(model, subfolder, weights, root)
     require_vector(checkpoint, anatomy, vector)
     known, lines = _texts(texts, file, pair)
     runner = open_runner(checkpoint, anatomy, Compute(backend, device, dtype, threads, budget), known)
@@ -130,6 +131,7 @@ def activations(
     model: ModelOption = None,
     subfolder: Subfolder = "",
     weights: Weights = "",
+    root: Root = "",
     file: File = None,
     pair: Pair = False,
     layers: Layers = None,
@@ -160,7 +162,7 @@ def activations(
     from bertprobe.report.text import activation
 
     check_format(format, json, None)
-    checkpoint, anatomy = _open(model, subfolder, weights)
+    checkpoint, anatomy = _open(model, subfolder, weights, root)
     parts = select(anatomy, ["intermediate"], layers)
     if not parts:
         raise PartMissing("there is no intermediate module", "look at what there is with: bertprobe inspect --shapes")
@@ -194,6 +196,7 @@ def verify(
     model: ModelOption = None,
     subfolder: Subfolder = "",
     weights: Weights = "",
+    root: Root = "",
     format: Format = "table",
     json: Json = False,
 ) -> None:
@@ -209,7 +212,7 @@ def verify(
     check_format(format, json, None)
     if format == "github":
         raise typer.BadParameter("--format github writes findings, and verify has none: its exit code tells")
-    checkpoint, anatomy = _open(model, subfolder, weights)
+    checkpoint, anatomy = _open(model, subfolder, weights, root)
     chosen = list(texts or TEXTS)
     report = verification(checkpoint, anatomy, compare(checkpoint, anatomy, chosen), chosen)
     render.show(report, "json" if json else format)
@@ -217,12 +220,12 @@ def verify(
         raise typer.Exit(3)
 
 
-def _open(model: str | None, subfolder: str, weights: str) -> tuple[Checkpoint, Anatomy]:
+def _open(model: str | None, subfolder: str, weights: str, root: str) -> tuple[Checkpoint, Anatomy]:
     """The checkpoint on this disk: a forward pass needs nearly all of it, and the tokenizer too."""
     from bertprobe.anatomy import find_parts
     from bertprobe.checkpoint import open_checkpoint
 
-    checkpoint = open_checkpoint(chosen(model), subfolder=subfolder, weights=weights, download=True)
+    checkpoint = open_checkpoint(chosen(model), subfolder=subfolder, weights=weights, root=root, download=True)
     return checkpoint, find_parts(checkpoint)
 
 

@@ -17,6 +17,7 @@ from bertprobe.cli.options import (
     Json,
     Layers,
     Model,
+    Root,
     Seen,
     Subfolder,
     Table,
@@ -45,6 +46,7 @@ def inspect(
     table: Table = None,
     subfolder: Subfolder = "",
     weights: Weights = "",
+    root: Root = "",
     download: Download = False,
     format: Format = "table",
     json: Json = False,
@@ -65,7 +67,7 @@ def inspect(
         raise typer.BadParameter("--layers chooses among intermediate modules: the pooler has none")
     if shapes and (spectrum or neurons):
         raise typer.BadParameter("--shapes reads no numbers: leave it out for --spectrum or --neurons")
-    checkpoint = open_checkpoint(chosen(model), subfolder=subfolder, weights=weights, download=download)
+    checkpoint = open_checkpoint(chosen(model), subfolder=subfolder, weights=weights, root=root, download=download)
     anatomy = find_parts(checkpoint)
     parts = select(anatomy, part or (), layers)
     numbers = {}
@@ -108,6 +110,7 @@ def export(
     force: Force = False,
     subfolder: Subfolder = "",
     weights: Weights = "",
+    root: Root = "",
     download: Download = False,
     format: Format = "table",
     json: Json = False,
@@ -125,7 +128,7 @@ def export(
     wanted = part or [Exported.pooler]
     if layers is not None and "intermediate" not in wanted:
         raise typer.BadParameter("--layers chooses among intermediate modules: add --part intermediate")
-    checkpoint = open_checkpoint(chosen(model), subfolder=subfolder, weights=weights, download=download)
+    checkpoint = open_checkpoint(chosen(model), subfolder=subfolder, weights=weights, root=root, download=download)
     anatomy = find_parts(checkpoint)
     if "pooler" in wanted and "model" not in wanted:
         require_pooler(checkpoint, anatomy)

@@ -355,7 +355,7 @@ def _holes(anatomy: Anatomy) -> Iterator[Finding]:
 
 def names_hidden(evidence: Evidence) -> Iterator[Finding]:
     hiding, wrapper = evidence.anatomy.hiding, evidence.checkpoint.wrapper
-    anew = command("bertprobe", "export", evidence.checkpoint.ref, "--part", "model", "-o", "NEW/model.safetensors")
+    anew = command("bertprobe", "export", *evidence.checkpoint.words, "--part", "model", "-o", "NEW/model.safetensors")
     fate = "transformers would load random weights and report success"
     if wrapper:
         yield Finding(
@@ -407,7 +407,9 @@ def tensorflow_checkpoint(evidence: Evidence) -> Iterator[Finding]:
     if config is not None and (vocabulary := config.parent / "vocab.txt").is_file():
         copies.append(command("cp", str(vocabulary), "NEW/vocab.txt"))
     copy = "".join(f" && {words}" for words in copies) or "; it needs a config.json beside it, too"
-    export = command("bertprobe", "export", evidence.checkpoint.ref, "--part", "model", "-o", "NEW/model.safetensors")
+    export = command(
+        "bertprobe", "export", *evidence.checkpoint.words, "--part", "model", "-o", "NEW/model.safetensors"
+    )
     yield Finding(
         "tensorflow-checkpoint",
         "note",

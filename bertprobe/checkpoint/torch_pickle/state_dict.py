@@ -13,6 +13,7 @@ the size of the pickle, also where a short one spells out an endless tree.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from bertprobe.checkpoint.tensors import Index, TensorHeader
 from bertprobe.checkpoint.torch_pickle import READERS_DISAGREE
 from bertprobe.checkpoint.torch_pickle.machine import Call, Dict, Global, Persistent, Pickle, Value
 from bertprobe.checkpoint.torch_pickle.rebuild import Locate, changes_values, header, is_scalar, is_tensor, name_of
-from bertprobe.errors import CorruptFile, UnsupportedFile, quoted
+from bertprobe.errors import BertprobeError, CorruptFile, UnsupportedFile, quoted
 
 MAX_TENSORS = 250_000
 MAX_NAME = 1_000  # characters; a tensor's name is made of the keys on the way to it
@@ -29,6 +30,8 @@ MOST_SHARED = 8
 SPARE_NAMES = 10_000
 CHARACTERS_A_BYTE = 8
 SPARE_CHARACTERS = 1_000_000
+MOST_RIVALS = 8
+LEAST_RIVAL, RIVAL_SHARE = 4, 4  # tensors of another model in the file, and the share of the first one's that it has
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "params")
 
 # Calls that a tensor's neighbour may be without being listed as a tensor that cannot be read.
@@ -46,11 +49,22 @@ def tensors(source: Source, saved: Pickle, locate: Locate) -> Index:
     if any(changes_values(call) for call in saved.calls):
         raise UnsupportedFile(f"{source.name} changes values of a tensor after it is made", READERS_DISAGREE)
     survey = _Survey(source, saved)
-    keys, root = _descend(survey, saved.value)
+    keys, root, rivals = _descend(survey, saved.value)
     if not survey.held(root).tensors and (whole := _object_with_storages(root, survey)):
         raise _whole_object(source, whole)
-    found: dict[str, TensorHeader] = {}
     made: dict[int, TensorHeader] = {}
+    others: dict[str, tuple[TensorHeader, ...]] = {}
+    for path, value in rivals[:MOST_RIVALS]:
+        with suppress(BertprobeError):  # what nobody asked for need not be sound
+            below, inner, _ = _descend(survey, value)
+            others[".".join([*path, *below])] = _headers(survey, inner, locate, made)
+    return Index(_headers(survey, root, locate, made), wrapper=".".join(keys), models=others)
+
+
+def _headers(survey: _Survey, root: Value, locate: Locate, made: dict[int, TensorHeader]) -> tuple[TensorHeader, ...]:
+    """The header of every tensor below a value; `made` are those of before, by the identity of what they come of."""
+    source = survey.source
+    found: dict[str, TensorHeader] = {}
     for name, value in _flatten(root, survey):
         if name in found:
             raise CorruptFile(
@@ -64,7 +78,7 @@ def tensors(source: Source, saved: Pickle, locate: Locate) -> Index:
                 f"{source.name} lists more than {MAX_TENSORS:,} tensors",
                 "no model has so many: is it the right file?",
             )
-    return Index(tuple(found.values()), wrapper=".".join(keys))
+    return tuple(found.values())
 
 
 # ---- What a value holds ----
@@ -197,9 +211,14 @@ def _number(key: Value) -> bool | float | complex | None:
 # ---- Where the weights are ----
 
 
-def _descend(survey: _Survey, root: Value) -> tuple[list[str], Value]:
-    """The keys that lead to the weights among a checkpoint's other contents, and what lies under them."""
+_Rivals = list[tuple[list[str], Value]]
+"""What lies beside the weights and could be meant as well, with the keys that lead to it."""
+
+
+def _descend(survey: _Survey, root: Value) -> tuple[list[str], Value, _Rivals]:
+    """The keys that lead to the weights among a checkpoint's other contents, what lies under them, and its rivals."""
     keys: list[str] = []
+    rivals: _Rivals = []
     length = 0
     seen: set[int] = set()
     while not _is_object(root):
@@ -207,13 +226,22 @@ def _descend(survey: _Survey, root: Value) -> tuple[list[str], Value]:
         members = {key: member for key, member in survey.entries(root).items() if id(member) not in seen}
         key = _next_key(members, survey)
         if key is None:
-            return keys, root
+            return keys, root, rivals
+        least = max(LEAST_RIVAL, survey.held(members[key]).tensors // RIVAL_SHARE)
+        others = [other for other in members if other != key and _is_rival(other, members[other], least, survey)]
+        rivals += [([*keys, str(other)], members[other]) for other in others]
         keys.append(str(key))
         length += len(keys[-1])
         if length > survey.size:
             raise _repeats(survey.source)
         root = members[key]
     raise _whole_object(survey.source, root)
+
+
+def _is_rival(key: str | int, member: Value, least: int, survey: _Survey) -> bool:
+    """Whether a mapping holds so many tensors that it may be a model, too, such as the student beside a teacher."""
+    held = survey.held(member)
+    return _is_mapping(member) and held.tensors >= least and not _is_optimizer(key, held)
 
 
 def _next_key(members: dict[str | int, Value], survey: _Survey) -> str | int | None:
