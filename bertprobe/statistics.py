@@ -204,7 +204,8 @@ class Numbers:
 
     `shape` is that of the matrix, (I, H) = (neurons, inputs), None for vectors and scalars. `sigma` is the largest
     singular value, None also for an empty matrix or one with non-finite values. `row_norms` are (I,) float64, the L2
-    norm of each row, NaN for a row with a non-finite value.
+    norm of each row, NaN for a row with a non-finite value. `noise_sigma` is the largest singular value that random
+    numbers would have with these row norms, these column norms, this mean or this largest entry, whichever is most.
     """
 
     summary: Summary
@@ -213,6 +214,12 @@ class Numbers:
     row_norms: Floats | None = None
     spectrum: Spectrum | None = None
     histogram: Histogram | None = None
+    noise_sigma: float | None = None
+
+    @property
+    def noise_ratio(self) -> float | None:
+        """σ₁ / `noise_sigma`: what is left of the edge ratio when rows, columns and mean are allowed for."""
+        return None if self.sigma is None or not self.noise_sigma else self.sigma / self.noise_sigma
 
     @property
     def edge(self) -> float | None:
@@ -274,8 +281,7 @@ def _edge(shape: tuple[int, int]) -> float:
 
 def summarize(array: Array) -> Summary:
     """The summary of all elements of an array of any shape and strides."""
-    summary, _ = _sums(_as_matrix(_checked(array)))
-    return summary
+    return _sums(_as_matrix(_checked(array)))[0]
 
 
 def noise_sigmas(shape: tuple[int, int], ranks: Sequence[float]) -> Floats:
@@ -296,6 +302,62 @@ def noise_sigmas(shape: tuple[int, int], ranks: Sequence[float]) -> Floats:
     return np.asarray(np.sqrt(np.interp(place, share / share[-1], squares)))
 
 
+def _noise_sigma(summary: Summary, shape: tuple[int, int], rows: Floats, columns: Floats) -> float | None:
+    """The σ₁ of random numbers whose rows or columns have these sums of squares, or with this mean or largest entry.
+
+    None where there is none: all elements are equal, or one is not finite.
+    """
+    std, mean, largest = summary.std, summary.mean, summary.abs_max
+    if not std or mean is None or largest is None or summary.nonfinite:
+        return None
+    m, k = shape
+    edges = (_edge_of_rows(rows / k, k), _edge_of_rows(columns / m, m))
+    spikes = (_spike(abs(mean) * math.sqrt(m * k), std, shape), _spike(largest, std, shape))
+    return max(*edges, *spikes)
+
+
+def _edge_of_rows(variances: Floats, k: int) -> float:
+    """The σ₁ that a matrix of independent entries tends to whose rows, of k entries, have these variances.
+
+    The largest λ outside of the spectrum is the minimum of λ(h) = −k/h + Σ vᵢ / (1 + vᵢh) over −1/max v < h < 0
+    (Silverstein & Choi 1995); where all vᵢ are v, √λ is √v · (√m + √k).
+    """
+    import numpy as np
+
+    v, counts = _in_groups(variances)
+    low, high = -1.0 / float(v.max()), 0.0
+    for _ in range(40):
+        h = (low + high) / 2
+        falls = k / h**2 < float((counts * np.square(v / (1 + v * h))).sum())
+        low, high = (h, high) if falls else (low, h)
+    h = high if high < 0 else low / 2
+    return math.sqrt(max(-k / h + float((counts * v / (1 + v * h)).sum()), 0.0))
+
+
+def _in_groups(values: Floats, most: int = 256) -> tuple[Floats, Floats]:
+    """Values in groups of neighbours, by their means, and how many are in each; the largest stand alone."""
+    import numpy as np
+
+    if len(values) <= 2 * most:
+        return values, np.ones(len(values))
+    ordered = np.sort(values)
+    starts = np.linspace(0, len(values) - most, most, endpoint=False).astype(int)
+    starts = np.concatenate([starts, np.arange(len(values) - most, len(values))])
+    counts = np.diff(np.append(starts, len(values)))
+    return np.add.reduceat(ordered, starts) / counts, counts.astype(np.float64)
+
+
+def _spike(strength: float, std: float, shape: tuple[int, int]) -> float:
+    """The σ that a rank-one part of this norm leaves in noise of this std; 0 where it is lost in it.
+
+    Benaych-Georges & Nadakuditi 2012, section 3.1.
+    """
+    m, k = shape
+    if strength**2 <= std**2 * math.sqrt(m * k):
+        return 0.0
+    return math.sqrt((strength**2 + m * std**2) * (strength**2 + k * std**2)) / strength
+
+
 def measure(array: Array, *, spectrum: bool = False, bins: bool = False) -> Numbers:
     """The numbers of an array; of two or more axes it is seen as a matrix (shape[0], rest), a row a neuron.
 
@@ -303,19 +365,20 @@ def measure(array: Array, *, spectrum: bool = False, bins: bool = False) -> Numb
     memory, plus a few MB; with `spectrum` twice that and more. Raises `UnsupportedFile` for what is no real number.
     """
     matrix = _operand(_as_matrix(_checked(array)))
-    summary, squares = _sums(matrix)
+    summary, squares, across = _sums(matrix, columns=array.ndim > 1)
     binned = histogram(matrix, summary.std or 0.0) if bins else None
     if array.ndim < 2:
         return Numbers(summary, histogram=binned)
     import numpy as np
 
     shape = (matrix.shape[0], matrix.shape[1])
+    noise = _noise_sigma(summary, shape, squares, across)
     norms = np.sqrt(squares, out=squares)
     if summary.nonfinite or not summary.finite:
         return Numbers(summary, shape, None, norms, histogram=binned)
     found = _spectrum(matrix, summary, _rank_eps(array.dtype)) if spectrum else None
     sigma = float(found.sigmas[0]) if found else _sigma(matrix, summary.abs_max or 0.0, TOLERANCE, SEED)
-    return Numbers(summary, shape, sigma, norms, found, binned)
+    return Numbers(summary, shape, sigma, norms, found, binned, noise)
 
 
 def _checked(array: Array) -> Array:
@@ -354,22 +417,27 @@ def _operand(matrix: Array) -> Array:
     return matrix if wide_integers else widened(matrix)
 
 
-def _sums(matrix: Array) -> tuple[Summary, Floats]:
-    """The summary of a matrix (m, k) and the sum of squares of each row (m,), in blocks that stay in cache."""
+def _sums(matrix: Array, *, columns: bool = False) -> tuple[Summary, Floats, Floats]:
+    """The summary of a matrix (m, k) and the sums of squares of its rows (m,), in blocks that stay in cache.
+
+    With `columns` those of its columns (k,) too; else the third is empty.
+    """
     import numpy as np
 
-    m, _ = matrix.shape
-    squares = np.zeros(m)
+    m, k = matrix.shape
+    squares, across = np.zeros(m), np.zeros(k if columns else 0)
     work = _Work.of(min(BLOCK, matrix.size))
     turned = abs(matrix.strides[0]) < abs(matrix.strides[1]) and m > 1
     walked = matrix.T if turned else matrix
     total = EMPTY
     with np.errstate(all="ignore"):
         for tile in _tiles(*walked.shape):
-            summary, sums = work.block(widened(walked[tile]), axis=0 if turned else 1)
+            summary, sums, others = work.block(widened(walked[tile]), axis=0 if turned else 1, both=columns)
             squares[tile[1] if turned else tile[0]] += sums
+            if columns:
+                across[tile[0] if turned else tile[1]] += others
             total += summary
-    return total, squares
+    return total, squares, across
 
 
 def _tiles(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
@@ -397,23 +465,28 @@ class _Work:
 
         return cls(np.empty(size), np.empty(size), np.ones(size))
 
-    def block(self, x: Array, axis: int) -> tuple[Summary, Floats]:
-        """The summary of a block and its sums of squares along an axis, NaN where that meets a non-finite value."""
+    def block(self, x: Array, axis: int, both: bool) -> tuple[Summary, Floats, Floats | float]:
+        """The summary of a block and its sums of squares along an axis, NaN where that meets a non-finite value.
+
+        With `both` the sums along the other axis, too.
+        """
         import numpy as np
 
         low, high = float(x.min()), float(x.max())
         if math.isfinite(low) and math.isfinite(high):
-            return self._finite_block(x, axis, low, high)
+            return self._finite_block(x, axis, both, low, high)
         finite = np.isfinite(x)
         sums = np.where(finite.all(axis), np.square(x, dtype=np.float64).sum(axis), np.nan)
         kept = x[finite][np.newaxis]
         lost = replace(EMPTY, count=x.size - kept.size, nonfinite=x.size - kept.size)
         if not kept.size:
-            return lost, sums
-        summary, _ = self._finite_block(kept, 1, float(kept.min()), float(kept.max()))
-        return summary + lost, sums
+            return lost, sums, math.nan
+        summary, _, _ = self._finite_block(kept, 1, False, float(kept.min()), float(kept.max()))
+        return summary + lost, sums, math.nan
 
-    def _finite_block(self, x: Array, axis: int, low: float, high: float) -> tuple[Summary, Floats]:
+    def _finite_block(
+        self, x: Array, axis: int, both: bool, low: float, high: float
+    ) -> tuple[Summary, Floats, Floats | float]:
         import numpy as np
 
         n = x.size
@@ -421,10 +494,12 @@ class _Work:
         np.copyto(values.reshape(x.shape), x)
         np.multiply(values, values, out=squares)
         table = squares.reshape(x.shape)
-        sums = np.dot(table, ones[: x.shape[1]]) if axis else np.dot(ones[: x.shape[0]], table)
+        along, down = ones[: x.shape[1]], ones[: x.shape[0]]
+        sums = np.dot(table, along) if axis else np.dot(down, table)
+        others = (np.dot(down, table) if axis else np.dot(table, along)) if both else math.nan
         # Comparing first is four times as fast on floats, and leaves other threads the interpreter.
         zeros = int(np.count_nonzero(x == 0)) if low <= 0 <= high else 0
-        return Summary(n, 0, zeros, *self._moments(n, float(sums.sum()), low, high), low, high), sums
+        return Summary(n, 0, zeros, *self._moments(n, float(sums.sum()), low, high), low, high), sums, others
 
     def _moments(self, n: int, s2: float, low: float, high: float) -> tuple[float, float, float, float]:
         """Mean and central power sums of the first n values, whose squares are there and sum to s2."""
@@ -687,11 +762,11 @@ def robust_z(values: npt.ArrayLike) -> Floats:
     if not z.size:
         return z
     middle = np.median(z, overwrite_input=True)
-
     scale = 1.4826 * float(np.median(_distances(x, middle, z), overwrite_input=True))
     scale = scale or 1.2533 * float(np.mean(_distances(x, middle, z))) or 1.0
     np.subtract(x, middle, out=z)
-    z /= scale
+    with np.errstate(over="ignore"):  # a scale of nearly nothing makes the rest infinitely far
+        z /= scale
     return z
 
 

@@ -29,6 +29,8 @@ from bertprobe.statistics import (
     STATISTICS,
     Numbers,
     Summary,
+    _edge_of_rows,
+    _in_groups,
     largest_singular_value,
     leading,
     measure,
@@ -595,7 +597,9 @@ def test_robust_z_is_what_its_definition_says(values: list[float]) -> None:
     if len(x):
         distances = x - np.median(x)
         away = np.abs(distances)
-        np.testing.assert_array_equal(found, distances / (1.4826 * np.median(away) or 1.2533 * np.mean(away) or 1.0))
+        with np.errstate(over="ignore"):
+            expected = distances / (1.4826 * np.median(away) or 1.2533 * np.mean(away) or 1.0)
+        np.testing.assert_array_equal(found, expected)
 
 
 ORDERS: dict[str, Callable[[Any], Any]] = {"least": lambda x: x, "most": lambda x: -x, "farthest": lambda x: -abs(x)}
@@ -650,3 +654,43 @@ def test_one_title_is_one_statistic() -> None:
 def test_the_module_loads_without_numpy() -> None:
     code = "import sys, bertprobe.statistics; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ------------------------------------------------------------------------------------------------ noise, scaled
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (300, 100), (100, 700)])
+def test_the_edge_of_rows_is_that_of_marchenko_and_pastur_where_they_are_alike(shape: tuple[int, int]) -> None:
+    found = _edge_of_rows(np.full(shape[0], 0.04), shape[1])
+    assert found == pytest.approx(0.2 * (math.sqrt(shape[0]) + math.sqrt(shape[1])), rel=1e-6)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_largest_singular_value_of_scaled_noise_is_foreseen(turned: bool) -> None:
+    """To 5 %, by which σ₁ falls short of the law where a few rows stand out."""
+    rng = np.random.default_rng(0)
+    for shape in ((600, 600), (900, 300), (300, 900)):
+        scale = np.exp(0.4 * rng.standard_normal((shape[0], 1)))
+        weight = (rng.standard_normal(shape) * scale).astype(np.float32)
+        numbers = measure(weight.T if turned else weight)
+        assert numbers.noise_ratio == pytest.approx(1, abs=0.05)
+        assert (numbers.edge_ratio or 0) > 1.2
+
+
+def test_a_mean_and_a_single_entry_are_foreseen_too() -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((400, 300)).astype(np.float32)
+    assert measure(weight + 1).noise_ratio == pytest.approx(1, abs=0.01)
+    weight[7, 9] = 90  # its row and its column have norms to match, which is a little more than one entry needs
+    assert measure(weight).noise_ratio == pytest.approx(1, abs=0.06)
+
+
+def test_groups_of_row_norms_give_what_all_of_them_give() -> None:
+    variances = np.exp(np.random.default_rng(0).standard_normal(5000))
+    whole = _edge_of_rows(variances[:500], 700)
+    assert whole == pytest.approx(_edge_of_rows(np.sort(variances[:500])[::-1], 700), rel=1e-9)
+    v, counts = _in_groups(variances)
+    assert len(v) == len(counts) == 512
+    assert counts.sum() == 5000
+    assert (v * counts).sum() == pytest.approx(variances.sum())
+    assert v.max() == variances.max()

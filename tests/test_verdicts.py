@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Run
+from noise import FLAT, NOISE
 from safetensors.numpy import load_file, save_file
 from test_bad_input import BERT, lay, weights
 
+import bertprobe
 from bertprobe.anatomy import find_parts
 from bertprobe.checkpoint import open_checkpoint
 from bertprobe.report.inspection import take_numbers
@@ -85,7 +87,7 @@ def constant(tensors: Tensors, config: dict[str, Any]) -> None:
 
 
 def outlier(tensors: Tensors, config: dict[str, Any]) -> None:
-    tensors[UP.format(0, "weight")][11] *= 50
+    tensors[UP.format(0, "weight")][11] *= 2
 
 
 def wrong_config(tensors: Tensors, config: dict[str, Any]) -> None:
@@ -147,6 +149,11 @@ def copied(tensors: Tensors, config: dict[str, Any]) -> None:
     tensors[UP.format(1, "weight")] = tensors[UP.format(0, "weight")].copy()
 
 
+def flattened(tensors: Tensors, config: dict[str, Any]) -> None:
+    u, _, v = np.linalg.svd(tensors[UP.format(1, "weight")], full_matrices=False)
+    tensors[UP.format(1, "weight")] = (u @ v).astype(np.float32)
+
+
 def codes(tensors: Tensors, config: dict[str, Any]) -> None:
     name = UP.format(1, "weight")
     tensors[name.replace("weight", "SCB")] = np.ones(len(tensors[name]), np.float32)
@@ -176,6 +183,7 @@ CASES: list[tuple[Change, str, str | None]] = [
     (twice, "duplicate-tensors", None),
     (copied, "duplicate-tensors", "intermediate.1"),
     (codes, "quantised", None),
+    (flattened, "verdict-withheld", "intermediate.1"),
 ]
 
 
@@ -246,6 +254,44 @@ def test_a_bias_that_is_not_zero_makes_it_probable_only(side: int, word: str, tm
     (part,) = evidence.anatomy.parts
     assert verdict(evidence, part) == word
     assert {finding.rule for finding in judge(evidence)} == ({"pooler-untrained"} if side == 128 else set())
+
+
+def word_on(weight: Any, folder: Path) -> tuple[str | None, set[str]]:
+    """The verdict on a pooler with a bias of zeros, and the rules that speak."""
+    tensors = {"pooler.dense.weight": weight.astype(np.float32), "pooler.dense.bias": np.zeros(len(weight), np.float32)}
+    save_file(tensors, folder / "pooler.safetensors")
+    evidence = evidence_of(folder)
+    return verdict(evidence, evidence.anatomy.parts[0]), {finding.rule for finding in judge(evidence)}
+
+
+@pytest.mark.parametrize("side", [64, 128, 384])
+@pytest.mark.parametrize("kind", NOISE)
+def test_noise_of_several_scales_is_never_called_trained(kind: str, side: int, tmp_path: Path) -> None:
+    for seed in range(6):
+        word, rules = word_on(NOISE[kind](np.random.default_rng(seed), side), tmp_path)
+        assert word in ("untrained", "cannot tell"), (seed, word)
+        assert rules - {"zero-neurons"} == {"pooler-untrained" if word == "untrained" else "verdict-withheld"}
+
+
+@pytest.mark.parametrize("side", [64, 128, 384])
+@pytest.mark.parametrize("kind", FLAT)
+def test_a_flat_spectrum_is_not_that_of_random_numbers(kind: str, side: int, tmp_path: Path) -> None:
+    word, rules = word_on(FLAT[kind](np.random.default_rng(0), side), tmp_path)
+    assert (word, rules) == ("flattened", {"verdict-withheld"})
+
+
+@pytest.mark.parametrize("how", ["int4", "rows scaled", "90 % pruned", "rows normalised", "signs"])
+def test_what_was_trained_stays_so_whatever_is_done_to_it(how: str, tmp_path: Path) -> None:
+    weight = bertprobe.open().pooler.weight.astype(np.float64)
+    step = np.abs(weight).max() / 7
+    changed = {
+        "int4": np.round(weight / step) * step,
+        "rows scaled": weight * np.exp(0.5 * np.random.default_rng(0).standard_normal((len(weight), 1))),
+        "90 % pruned": weight * (np.abs(weight) > np.quantile(np.abs(weight), 0.9)),
+        "rows normalised": weight / np.linalg.norm(weight, axis=1, keepdims=True),
+        "signs": np.sign(weight),
+    }[how]
+    assert word_on(changed, tmp_path)[0] == "trained"
 
 
 def test_small_matrices_get_no_verdict(tiny_bert: Path) -> None:

@@ -29,7 +29,8 @@ MOST_ROWS = 2_000  # of a table: rich takes a third of a millisecond for each, a
 NUMERIC = ("integer", "real", "share")
 SHADE_STYLES = dict(zip(SHADES, ("", "color(60)", "color(31)", "color(79)", "color(227)"), strict=True))
 
-VERDICT_STYLES = {"trained": "green", "untrained": "bold red", "probably untrained": "red", "undecided": "yellow"}
+VERDICT_STYLES = {"trained": "green", "untrained": "bold red", "probably untrained": "red", "undecided": "yellow",
+                  "cannot tell": "yellow", "flattened": "yellow"}  # fmt: skip
 SEVERITY_STYLES = {"error": "bold red", "warning": "bold yellow", "note": "cyan"}
 
 

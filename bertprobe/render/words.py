@@ -10,6 +10,7 @@ from bertprobe.checkpoint.locate import POCKET
 from bertprobe.errors import printable, shortened
 from bertprobe.report import Column
 
+NOT_GOOD = ("untrained", "probably untrained", "undecided", "cannot tell", "flattened")  # verdicts that stand out
 SHADES = " ░▒▓█"
 BAR = 8  # cells to either side of zero
 

@@ -92,6 +92,7 @@ RULES: tuple[Rule, ...] = (
     Rule("duplicate-tensors", "warning", "Two tensors claim one name, or two layers are one.", duplicates),
     Rule("zero-neurons", "warning", "Neurons whose incoming weights are all zero.", numbers.zero_neurons),
     Rule("outlier-neurons", "note", "Neurons whose norms lie far from the others'.", numbers.outlier_neurons),
+    Rule("verdict-withheld", "note", "Whether a matrix was trained cannot be told from it.", numbers.verdict_withheld),
     Rule("pooler-absent", "note", "The checkpoint holds no pooler.", headers.pooler_absent),
     Rule("pooler-unused", "note", "The model's users pool otherwise.", headers.pooler_unused),
     Rule(

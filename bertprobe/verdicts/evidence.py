@@ -12,6 +12,7 @@ from bertprobe.shown import Shown
 from bertprobe.statistics import Numbers
 
 # Thresholds of the edge ratio; docs/statistics.md has the false-alarm rates they were chosen by.
+FLATTENED_BELOW = 0.85  # no random matrix with sides of 64 and more was below 0.89
 UNTRAINED_BELOW = 1.05
 TRAINED_ABOVE = 1.2
 SMALLEST_SIDE = 64
@@ -62,19 +63,24 @@ class Rule:
 
 
 def verdict(evidence: Evidence, part: Part) -> str | None:
-    """`trained`, `untrained`, `probably untrained`, `undecided` or `too small to tell`; None without numbers.
+    """`trained`, `untrained` or `probably untrained`, else why that is not told; None without numbers.
 
-    The word means only: there is structure that initialisation does not have. It says nothing about quality.
+    `undecided` between the two, `cannot tell` where scaled or shifted random numbers would look the same, `flattened`
+    where there is less structure than in random numbers, and `too small to tell`. *Trained* means only that there is
+    structure that initialisation does not have. It says nothing about quality.
     """
     numbers = evidence.of(part)
     if numbers is None or numbers.shape is None or numbers.edge_ratio is None:
         return None
     if min(numbers.shape) < SMALLEST_SIDE:
         return "too small to tell"
-    if numbers.edge_ratio > TRAINED_ABOVE:
-        return "trained"
+    if numbers.edge_ratio < FLATTENED_BELOW:
+        return "flattened"
     if numbers.edge_ratio >= UNTRAINED_BELOW:
-        return "undecided"
+        left = min(numbers.edge_ratio, numbers.noise_ratio or numbers.edge_ratio)
+        if left > TRAINED_ABOVE:
+            return "trained"
+        return "undecided" if left >= UNTRAINED_BELOW else "cannot tell"
     if bias_is_zero(evidence, part):
         return "untrained"
     return "probably untrained" if min(numbers.shape) >= SIDE_FOR_RATIO_ALONE else "undecided"

@@ -67,6 +67,30 @@ def _untrained_finding(
     )
 
 
+def verdict_withheld(evidence: Evidence) -> Iterator[Finding]:
+    """Matrices of which it cannot be told whether they were trained, though they are large enough and not noise."""
+    for part in evidence.anatomy.parts:
+        word, numbers = verdict(evidence, part), evidence.of(part)
+        if numbers is None or word not in ("flattened", "cannot tell"):
+            continue
+        edge, noise = numbers.edge_ratio or 0.0, numbers.noise_ratio or 0.0
+        why = {
+            "flattened": f"its singular values are more alike than those of random numbers (edge ratio {edge:.3f})",
+            "cannot tell": f"its edge ratio of {edge:.3f} is what random numbers have whose rows, columns or mean are "
+            f"scaled like its own (against those it is {noise:.3f})",
+        }[word]
+        yield Finding(
+            "verdict-withheld",
+            "note",
+            part.label,
+            f"whether it was trained cannot be told: {why}",
+            {"verdict": word, "edge_ratio": numbers.edge_ratio, "noise_ratio": numbers.noise_ratio},
+            "judge it by results on your task"
+            if word == "cannot tell"
+            else "judge it by results on your task: it was orthogonalised, whitened or capped, or is an identity",
+        )
+
+
 def not_finite(evidence: Evidence) -> Iterator[Finding]:
     for part in evidence.anatomy.parts:
         for name in part.tensors:

@@ -1,8 +1,9 @@
 """How often chance alone moves the verdict on a matrix: the edge ratios of random matrices, and of real ones.
 
-    python tests/benchmarks/false_alarms.py [--quick] [CHECKPOINT ...]
+    python tests/benchmarks/false_alarms.py [--quick] [--scaled] [CHECKPOINT ...]
 
-Prints the table of docs/statistics.md. In full it takes about ten minutes on two cores.
+Prints the tables of docs/statistics.md. In full it takes about ten minutes on two cores; --scaled draws only those
+matrices that are not of one scale, in a minute.
 """
 
 from __future__ import annotations
@@ -16,18 +17,25 @@ import math
 import platform
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from bertprobe.checkpoint import open_checkpoint, read_tensors
-from bertprobe.statistics import measure
-from bertprobe.verdicts import SMALLEST_SIDE, TRAINED_ABOVE, UNTRAINED_BELOW
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from noise import FLAT, NOISE
+
+from bertprobe.anatomy import Part
+from bertprobe.checkpoint import TensorHeader, open_checkpoint, read_tensors
+from bertprobe.statistics import Numbers, measure
+from bertprobe.verdicts import SMALLEST_SIDE, TRAINED_ABOVE, UNTRAINED_BELOW, Evidence, verdict
 
 Matrix = npt.NDArray[np.float32]
 Shape = tuple[int, int]
@@ -216,11 +224,44 @@ def summary_of(results: list[Drawn]) -> str:
     )
 
 
+SCALED_SIDES, SCALED_DRAWS = (64, 128, 384, 768), 60
+
+
+def scaled_rows(quick: bool) -> Iterator[str]:
+    """Noise that is not of one scale, and flat spectra, with a bias of zeros: both ratios and the words on them."""
+    for kind, make in {**NOISE, **FLAT}.items():
+        for side in SCALED_SIDES:
+            rng = np.random.default_rng(SEED)
+            found = [measure(make(rng, side).astype(np.float32)) for _ in range(6 if quick else SCALED_DRAWS)]
+            edges, noises = (sorted(getattr(n, name) or 0.0 for n in found) for name in ("edge_ratio", "noise_ratio"))
+            words = Counter(str(word_on(numbers)) for numbers in found)
+            ratios = [f"{v[0]:.3f} / {v[len(v) // 2]:.3f} / {v[-1]:.3f}" for v in (edges, noises)]
+            told = ", ".join(f"{count} {word}" for word, count in words.most_common())
+            yield f"| {kind} | {side} | {' | '.join(ratios)} | {told} |"
+
+
+def word_on(numbers: Numbers) -> str | None:
+    """The verdict on a pooler of these numbers whose bias is zero."""
+    header = TensorHeader("pooler.dense.weight", "F32", numbers.shape or ())
+    part = Part("pooler", None, None, None, "tanh", {"pooler.dense.weight": header, "pooler.dense.bias": header})
+    zeros = measure(np.zeros(4, np.float32))
+    anatomy: Any = None  # which a verdict does not ask
+    checkpoint: Any = None
+    return verdict(Evidence(checkpoint, anatomy, {"pooler.dense.weight": numbers, "pooler.dense.bias": zeros}), part)
+
+
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a fiftieth of the draws")
     parser.add_argument("checkpoints", nargs="*", metavar="CHECKPOINT")
+    parser.add_argument("--scaled", action="store_true", help="only matrices that are not of one scale")
     options = parser.parse_args(argv)
+    print(
+        "| noise, bias zero | side | edge ratio: min / median / max | noise ratio | verdicts |\n|---|---:|---|---|---|"
+    )
+    print(*scaled_rows(options.quick), sep="\n", end="\n\n", flush=True)
+    if options.scaled:
+        return
     with ProcessPoolExecutor(PROCESSES) as pool:
         results = list(pool.map(drawn, planned(options.quick)))
     rows = [*random_rows(results), *(row for ref in options.checkpoints for row in checkpoint_rows(ref))]

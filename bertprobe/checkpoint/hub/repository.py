@@ -12,6 +12,7 @@ from urllib.parse import quote
 from bertprobe.checkpoint.folder import check_small
 from bertprobe.checkpoint.hub.address import COMMIT, could_be_on_hub
 from bertprobe.checkpoint.hub.client import Client
+from bertprobe.checkpoint.hub.endpoint import without_secrets
 from bertprobe.checkpoint.hub.file import AT_ONCE, HubFile
 from bertprobe.checkpoint.hub.patience import started
 from bertprobe.checkpoint.source import LocalFile, Source
@@ -74,7 +75,8 @@ def ask(client: Client, id: str, revision: str, *, tries: int) -> Repository:
     except (TypeError, KeyError, AttributeError) as error:
         raise HubError(f"{what}: {client.endpoint} answers otherwise than the Hub", "is HF_ENDPOINT right?") from error
     if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
-        raise HubError(f"{what}: {client.endpoint} tells {quoted(str(commit))} for the commit", "is HF_ENDPOINT right?")
+        said = quoted(without_secrets(str(commit)))
+        raise HubError(f"{what}: {client.endpoint} tells {said} for the commit", "is HF_ENDPOINT right?")
     named = told.get("id")
     renamed = named if isinstance(named, str) and named != id and could_be_on_hub(named) else ""
     return Repository(client, id, commit, sizes, renamed)
@@ -85,7 +87,8 @@ def _path(said: Any, what: str) -> str:
     path = str(said)
     odd = len(path) > LONGEST_PATH or "\0" in path or not _is_text(path)
     if not isinstance(said, str) or odd or {"", ".", ".."} & set(path.split("/")):
-        raise HubError(f"{what} lists {quoted(path)}, which is no path of a file", "is HF_ENDPOINT right?")
+        shown = quoted(without_secrets(path))
+        raise HubError(f"{what} lists {shown}, which is no path of a file", "is HF_ENDPOINT right?")
     return path
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import altair as alt
 
 from bertprobe.errors import printable
-from bertprobe.render.words import four_digits
+from bertprobe.render.words import NOT_GOOD, four_digits
 from bertprobe.statistics import noise_sigmas
 
 WIDTH, HEIGHT = 230, 130
@@ -72,7 +72,7 @@ def _tips(*pairs: tuple[str, str, str]) -> list[alt.Tooltip]:
 
 def _tone(node: Mapping[str, Any]) -> str:
     """Orange for what is not known to be trained, blue otherwise."""
-    return colour("odd" if node["verdict"] in ("untrained", "probably untrained", "undecided") else "plain")
+    return colour("odd" if node["verdict"] in NOT_GOOD else "plain")
 
 
 def _named(node: Mapping[str, Any]) -> str:

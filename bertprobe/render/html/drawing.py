@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from bertprobe.errors import printable
+from bertprobe.render.words import NOT_GOOD
 
 WIDTH, MIDDLE = 400, 200
 NARROW, WIDE = 150, 290
@@ -104,7 +105,7 @@ def _pooler(data: Mapping[str, Any], hidden: str) -> list[str]:
 
 def _tone(found: str) -> str:
     """Orange where a word says that training is in doubt."""
-    return "odd" if "untrained" in found or "undecided" in found else "plain"
+    return "odd" if any(word in found for word in NOT_GOOD) else "plain"
 
 
 def _n(number: Any) -> str:

@@ -17,14 +17,13 @@ from bertprobe.render.html.figures import FIGURES, Figure
 from bertprobe.render.html.files import bundle
 from bertprobe.render.html.theme import variables
 from bertprobe.render.machine import finite
-from bertprobe.render.words import alike, fact_lines, four_digits, spans, text_of
+from bertprobe.render.words import NOT_GOOD, alike, fact_lines, four_digits, spans, text_of
 from bertprobe.report import Column, Report, View
 
 SHOWN = 10  # priority up to which a table of the page shows its columns: all of them stand in the data
 WRAPPING = 24  # characters from which a text may break into lines
 SEVERITIES = {"error": "Error", "warning": "Warning", "note": "Note"}
 POLICY = "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-NOT_GOOD = ("untrained", "probably untrained", "undecided")
 
 
 def page(report: Report) -> str:

@@ -363,6 +363,8 @@ def there_so_trained(facts: Facts) -> tuple[str, str]:
         "untrained": f"{scale}, and its bias is all zero: no trace of training. Its output is a random mixture of the "
         "first token's numbers.",
         "probably untrained": f"{scale}: nothing but its bias speaks for training.",
+        "cannot tell": f"{scale}, as of random numbers whose rows, columns or mean are scaled alike: no telling.",
+        "flattened": f"{scale}: flatter than random numbers, as of an orthogonal matrix, which tells nothing.",
         "undecided": f"{scale}: between noise and training, too close to say.",
         "too small to tell": f"{scale}, but a matrix with a side below 64 is too small to tell.",
     }

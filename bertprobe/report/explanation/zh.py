@@ -54,6 +54,8 @@ VERDICTS = {
     "untrained": "未训练",
     "probably untrained": "很可能未训练",
     "undecided": "难以判断",
+    "cannot tell": "无法判断",
+    "flattened": "谱被压平，无法判断",
     "too small to tell": "矩阵太小，无法判断",
 }
 
@@ -358,6 +360,8 @@ def there_so_trained(facts: Facts) -> tuple[str, str]:
         "trained": f"{scale}：看得出训练的痕迹。至于好不好用，这个数说明不了。",
         "untrained": f"{scale}，偏置也全为零：没有任何训练的痕迹。它的输出只是把首个 token 的各维随机混合了一遍。",
         "probably untrained": f"{scale}：除了偏置，没有任何训练过的迹象。",
+        "cannot tell": f"{scale}，但行、列或均值同样缩放过的随机矩阵也是如此，无法判断。",
+        "flattened": f"{scale}：比随机矩阵还要平，像正交矩阵那样，什么也说明不了。",
         "undecided": f"{scale}：介于噪声和训练之间，难下结论。",
         "too small to tell": f"{scale}，但边长小于 64 的矩阵太小，下不了结论。",
     }
