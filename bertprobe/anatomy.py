@@ -139,7 +139,9 @@ def find_parts(checkpoint: Checkpoint) -> Anatomy:
     config = _text_config(checkpoint.config or {})
     stored, wrapping = _unwrapped(_marked(respelled(checkpoint.headers), checkpoint.config or {}))
     row = _recognise(checkpoint, stored, config)
-    naming = _Naming(row, _model_type(config), stored)
+    towers = _towers(checkpoint.config or {})
+    naming = _Naming(row, _model_type(config), stored, composite=bool(towers))
+    config = next((towers[word] for word in re.split("[._]", naming.prefix) if word in towers), config)
     tensors, duplicates = naming.canonical_names(stored)
     promised = _promised(row, config, checkpoint)
     return Anatomy(
@@ -322,19 +324,26 @@ def _counts_from_padding(tensors: Mapping[str, TensorHeader]) -> bool:
 # ------------------------------------------------------------------------------------------------ names
 
 
+# What else a model of several encoders has beside that of texts.
+_OTHER_TOWERS = re.compile(r"(?:^|[._])(?:vision|visual|image|audio|speech|video|multimodal|decoder)(?:$|[._])")
+
+
 class _Naming:
     """How stored names turn into canonical ones: what stands in front of the main encoder, and how much of it hides."""
 
-    def __init__(self, row: Family, model_type: str, stored: Mapping[str, TensorHeader]) -> None:
+    def __init__(
+        self, row: Family, model_type: str, stored: Mapping[str, TensorHeader], *, composite: bool = False
+    ) -> None:
         self.row = row
         known = row.model_types.get(model_type)
         self.natural = set((known if known is not None else " ".join(row.model_types.values())).split())
         self.strict = known is not None
+        self.composite = composite
         self.prefix = self._main_prefix(stored)
         self.hiding = self._hiding(self.prefix)
 
     def _main_prefix(self, stored: Mapping[str, TensorHeader]) -> str:
-        """The prefix of the most layers, the first one in the file where two have as many."""
+        """The prefix of the most layers, the first in the file where two have as many; of towers a text encoder's."""
         counts: dict[str, int] = {}
         patterns = [pattern for _, pattern in self.row.patterns]
         if self.row.pooler_pattern is not None:
@@ -344,13 +353,16 @@ class _Naming:
                 if match := pattern.fullmatch(name):
                     counts[match["prefix"]] = counts.get(match["prefix"], 0) + 1
                     break
-        return max(counts, key=lambda prefix: counts[prefix], default="")
+        return max(counts, key=lambda prefix: (not _OTHER_TOWERS.search(prefix), counts[prefix]), default="")
 
     def _hiding(self, prefix: str) -> str:
         """The leading part of a prefix that transformers would not take off, empty if it would load the names."""
         if self._is_natural(prefix):
             return ""
         segments = prefix.rstrip(".").split(".")
+        if self.composite:  # what stands in front names the encoder among others, but for a training tool's wrapping
+            wraps = next((n for n, word in enumerate(segments) if word not in WRAPPING), len(segments))
+            return "".join(f"{word}." for word in segments[:wraps])
         for n in range(1, len(segments)):
             if ".".join(segments[n:]) in self.natural:
                 return ".".join(segments[:n]) + "."
@@ -496,6 +508,15 @@ def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
             if isinstance(config.get(key), Mapping):
                 return config[key]  # type: ignore[no-any-return]
     return config
+
+
+def _towers(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The settings of each encoder of several by the word that its tensors' names have: text, vision, decoder."""
+    return {
+        key.removesuffix("_config"): value
+        for key, value in config.items()
+        if isinstance(value, Mapping) and any(name in value for name in _HIDDEN)
+    }
 
 
 def _model_type(config: Mapping[str, Any]) -> str:

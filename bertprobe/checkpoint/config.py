@@ -7,6 +7,7 @@ nothing had been said either: `inspect` tells of it, and what runs a text refuse
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -75,6 +76,7 @@ SETTINGS: Mapping[str, Kind] = {
 }
 
 NESTED = ("text_config", "encoder", "question_encoder", "qformer_config")  # and whatever has a model_type of its own
+_SENSES = re.compile("vision|visual|image|audio|speech|video|backbone")  # whose counts may be lists, a stage each
 HARMLESS = ("architectures",)  # who saved it: no number depends on that
 
 
@@ -97,7 +99,7 @@ def checked(config: Mapping[str, Any] | None) -> Config:
     sound: dict[str, Any] = {}
     faults: dict[str, str] = {}
     for key, value in config.items():
-        if isinstance(value, Mapping) and (key in NESTED or "model_type" in value):
+        if isinstance(value, Mapping) and (key in NESTED or ("model_type" in value and not _SENSES.search(key))):
             inner = dict(_faults(value))
             faults |= {f"{key}.{name}": fault for name, fault in inner.items()}
             value = {name: found for name, found in value.items() if name not in inner}
