@@ -1,8 +1,9 @@
-"""Weights that a file holds as codes: integers, or floats of eight bits, which scales beside them turn into numbers.
+"""Weights that a file does not hold as they are: as codes, which scales beside them turn into numbers, or in parts.
 
-No value of such a tensor is read here, for without its scales it would be another number. Each library leaves its own
-tensors beside a module's; what is known of them is a row of `SCHEMES`. Sources: bitsandbytes (nn/modules.py), AutoGPTQ,
-AutoAWQ, compressed-tensors, optimum-quanto and HQQ, fbgemm's and DeepSeek's fp8, torch.ao.nn.quantized.
+No value of such a tensor is read here, for without its scales, or its mask, it would be another number. Each library
+leaves its own tensors beside a module's; what is known of them is a row of `SCHEMES`. Sources: bitsandbytes
+(nn/modules.py), AutoGPTQ, AutoAWQ, compressed-tensors, optimum-quanto, HQQ, fbgemm's and DeepSeek's fp8,
+torch.ao.nn.quantized, torch.nn.utils.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class Scheme(NamedTuple):
     """How a library stores a quantised matrix: the names behind its module's path.
 
     `signs` are names only it has there; `codes` is where the codes lie, shaped as the matrix is unless `packed`, and
-    `bias` where the bias does.
+    `bias` where the bias does. What is kept `in_parts` is no code, but a weight and a mask, or a length and directions.
     """
 
     name: str
@@ -27,9 +28,19 @@ class Scheme(NamedTuple):
     codes: str = "weight"
     packed: bool = False
     bias: str = "bias"
+    in_parts: bool = False
+
+    @property
+    def refusal(self) -> str:
+        """Why what it stores is not read."""
+        if self.in_parts:
+            return f"its weight is kept in parts ({self.name}): undo that in torch, then save again"
+        return refusal(self.name)
 
 
 _OF_EIGHT_BITS = ("weight_scale", "weight_scale_inv", "scale_weight", "weight_scales")
+_OF_EIGHT_BITS = ("weight_scale", "weight_scale_inv", "scale_weight", "weight_scales")
+_PARAMETRISED = ("parametrizations.weight.original1", "parametrizations.weight.original")
 _PACKED = "_packed_params._packed_params"
 SCHEMES = (
     Scheme("bitsandbytes int8", ("SCB",)),
@@ -39,10 +50,10 @@ SCHEMES = (
     Scheme("quanto", ("weight._scale",), "weight._data"),
     Scheme("HQQ", ("W_q",), "W_q", packed=True),
     Scheme("torch dynamic int8", (f"{_PACKED}.0",), f"{_PACKED}.0", packed=True, bias=f"{_PACKED}.1"),
-    *(
-        Scheme("8 bits with scales", (s,))
-        for s in ("weight_scale", "weight_scale_inv", "scale_weight", "weight_scales")
-    ),
+    *(Scheme("8 bits with scales", (sign,)) for sign in _OF_EIGHT_BITS),
+    Scheme("torch.nn.utils.prune", ("weight_orig", "weight_mask"), "weight_orig", in_parts=True),
+    Scheme("torch.nn.utils.weight_norm", ("weight_v", "weight_g"), "weight_v", in_parts=True),
+    *(Scheme("torch.nn.utils.parametrize", (part,), part, in_parts=True) for part in _PARAMETRISED),
 )
 _FEW_BITS = 8
 UNKNOWN = "scales that are not in the file"
@@ -86,7 +97,7 @@ def _module(name: str, scheme: Scheme, headers: Mapping[str, TensorHeader]) -> s
 
 def _codes(header: TensorHeader, scheme: Scheme) -> TensorHeader:
     # A packed matrix does not say how large it is.
-    return replace(header, shape=() if scheme.packed else header.shape, refusal=refusal(scheme.name))
+    return replace(header, shape=() if scheme.packed else header.shape, refusal=scheme.refusal)
 
 
 def _has_few_bits(header: TensorHeader) -> bool:

@@ -146,6 +146,34 @@ def test_eight_bits_without_scales_are_numbers_unless_the_config_says_otherwise(
         assert any("(fp8)" in finding["message"] for finding in data["findings"]) != readable
 
 
+@pytest.mark.parametrize("how", ["prune", "weight_norm", "parametrised weight_norm", "spectral_norm"])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_weights_in_parts_are_not_read_as_if_they_were_whole(how: str, tmp_path: Path, run: Run) -> None:
+    from torch.nn.utils import parametrizations, prune, weight_norm
+    from transformers import BertModel
+
+    model = BertModel.from_pretrained(POCKET, dtype=torch.float32)
+    for dense in (*(layer.intermediate.dense for layer in model.encoder.layer), model.pooler.dense):
+        if how == "prune":
+            prune.l1_unstructured(dense, "weight", 0.3)
+        else:
+            norms = {"weight_norm": weight_norm, "spectral_norm": parametrizations.spectral_norm}
+            norms.get(how, parametrizations.weight_norm)(dense)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(POCKET / name, tmp_path / name)
+    data = json.loads(run(["inspect", tmp_path, "--json"]).out)
+    errors = [finding for finding in data["findings"] if finding["severity"] == "error"]
+    assert {finding["rule"] for finding in errors} == {"unreadable"}
+    assert len(errors) == 5
+    assert all("kept in parts (torch.nn.utils." in finding["message"] for finding in errors)
+    assert [part["verdict"] for part in data["parts"]] == [None] * 5
+    for argv in (["pool", "a b", "-m", tmp_path], ["export", tmp_path, "-o", tmp_path / "p.safetensors"]):
+        ran = run(argv)
+        assert ran.code == 1
+        assert "kept in parts" in ran.err
+
+
 def test_a_tensor_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path, run: Run) -> None:
     state = {name: tensor.float() for name, tensor in load_file(POCKET / "model.safetensors").items()}
     name = next(name for name in state if name.endswith("layer.0.intermediate.dense.bias"))

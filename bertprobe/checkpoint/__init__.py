@@ -11,7 +11,7 @@ from typing import Any
 from bertprobe.checkpoint import safetensors, tensorflow, torch_pickle
 from bertprobe.checkpoint.config import checked
 from bertprobe.checkpoint.folder import Folder
-from bertprobe.checkpoint.locate import Located, Wanted, locate
+from bertprobe.checkpoint.locate import OTHER_FORMATS, Located, Wanted, locate
 from bertprobe.checkpoint.source import LocalFile, Source
 from bertprobe.checkpoint.tensors import DTYPES, Index, Piece, TensorHeader, check_readable, read_tensors
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, quoted, shortened
@@ -221,6 +221,10 @@ def _index(file: Source) -> tuple[str, Index]:
     for start, what, cure in _STRANGERS:
         if head.lstrip().startswith(start):
             raise UnsupportedFile(f"{file.address} is {what}", cure)
+    if kind := OTHER_FORMATS.get(Path(file.name).suffix):
+        raise UnsupportedFile(
+            f"{file.address} is {kind}", "only safetensors, PyTorch and TensorFlow checkpoints are read"
+        )
     for storage in STORAGES:
         if storage.suffix is not None and file.name.endswith(storage.suffix):
             return storage.name, storage.index(file)

@@ -33,7 +33,7 @@ _NEVER_WEIGHTS = re.compile(
 _SHARD = re.compile(
     r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<total>[0-9]{5})(?P<suffix>\.safetensors|\.bin|\.pt|\.pth)"
 )
-_OTHER_FORMATS = {
+OTHER_FORMATS = {
     ".h5": "a Keras file",
     ".msgpack": "a Flax file",
     ".onnx": "an ONNX file",
@@ -364,11 +364,10 @@ def _nothing(folder: Folder) -> Exception:
     if any(name.startswith("adapter_model.") for name in names):
         return _adapter(folder)
     for name in sorted(names):
-        kind = _OTHER_FORMATS.get(Path(name).suffix)
+        kind = OTHER_FORMATS.get(Path(name).suffix)
         if kind:
-            return UnsupportedFile(
-                f"{folder.address} has {printable(name)}, {kind}, which is not read", f"looked for {LOOKED_FOR}"
-            )
+            how = "name the file itself, if torch wrote it" if name.endswith(".ckpt") else f"looked for {LOOKED_FOR}"
+            return UnsupportedFile(f"{folder.address} has {printable(name)}, {kind}, which is not read", how)
     there = f"holds no weights, only {printable(shortened(sorted(names)))}" if names else "is empty"
     return NotFound(f"the folder {folder.address} {there}", f"looked for {LOOKED_FOR}")
 

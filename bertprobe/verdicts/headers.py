@@ -356,7 +356,7 @@ def _holes(anatomy: Anatomy) -> Iterator[Finding]:
 def names_hidden(evidence: Evidence) -> Iterator[Finding]:
     hiding, wrapper = evidence.anatomy.hiding, evidence.checkpoint.wrapper
     anew = command("bertprobe", "export", *evidence.checkpoint.words, "--part", "model", "-o", "NEW/model.safetensors")
-    fate = "transformers would load random weights and report success"
+    fate = "transformers would load random weights and raise no error"
     if wrapper:
         yield Finding(
             "names-hidden",
