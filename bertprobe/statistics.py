@@ -365,7 +365,7 @@ def measure(array: Array, *, spectrum: bool = False, bins: bool = False) -> Numb
     memory, plus a few MB; with `spectrum` twice that and more. Raises `UnsupportedFile` for what is no real number.
     """
     matrix = _operand(_as_matrix(_checked(array)))
-    summary, squares, across = _sums(matrix, columns=array.ndim > 1)
+    summary, squares, across = _sums(matrix, columns=array.ndim > 1 and matrix.size > 0)
     binned = histogram(matrix, summary.std or 0.0) if bins else None
     if array.ndim < 2:
         return Numbers(summary, histogram=binned)

@@ -414,3 +414,16 @@ def test_names_to_import_are_taken_as_they_stand() -> None:
 def test_a_refusal_says_what_to_do(made: Callable[[], bytes]) -> None:
     with pytest.raises(CorruptFile, match=r"readers disagree .*: ask for a file that torch\.save wrote"):
         indexed(made())
+
+
+def test_a_storage_that_torch_enlarges_moves_those_after_it() -> None:
+    """A tensor of five numbers in a storage of one: torch makes room for them, and reads what follows further on."""
+    longs = tensor("0", 1, (5,), kind="LongStorage", view=b"N")
+    program = mapping(text("a"), longs, text("b"), tensor("1", 1, view=b"N"))
+    counted = struct.pack("<q5q", 5, 0, 1, 2, 3, 4) + struct.pack("<qf", 1, 7.0)
+    data = old(program, ["0", "1"], storages=counted)
+    theirs = loaded(data)
+    assert theirs is not None
+    assert theirs["b"].tolist() == [7.0]
+    with pytest.raises(CorruptFile, match="by its list of storages, it has"):
+        indexed(data)

@@ -72,7 +72,10 @@ def _check_preamble(source: Source, values: list[Value]) -> None:
 
 
 def _places(source: Source, saved: Pickle, keys: list[str], end: int) -> dict[str, Place]:
-    """Where each storage lies: one after the other, each after a count that a guard compares."""
+    """Where each storage lies: one after the other, each after a count that a guard compares, up to the file's end.
+
+    Torch enlarges a storage that a tensor reaches beyond, and finds the others further on; here bytes are left over.
+    """
     declared = declared_storages(source, saved.persistent)
     places = {}
     for key in keys:
@@ -82,7 +85,7 @@ def _places(source: Source, saved: Pickle, keys: list[str], end: int) -> dict[st
         check = partial(_check_count, source, storage)
         places[key] = Place(end + 8, storage.size, Guard(end, end + 8, check))
         end += 8 + storage.size
-    if end > source.size:
+    if end != source.size:
         raise CorruptFile(
             f"{source.name} should have {end:,} bytes by its list of storages, it has {source.size:,}", DAMAGED
         )
