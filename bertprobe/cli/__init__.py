@@ -10,23 +10,48 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
 
 import bertprobe
-from bertprobe.cli import compare, pictures, teach, text, weights
 from bertprobe.errors import BertprobeError, printable
 from bertprobe.inputs import held
 from bertprobe.notices import told
 
-app = typer.Typer(
-    name="bertprobe",
-    help="Shows what is in the intermediate and pooler modules of a BERT checkpoint, and exports them.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    epilog="Exit codes: 0 fine, 1 an error told on stderr, 2 wrong usage, 3 findings under --strict.",
-)
+# In the order in which help lists them: the name of a command, which is that of its function, and its module.
+_HOMES = {
+    **dict.fromkeys(("inspect", "export"), "weights"),
+    **dict.fromkeys(("diff", "graft"), "compare"),
+    **dict.fromkeys(("pool", "activations", "verify"), "text"),
+    "explain": "teach",
+    "report": "pictures",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """`COMMANDS`, the functions, and `app`, the application of all of them: made when somebody asks for them."""
+    if name == "COMMANDS":
+        return tuple(getattr(import_module(f"{__name__}.{home}"), command) for command, home in _HOMES.items())
+    if name == "app":
+        return application()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def application(*commands: str) -> typer.Typer:
+    """The command line with these commands, all unless said: what is not asked for need not be loaded."""
+    app = typer.Typer(
+        name="bertprobe",
+        help="Shows what is in the intermediate and pooler modules of a BERT checkpoint, and exports them.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        epilog="Exit codes: 0 fine, 1 an error told on stderr, 2 wrong usage, 3 findings under --strict.",
+    )
+    app.callback()(_general)
+    for command in commands or _HOMES:
+        app.command()(getattr(import_module(f"{__name__}.{_HOMES[command]}"), command))
+    return app
 
 
 def _version(ctx: typer.Context, wanted: bool) -> None:
@@ -42,8 +67,7 @@ def _version(ctx: typer.Context, wanted: bool) -> None:
     raise typer.Exit
 
 
-@app.callback()
-def options(
+def _general(
     version: Annotated[bool, typer.Option("--version", callback=_version, help="Show the version and exit.")] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", is_eager=True, help="With --version: all versions, for a bug report.")
@@ -56,13 +80,6 @@ def options(
 # What only stdout can fail with: each file that is read or written has errors of its own.
 _STDOUT_FAILS = {errno.EPIPE, errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO}
 
-COMMANDS = (
-    *(weights.inspect, weights.export, compare.diff, compare.graft),
-    *(text.pool, text.activations, text.verify, teach.explain, pictures.report),
-)
-for command in COMMANDS:
-    app.command()(command)
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs a command and ends the process: 0 fine, 1 an error, 2 wrong usage, 3 findings under --strict."""
@@ -72,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with _stoppable(), held(), told(lambda message: _tell(f"bertprobe: {message}")):
             try:
-                app(args=words)
+                application(*[word for word in words[:1] if word in _HOMES])(args=words)
             finally:
                 sys.stdout.flush()  # when Python ends it would be too late to say what went wrong
     except BertprobeError as error:
