@@ -75,7 +75,7 @@ class Engine(Protocol):
 
 
 class Native:
-    """The encoder of this house."""
+    """Our own encoder, of BERT's layout."""
 
     rows_are_tokens = True
 

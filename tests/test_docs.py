@@ -282,8 +282,8 @@ def test_every_command_and_option_has_help(command: str) -> None:
         assert option in guide or option == "--help", f"{option} is nowhere in the docs"
 
 
-def test_readme_map_names_every_room() -> None:
-    text = (ROOT / "README.md").read_text()
+def test_the_map_names_every_room() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
     package = Path(bertprobe.__file__).parent
     rooms = {path.name for path in package.iterdir() if not path.name.startswith("__")}
     rooms |= {path.name for folder in FOLDERS for path in (package / folder).glob("[a-z]*.py")}

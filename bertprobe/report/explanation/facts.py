@@ -196,7 +196,7 @@ def gather(evidence: Evidence, text: str, *, truncate: bool = False) -> Facts:
 def _tried(checkpoint: Checkpoint, anatomy: Anatomy, text: str, truncate: bool) -> tuple[Run | None, str | None]:
     """A text's run, or why this checkpoint can run none; what is wrong with the text itself is raised.
 
-    The house's own encoder runs on numpy, whatever is loaded: its digits are then the same always.
+    Our own encoder runs on numpy, whatever is loaded: its digits are then the same always.
     """
     native = why_not_native(checkpoint, anatomy) is None
     try:
@@ -324,7 +324,7 @@ _OTHERS = ("relu", "gelu_new", "gelu")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Inside:
-    """The first layer in the house's own encoder: what goes into the widening, (S, H), and what the layer puts out."""
+    """The first layer in our own encoder: what goes into the widening, (S, H), and what the layer puts out."""
 
     engine: Native
     layer: str

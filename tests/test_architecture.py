@@ -1,4 +1,4 @@
-"""The house holds: imports go down only, heavy libraries load where used, one room prints, one ends the process."""
+"""The architecture: imports go down only, heavy libraries load where used, one room prints, one ends the process."""
 
 from __future__ import annotations
 
