@@ -162,7 +162,10 @@ def _marked(stored: dict[str, TensorHeader], config: Mapping[str, Any]) -> Mappi
     """The headers with what holds codes refused; of a model of plain numbers nothing is loaded that knows of codes."""
     plain = ("F64", "F32", "F16", "BF16", "I64")
     odd = (h.refusal is not None or (h.dtype not in plain and len(h.shape) == 2) for h in stored.values())
-    parts = (name.endswith(("weight_orig", "weight_v", "original1", "weight.original")) for name in stored)
+    parts = (
+        name.endswith(("weight_orig", "weight_v", "original1", "weight.original", "base_layer.weight"))
+        for name in stored
+    )
     if not any(odd) and not any(parts):
         return stored
     from bertprobe.quantised import marked

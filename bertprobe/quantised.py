@@ -51,6 +51,7 @@ SCHEMES = (
     Scheme("HQQ", ("W_q",), "W_q", packed=True),
     Scheme("torch dynamic int8", (f"{_PACKED}.0",), f"{_PACKED}.0", packed=True, bias=f"{_PACKED}.1"),
     *(Scheme("8 bits with scales", (sign,)) for sign in _OF_EIGHT_BITS),
+    Scheme("peft, not merged", ("base_layer.weight",), "base_layer.weight", bias="base_layer.bias", in_parts=True),
     Scheme("torch.nn.utils.prune", ("weight_orig", "weight_mask"), "weight_orig", in_parts=True),
     Scheme("torch.nn.utils.weight_norm", ("weight_v", "weight_g"), "weight_v", in_parts=True),
     *(Scheme("torch.nn.utils.parametrize", (part,), part, in_parts=True) for part in _PARAMETRISED),

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from bertprobe.anatomy import Anatomy, Part, find_parts
 from bertprobe.checkpoint import open_checkpoint, read_tensors
 from bertprobe.families import FAMILIES
+from bertprobe.report import facts
 from bertprobe.verdicts import Evidence, judge
 
 ALIASES = {"gelu_pytorch_tanh": "gelu_new"}
@@ -130,3 +131,11 @@ def test_grouped_convbert_has_a_neuron_a_row(tmp_path: Path) -> None:
     assert np.array_equal(read, stored.transpose(0, 2, 1))
     assert part.bias is not None
     assert read.shape[0] * read.shape[1] == part.bias.count
+
+
+def test_albert_says_how_often_it_runs_its_layer(tmp_path: Path) -> None:
+    zoo.save("albert", tmp_path, num_hidden_layers=5)
+    checkpoint = open_checkpoint(str(tmp_path))
+    found = facts(checkpoint, find_parts(checkpoint))
+    assert found["layers"] == 1
+    assert "it runs 5 layers, which share the weights of one" in found["notes"]

@@ -174,6 +174,29 @@ def test_weights_in_parts_are_not_read_as_if_they_were_whole(how: str, tmp_path:
         assert "kept in parts" in ran.err
 
 
+@pytest.mark.parametrize("where", ["attention.self.query", "intermediate.dense"])
+def test_an_adapter_that_was_not_merged_is_told(where: str, tmp_path: Path, run: Run) -> None:
+    """As peft names them in the state of a whole model: the weight of before, and the two thin matrices beside it."""
+    state = {}
+    for name, tensor in load_file(POCKET / "model.safetensors").items():
+        path, _, kind = name.rpartition(".")
+        adapted = path.endswith(where)
+        state[f"base_model.model.{path}.base_layer.{kind}" if adapted else f"base_model.model.{name}"] = tensor.float()
+        if adapted and kind == "weight":
+            state[f"base_model.model.{path}.lora_A.default.weight"] = torch.ones(2, tensor.shape[1])
+            state[f"base_model.model.{path}.lora_B.default.weight"] = torch.ones(tensor.shape[0], 2)
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(POCKET / name, tmp_path / name)
+    data = json.loads(run(["inspect", tmp_path, "--json"]).out)
+    errors = [finding["rule"] for finding in data["findings"] if finding["severity"] == "error"]
+    assert errors == (["unreadable"] * 4 if where == "intermediate.dense" else [])
+    assert data["facts"]["layers"] == 4
+    ran = run(["pool", "a b", "-m", tmp_path])
+    assert ran.code == 1
+    assert "kept in parts (peft, not merged)" in ran.err
+
+
 def test_a_tensor_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path, run: Run) -> None:
     state = {name: tensor.float() for name, tensor in load_file(POCKET / "model.safetensors").items()}
     name = next(name for name in state if name.endswith("layer.0.intermediate.dense.bias"))

@@ -100,12 +100,20 @@ def facts(checkpoint: Checkpoint, anatomy: Anatomy) -> dict[str, Any]:
         "files": [{"name": file.name, "bytes": file.size} for file in checkpoint.files],
         "bytes_read": checkpoint.bytes_read,
         "bytes_total": checkpoint.bytes_total,
-        "notes": [*checkpoint.notes, *_doubt(checkpoint, anatomy), *_first_five(unread)],
+        "notes": [*checkpoint.notes, *_doubt(checkpoint, anatomy), *_shared(anatomy), *_first_five(unread)],
     }
 
 
 def _first_five(lines: Sequence[str]) -> list[str]:
     return [*lines[:5], *([f"and {len(lines) - 5} more"] if len(lines) > 5 else [])]
+
+
+def _shared(anatomy: Anatomy) -> list[str]:
+    """A note where a model runs more layers than it stores, as ALBERT does."""
+    stored, run = len(anatomy.of("intermediate")), anatomy.promised.layers
+    if anatomy.row.name != "albert" or type(run) is not int or run <= stored:
+        return []
+    return [f"it runs {run} layers, which share the weights of {'one' if stored == 1 else stored}"]
 
 
 def _doubt(checkpoint: Checkpoint, anatomy: Anatomy) -> list[str]:
