@@ -344,7 +344,7 @@ def vectors_of(states: Floats, pooled: Floats | None) -> dict[str, Any]:
 def require_vector(checkpoint: Checkpoint, anatomy: Anatomy, which: str) -> None:
     """Raises `PartMissing` where the pooled output is asked of a checkpoint without a pooler."""
     if which == "pooled" and not any(part.stack is None for part in anatomy.of("pooler")):
-        from bertprobe.verdicts.headers import why_no_pooler
+        from bertprobe.poolers import why_no_pooler
 
         reason, _ = why_no_pooler(checkpoint, anatomy)
         raise PartMissing(

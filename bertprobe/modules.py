@@ -104,7 +104,7 @@ class Pooler(nn.Module):
         anatomy = find_parts(checkpoint)
         found = anatomy.of("pooler")
         if not found:
-            from bertprobe.verdicts.headers import why_no_pooler
+            from bertprobe.poolers import why_no_pooler
 
             reason, _ = why_no_pooler(checkpoint, anatomy)
             raise PartMissing(

@@ -7,10 +7,11 @@ matrix seen as (neurons, inputs) and lives in `Numbers` and, on demand, `Spectru
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from bertprobe import noise
 from bertprobe.errors import UnsupportedFile
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ BLOCK = 131_072
 
 # Below this a sum of fourth powers has lost digits to underflow (only float64 data gets there).
 SMALLEST_M4 = 1e-280
+SMALLEST_STD = 1e-145  # and a square likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +227,7 @@ class Numbers:
     def edge(self) -> float | None:
         """The Marchenko–Pastur edge, std · (√m + √k); None for what is no matrix."""
         std = self.summary.std
-        return None if std is None or self.shape is None else std * _edge(self.shape)
+        return None if std is None or self.shape is None else std * noise.edge(self.shape)
 
     @property
     def edge_ratio(self) -> float | None:
@@ -237,7 +239,7 @@ class Numbers:
         std = self.summary.std
         if self.sigma is None or self.shape is None or not std:
             return None
-        return self.sigma / std / _edge(self.shape)
+        return self.sigma / std / noise.edge(self.shape)
 
     @property
     def stable_rank(self) -> float | None:
@@ -274,88 +276,28 @@ class Numbers:
         return norms[~missing] if missing.any() else norms
 
 
-def _edge(shape: tuple[int, int]) -> float:
-    """The Marchenko–Pastur edge for entries of std 1."""
-    return math.sqrt(shape[0]) + math.sqrt(shape[1])
-
-
 def summarize(array: Array) -> Summary:
     """The summary of all elements of an array of any shape and strides."""
     return _sums(_as_matrix(_checked(array)))[0]
 
 
-def noise_sigmas(shape: tuple[int, int], ranks: Sequence[float]) -> Floats:
-    """The singular values at these ranks (0 the largest, fractions allowed) of noise of std 1 and this shape (m, k).
+def _noise_sigma(summary: Summary, shape: tuple[int, int], rows: Floats, columns: Floats) -> float | None:
+    """`noise_sigma` by the sums of squares of rows (m,) and columns (k,).
 
-    Quantiles of the law of Marchenko & Pastur (1967): singular values s of independent entries have the density
-    √((b² − s²)(s² − a²)) / (π · min(m, k) · s) between a = |√m − √k| and b = √m + √k.
+    None where there is none: all elements are equal, or their squares are beyond what a float64 holds, or have lost
+    digits there.
     """
     import numpy as np
 
-    high, low = _edge(shape), abs(math.sqrt(shape[0]) - math.sqrt(shape[1]))
-    # s² = centre + half · cos θ makes the density smooth at both ends.
-    theta = np.linspace(0, math.pi, 4097)
-    squares = (high**2 + low**2) / 2 + (high**2 - low**2) / 2 * np.cos(theta)
-    weight = np.sin(theta) ** 2 / np.maximum(squares, 1e-12 * high**2)
-    share = np.concatenate([[0.0], np.cumsum((weight[1:] + weight[:-1]) / 2)])
-    place = (np.asarray(ranks, np.float64) + 0.5) / min(shape)
-    return np.asarray(np.sqrt(np.interp(place, share / share[-1], squares)))
-
-
-def _noise_sigma(summary: Summary, shape: tuple[int, int], rows: Floats, columns: Floats) -> float | None:
-    """The σ₁ of random numbers whose rows or columns have these sums of squares, or with this mean or largest entry.
-
-    None where there is none: all elements are equal, or one is not finite.
-    """
     std, mean, largest = summary.std, summary.mean, summary.abs_max
-    if not std or mean is None or largest is None or summary.nonfinite:
+    if not std or mean is None or largest is None or summary.nonfinite or std < SMALLEST_STD:
         return None
     m, k = shape
-    edges = (_edge_of_rows(rows / k, k), _edge_of_rows(columns / m, m))
-    spikes = (_spike(abs(mean) * math.sqrt(m * k), std, shape), _spike(largest, std, shape))
-    return max(*edges, *spikes)
-
-
-def _edge_of_rows(variances: Floats, k: int) -> float:
-    """The σ₁ that a matrix of independent entries tends to whose rows, of k entries, have these variances.
-
-    The largest λ outside of the spectrum is the minimum of λ(h) = −k/h + Σ vᵢ / (1 + vᵢh) over −1/max v < h < 0
-    (Silverstein & Choi 1995); where all vᵢ are v, √λ is √v · (√m + √k).
-    """
-    import numpy as np
-
-    v, counts = _in_groups(variances)
-    low, high = -1.0 / float(v.max()), 0.0
-    for _ in range(40):
-        h = (low + high) / 2
-        falls = k / h**2 < float((counts * np.square(v / (1 + v * h))).sum())
-        low, high = (h, high) if falls else (low, h)
-    h = high if high < 0 else low / 2
-    return math.sqrt(max(-k / h + float((counts * v / (1 + v * h)).sum()), 0.0))
-
-
-def _in_groups(values: Floats, most: int = 256) -> tuple[Floats, Floats]:
-    """Values in groups of neighbours, by their means, and how many are in each; the largest stand alone."""
-    import numpy as np
-
-    if len(values) <= 2 * most:
-        return values, np.ones(len(values))
-    ordered = np.sort(values)
-    starts = np.linspace(0, len(values) - most, most, endpoint=False).astype(int)
-    starts = np.concatenate([starts, np.arange(len(values) - most, len(values))])
-    counts = np.diff(np.append(starts, len(values)))
-    return np.add.reduceat(ordered, starts) / counts, counts.astype(np.float64)
-
-
-def _spike(strength: float, std: float, shape: tuple[int, int]) -> float:
-    """The σ that a rank-one part of this norm leaves in noise of this std; 0 where it is lost in it.
-
-    Benaych-Georges & Nadakuditi 2012, section 3.1.
-    """
-    m, k = shape
-    if strength**2 <= std**2 * math.sqrt(m * k):
-        return 0.0
-    return math.sqrt((strength**2 + m * std**2) * (strength**2 + k * std**2)) / strength
+    with np.errstate(all="ignore"):
+        variances = rows / k / std**2, columns / m / std**2
+    if not all(np.isfinite(v).all() and v.any() for v in variances):
+        return None
+    return std * noise.largest_sigma(shape, *variances, abs(mean) / std, largest / std)
 
 
 def measure(array: Array, *, spectrum: bool = False, bins: bool = False) -> Numbers:
@@ -372,13 +314,13 @@ def measure(array: Array, *, spectrum: bool = False, bins: bool = False) -> Numb
     import numpy as np
 
     shape = (matrix.shape[0], matrix.shape[1])
-    noise = _noise_sigma(summary, shape, squares, across)
+    expected = _noise_sigma(summary, shape, squares, across)
     norms = np.sqrt(squares, out=squares)
     if summary.nonfinite or not summary.finite:
         return Numbers(summary, shape, None, norms, histogram=binned)
     found = _spectrum(matrix, summary, _rank_eps(array.dtype)) if spectrum else None
     sigma = float(found.sigmas[0]) if found else _sigma(matrix, summary.abs_max or 0.0, TOLERANCE, SEED)
-    return Numbers(summary, shape, sigma, norms, found, binned, noise)
+    return Numbers(summary, shape, sigma, norms, found, binned, expected)
 
 
 def _checked(array: Array) -> Array:
@@ -667,7 +609,7 @@ def _spectrum(matrix: Array, summary: Summary, eps: float) -> Spectrum:
         shape,
         effective_rank=effective_rank(sigmas),
         numerical_rank=rank,
-        spikes=int(np.count_nonzero(sigmas > summary.std * _edge(shape))) if summary.std else None,
+        spikes=int(np.count_nonzero(sigmas > summary.std * noise.edge(shape))) if summary.std else None,
         alpha=alpha,
         ks_distance=distance,
         xmin=xmin,

@@ -351,3 +351,15 @@ def test_of_several_models_in_one_file_one_is_chosen_by_its_names(tmp_path: Path
         found = load_file(tmp_path / f"{root}.safetensors")["pooler.dense.weight"]
         assert np.array_equal(found, state["pooler.dense.weight"] + n)
     assert "look at the names" in run(["inspect", tmp_path / "m", "--root", "three"]).err
+
+
+def test_of_a_model_among_several_in_shards_what_is_listed_must_be_there(
+    tmp_path: Path, tiny_bert: Path, run: Run
+) -> None:
+    state = load_file(tiny_bert / "model.safetensors")
+    both = {f"{root}.{name}": array for root in ("one", "two") for name, array in state.items()}
+    listed = {"weight_map": dict.fromkeys([*both, "two.lost.weight"], "a.safetensors")}
+    save_file(both, tmp_path / "a.safetensors", {"format": "pt"})
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(listed))
+    assert run(["inspect", tmp_path, "--root", "one", "--shapes"]).code == 0
+    assert "two.lost.weight" in run(["inspect", tmp_path, "--root", "two", "--shapes"]).err

@@ -29,6 +29,8 @@ FLOORS = {
     "verdicts": 2,
     "anatomy": 1,
     "families": 1,
+    "noise": 0,
+    "poolers": 1,
     "quantised": 1,
     "spelling": 1,
     "statistics": 1,

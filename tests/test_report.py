@@ -20,13 +20,14 @@ from safetensors.numpy import load_file, save_file
 from bertprobe.anatomy import find_parts, select
 from bertprobe.checkpoint import open_checkpoint
 from bertprobe.export.files import Output
+from bertprobe.noise import noise_sigmas
 from bertprobe.render import html
 from bertprobe.render.html import FIGURES, SUFFIXES
 from bertprobe.render.html.theme import PALETTES
 from bertprobe.report import Report
 from bertprobe.report.inspection import take_numbers
 from bertprobe.report.page import MOST_CELLS, MOST_TEXTS, page, run_texts
-from bertprobe.statistics import histogram, measure, noise_sigmas
+from bertprobe.statistics import histogram, measure
 from bertprobe.verdicts import Evidence, judge
 
 TEXTS = ["The ship left the harbour.", "They sailed across the sea.", "He was paid a shilling."]

@@ -24,13 +24,12 @@ from hypothesis.extra import numpy as arrays
 from bertprobe import statistics as module
 from bertprobe.checkpoint import open_checkpoint, read_tensors
 from bertprobe.errors import UnsupportedFile
+from bertprobe.noise import edge_of_rows, in_groups
 from bertprobe.statistics import (
     EMPTY,
     STATISTICS,
     Numbers,
     Summary,
-    _edge_of_rows,
-    _in_groups,
     largest_singular_value,
     leading,
     measure,
@@ -661,7 +660,7 @@ def test_the_module_loads_without_numpy() -> None:
 
 @pytest.mark.parametrize("shape", [(64, 64), (300, 100), (100, 700)])
 def test_the_edge_of_rows_is_that_of_marchenko_and_pastur_where_they_are_alike(shape: tuple[int, int]) -> None:
-    found = _edge_of_rows(np.full(shape[0], 0.04), shape[1])
+    found = edge_of_rows(np.full(shape[0], 0.04), shape[1])
     assert found == pytest.approx(0.2 * (math.sqrt(shape[0]) + math.sqrt(shape[1])), rel=1e-6)
 
 
@@ -687,10 +686,19 @@ def test_a_mean_and_a_single_entry_are_foreseen_too() -> None:
 
 def test_groups_of_row_norms_give_what_all_of_them_give() -> None:
     variances = np.exp(np.random.default_rng(0).standard_normal(5000))
-    whole = _edge_of_rows(variances[:500], 700)
-    assert whole == pytest.approx(_edge_of_rows(np.sort(variances[:500])[::-1], 700), rel=1e-9)
-    v, counts = _in_groups(variances)
+    whole = edge_of_rows(variances[:500], 700)
+    assert whole == pytest.approx(edge_of_rows(np.sort(variances[:500])[::-1], 700), rel=1e-9)
+    v, counts = in_groups(variances)
     assert len(v) == len(counts) == 512
     assert counts.sum() == 5000
     assert (v * counts).sum() == pytest.approx(variances.sum())
     assert v.max() == variances.max()
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e-160, 1e-150, 1e-100, 1e100, 1e140, 1e155, 1e290])
+@pytest.mark.parametrize("shift", [0, 1, 1e9])
+def test_no_scale_of_the_numbers_is_too_much_for_their_noise(scale: float, shift: float) -> None:
+    weight = (np.random.default_rng(0).standard_normal((70, 70)) + shift) * scale
+    ratio = measure(weight).noise_ratio
+    assert ratio is None or ratio == pytest.approx(1, abs=0.1)
+    assert ratio is not None or not 1e-140 < scale <= 1e140

@@ -17,9 +17,9 @@ from test_bad_input import BERT, lay, weights
 import bertprobe
 from bertprobe.anatomy import find_parts
 from bertprobe.checkpoint import open_checkpoint
+from bertprobe.poolers import never_pools
 from bertprobe.report.inspection import take_numbers
 from bertprobe.verdicts import RULES, SEVERITIES, Evidence, Finding, judge, verdict
-from bertprobe.verdicts.headers import never_pools
 
 Tensors = dict[str, np.ndarray[Any, Any]]
 Change = Callable[[Tensors, dict[str, Any]], None]

@@ -158,8 +158,7 @@ def open_checkpoint(
         for header in index.headers:
             if located.weight_map is None or located.weight_map.get(header.name, file.name) == file.name:
                 headers.setdefault(header.name, header)
-    if not root:
-        _check_index(located, headers)
+    _check_index(located, headers, root)
     if root and not headers:
         raise _no_root(located, indexes, root)
     if not headers:
@@ -234,10 +233,12 @@ def _index(file: Source) -> tuple[str, Index]:
     )
 
 
-def _check_index(located: Located, headers: Mapping[str, TensorHeader]) -> None:
+def _check_index(located: Located, headers: Mapping[str, TensorHeader], root: str) -> None:
+    """Raises `CorruptFile` where shards lack what their index lists; of a model among several, what is its own."""
     if located.weight_map is None:
         return
-    missing = [name for name in located.weight_map if name not in headers]
+    below = f"{root}." if root else ""
+    missing = [name for name in located.weight_map if name.startswith(below) and name not in headers]
     if missing:
         raise CorruptFile(
             f"{len(missing)} tensors of the index are not in the shards it names: {printable(shortened(missing, 3))}",

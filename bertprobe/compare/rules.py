@@ -11,9 +11,9 @@ from typing import Literal
 from bertprobe.anatomy import spans
 from bertprobe.compare import Comparison, Delta, Pair
 from bertprobe.errors import command, printable, shortened
+from bertprobe.poolers import never_pools, pooler_reader, why_no_pooler
 from bertprobe.verdicts import Finding, verdict
 from bertprobe.verdicts.evidence import SEVERITIES
-from bertprobe.verdicts.headers import never_pools, pooler_reader, why_no_pooler
 
 UNRELATED_BELOW = 0.1  # cosine of matrices that have nothing to do with each other; of independent noise it is 1/√(m·k)
 LEAST_COUNT = 1024  # elements from which a cosine says that much

@@ -25,9 +25,9 @@ from bertprobe.export.tensors import (
     utf8_notes,
     write_safetensors,
 )
+from bertprobe.poolers import never_pools, pooler_reader, why_no_pooler
 from bertprobe.statistics import Numbers, measure
 from bertprobe.verdicts import Evidence, Finding, about, judge, verdict
-from bertprobe.verdicts.headers import never_pools, pooler_reader, why_no_pooler
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -176,17 +176,17 @@ def _parts(donor: Side, recipient: Side, wish: Graft) -> tuple[Part, ...]:
 
 def _check_worth(donor: Side, recipient: Side) -> None:
     """Raises `OutputError` for a pooler that would be of no use, or that would break a head of the recipient."""
-    word = _word(donor)
-    if word in ("untrained", "probably untrained"):
-        raise OutputError(
-            f"the donor's pooler is {word}: it would put out as good as random numbers",
-            "take mean pooling or the first token, or add --force",
-        )
     reader = pooler_reader(recipient.checkpoint, recipient.anatomy)
     if reader is not None:
         raise OutputError(
             f"{printable(reader)} of the recipient reads its pooler and was trained with it: another would break it",
             "leave it, or add --force",
+        )
+    word = _word(donor)  # which reads the donor's pooler, before anything is written
+    if word in ("untrained", "probably untrained"):
+        raise OutputError(
+            f"the donor's pooler is {word}: what it puts out is as good as random",
+            "take mean pooling or the first token, or add --force",
         )
 
 

@@ -16,7 +16,7 @@ from bertprobe.checkpoint import DTYPES, Checkpoint, LocalFile, TensorHeader, ch
 from bertprobe.checkpoint.tensors import numpy_dtype
 from bertprobe.errors import OutputError, PartMissing, UnsupportedFile, escaped, is_text, printable, quoted
 from bertprobe.export.files import Output, atomic_write, check_place
-from bertprobe.verdicts.headers import why_no_pooler
+from bertprobe.poolers import why_no_pooler
 
 MOST_HASHED = 20 * 10**9  # bytes of a weights file: some half a minute
 METADATA = "__metadata__"  # safetensors' name for the notes in a header

@@ -8,9 +8,9 @@ from itertools import islice
 from typing import Any
 
 from bertprobe.anatomy import Anatomy, Part, spans
-from bertprobe.checkpoint import Checkpoint, TensorHeader
+from bertprobe.checkpoint import TensorHeader
 from bertprobe.errors import command, printable, quoted, shortened
-from bertprobe.families import WITHOUT_POOLER
+from bertprobe.poolers import never_pools, pooling_modes, why_no_pooler
 from bertprobe.verdicts.evidence import MOST_NAMES, MOST_NUMBERS, Evidence, Finding
 
 
@@ -33,90 +33,6 @@ _INVENTED_POOLER = (
     "do not use pooler_output of this checkpoint: transformers would invent its weights anew at every load"
 )
 _WITHOUT_POOLER = "nothing to mend: pool the hidden states, by mean or by the first token, as this family's users do"
-_NEVER_POOL = {
-    "distilbert": "DistilBERT has none by design",
-    "electra": "ELECTRA has none by design",
-    "modernbert": "ModernBERT has none by design",
-    "deberta": "DeBERTa has one only in its classifiers",
-    "deberta-v2": "DeBERTa has one only in its classifiers",
-    "dpr": "DPR takes the first token's hidden state as it is",
-    "clip_text_model": "CLIP takes the end token's hidden state as it is",
-}
-_HEADS = (
-    ("cls.predictions.", "a masked-language-model head"),
-    ("lm_head.", "a language-model head"),
-    ("qa_outputs.", "a question-answering head"),
-    ("classifier.", "a classification head"),
-)
-_HEAD_CLASSES = (
-    "ForMaskedLM",
-    "LMHeadModel",
-    "ForCausalLM",
-    "ForTokenClassification",
-    "ForQuestionAnswering",
-)
-_POOLING_CLASSES = (
-    "BertForPreTraining",
-    "BertForNextSentencePrediction",
-    "BertForSequenceClassification",
-    "BertForMultipleChoice",
-)
-
-
-def never_pools(anatomy: Anatomy) -> bool:
-    """Whether models of this family have no pooler at all, whoever saved them."""
-    return anatomy.family in _NEVER_POOL or anatomy.family in WITHOUT_POOLER or anatomy.row.pooler is None
-
-
-def why_no_pooler(checkpoint: Checkpoint, anatomy: Anatomy) -> tuple[str, list[str]]:
-    """Why a checkpoint has no pooler, in words, and the classes its config says saved it."""
-    kind, what = absence(checkpoint, anatomy)
-    return _ABSENCES[kind].format(what), _saved_by(checkpoint)
-
-
-_ABSENCES = {
-    "design": "{}",
-    "family": "the {} family has none",
-    "class": "{}, which saved it, has none",
-    "lost": "{}, which its config names, has one, but it is not among the tensors",
-    "head": "it was saved with {}, by a class that has none",
-    "unnamed": "no tensor is named pooler.dense",
-}
-
-
-def absence(checkpoint: Checkpoint, anatomy: Anatomy) -> tuple[str, str]:
-    """Why a checkpoint has no pooler: a key of the table above, and what of that kind."""
-    if anatomy.family in _NEVER_POOL:
-        return "design", _NEVER_POOL[anatomy.family]
-    if never_pools(anatomy):
-        return "family", printable(anatomy.family)
-    for name in _saved_by(checkpoint):
-        if name.endswith(_HEAD_CLASSES):
-            return "class", name
-        if name in _POOLING_CLASSES:
-            return "lost", name
-    for start, head in _HEADS:
-        if any(name.startswith(start) for name in anatomy.tensors):
-            return "head", head
-    return "unnamed", ""
-
-
-# Linear layers right upon the pooled output; others (`classifier.dense`) take the first token's hidden state.
-_READ_POOLER = ("cls.seq_relationship.weight", "sop_classifier.classifier.weight", "classifier.weight")
-
-
-def pooler_reader(checkpoint: Checkpoint, anatomy: Anatomy) -> str | None:
-    """The tensor of a head that reads this checkpoint's pooler and was trained with it, None where there is none."""
-    if not any(part.stack is None for part in anatomy.of("pooler")):
-        return None
-    by_token = any(name.endswith(_HEAD_CLASSES) for name in _saved_by(checkpoint))
-    readers = _READ_POOLER[:-1] if by_token else _READ_POOLER
-    return next((name for name in readers if name in anatomy.tensors), None)
-
-
-def _saved_by(checkpoint: Checkpoint) -> list[str]:
-    named = (checkpoint.config or {}).get("architectures")
-    return [printable(str(name)) for name in named[:MOST_NAMES]] if isinstance(named, list) else []
 
 
 def pooler_unused(evidence: Evidence) -> Iterator[Finding]:
@@ -132,18 +48,6 @@ def pooler_unused(evidence: Evidence) -> Iterator[Finding]:
         {"pooling": modes},
         "use the sentence embedding of sentence-transformers, not pooler_output",
     )
-
-
-def pooling_modes(checkpoint: Checkpoint) -> list[str]:
-    """How sentence-transformers pools this model, such as `mean_tokens`; empty where no settings say."""
-    pooling = checkpoint.pooling or {}
-    modes = [
-        key.removeprefix("pooling_mode_")
-        for key, on in pooling.items()
-        if key.startswith("pooling_mode_") and on is True
-    ]
-    named = pooling.get("pooling_mode")
-    return modes[:MOST_NAMES] or ([named] if isinstance(named, str) else [])
 
 
 def quantised(evidence: Evidence) -> Iterator[Finding]:
@@ -258,7 +162,7 @@ def layers_missing(evidence: Evidence) -> Iterator[Finding]:
     anatomy = evidence.anatomy
     promised = anatomy.promised.layers
     there = anatomy.layers
-    if not anatomy.parts or not any(part.role == "intermediate" for part in anatomy.parts):
+    if not anatomy.of("intermediate"):
         yield from _no_layers(evidence)
     if not there or anatomy.row.name == "albert":
         return

@@ -8,6 +8,7 @@ from typing import Any
 
 from bertprobe.anatomy import Part
 from bertprobe.errors import printable
+from bertprobe.poolers import pooler_reader
 from bertprobe.statistics import Numbers, leading, robust_z
 from bertprobe.verdicts.evidence import (
     MOST_NUMBERS,
@@ -20,7 +21,6 @@ from bertprobe.verdicts.evidence import (
     bias_is_zero,
     verdict,
 )
-from bertprobe.verdicts.headers import pooler_reader
 
 
 def untrained(role: str) -> Callable[[Evidence], Iterator[Finding]]:

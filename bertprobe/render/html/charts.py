@@ -10,8 +10,8 @@ from typing import Any, Literal
 import altair as alt
 
 from bertprobe.errors import printable
+from bertprobe.noise import noise_sigmas
 from bertprobe.render.words import NOT_GOOD, four_digits
-from bertprobe.statistics import noise_sigmas
 
 WIDTH, HEIGHT = 230, 130
 NAMED = 3  # outliers that are labelled in the chart; hovering tells the others

@@ -20,10 +20,10 @@ from bertprobe.backends import ACTIVATIONS, Array, NumpyBackend
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.encoder import encode, why_not_native
 from bertprobe.errors import BertprobeError, printable
+from bertprobe.poolers import absence, pooling_modes
 from bertprobe.report import facts as facts_of
 from bertprobe.report.explanation.source import Library, read_library
 from bertprobe.verdicts import Evidence, verdict
-from bertprobe.verdicts.headers import absence, pooling_modes
 
 if TYPE_CHECKING:
     import numpy as np
