@@ -176,17 +176,17 @@ def _parts(donor: Side, recipient: Side, wish: Graft) -> tuple[Part, ...]:
 
 def _check_worth(donor: Side, recipient: Side) -> None:
     """Raises `OutputError` for a pooler that would be of no use, or that would break a head of the recipient."""
-    reader = pooler_reader(recipient.checkpoint, recipient.anatomy)
-    if reader is not None:
-        raise OutputError(
-            f"{printable(reader)} of the recipient reads its pooler and was trained with it: another would break it",
-            "leave it, or add --force",
-        )
     word = _word(donor)  # which reads the donor's pooler, before anything is written
     if word in ("untrained", "probably untrained"):
         raise OutputError(
             f"the donor's pooler is {word}: what it puts out is as good as random",
             "take mean pooling or the first token, or add --force",
+        )
+    reader = pooler_reader(recipient.checkpoint, recipient.anatomy)
+    if reader is not None:
+        raise OutputError(
+            f"{printable(reader)} of the recipient reads its pooler and was trained with it: another would break it",
+            "leave it, or add --force",
         )
 
 
