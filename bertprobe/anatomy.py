@@ -1,6 +1,6 @@
 """Which tensors are which part, under one name and in one orientation whatever the file calls them.
 
-TensorFlow's names are put into PyTorch's spelling first (`spelling`); from there on nobody knows the difference.
+Names of other libraries are put into PyTorch's spelling first (`spelling`); from there on nobody knows the difference.
 
 A model is judged by its tensors: a row recognises itself by tensor names, and the
 config is asked only where names alone cannot tell (an encoder that spells its layers as decoders do), for the
@@ -18,7 +18,7 @@ from bertprobe.checkpoint import Checkpoint, TensorHeader
 from bertprobe.errors import NotAnEncoder, PartMissing, printable, quoted
 from bertprobe.families import ALIASES, FAMILIES, INNER_WRAPPING, LOOKALIKES, OTHER_DEFAULTS, WRAPPING, Family
 from bertprobe.shown import Shown
-from bertprobe.spelling import is_tensorflow, respelled
+from bertprobe.spelling import dialect_of, respelled
 
 LEAST_POSITIONS = 128  # of a table whose size tells anything
 MOST_PARTS = 10_000  # an encoder has a few hundred at most; beyond that a table helps nobody
@@ -89,8 +89,8 @@ class Anatomy:
     `tensors` holds every tensor by canonical name, optimizer state aside; `prefix` is what stood before the canonical
     names of the encoder (dotted, also where the file has slashes) and `hiding` the leading part of it that transformers
     would not take off; `duplicates` are canonical names with the stored names that claim them, the one in use first;
-    `respelled` says that the file spells its names as TensorFlow does; `wrapping` is a word that a training tool put
-    into the middle of names, empty where there is none.
+    `spelling` is the library whose spelling the file has, empty for PyTorch's; `wrapping` is a word that a training
+    tool put into the middle of names, empty where there is none.
     """
 
     family: str
@@ -101,7 +101,7 @@ class Anatomy:
     parts: tuple[Part, ...]
     tensors: Mapping[str, TensorHeader]
     duplicates: Mapping[str, tuple[str, ...]]
-    respelled: bool = False
+    spelling: str = ""
     wrapping: str = ""
 
     @property
@@ -144,6 +144,7 @@ def find_parts(checkpoint: Checkpoint) -> Anatomy:
     config = next((towers[word] for word in re.split("[._]", naming.prefix) if word in towers), config)
     tensors, duplicates = naming.canonical_names(stored)
     promised = _promised(row, config, checkpoint)
+    dialect = dialect_of(checkpoint.headers)
     return Anatomy(
         family=_family(row, config, naming.prefix, tensors),
         row=row,
@@ -153,7 +154,7 @@ def find_parts(checkpoint: Checkpoint) -> Anatomy:
         parts=tuple(_parts(row, tensors, promised.activation, config)),
         tensors=tensors,
         duplicates=duplicates,
-        respelled=is_tensorflow(checkpoint.headers),
+        spelling=dialect.library if dialect else "",
         wrapping=wrapping,
     )
 

@@ -1,25 +1,41 @@
-"""What TensorFlow calls a tensor → what PyTorch's modules call it, with its axes as they have them.
+"""What other libraries call a tensor → what PyTorch's modules call it, with its axes as they have them.
 
-Two spellings are known: that of Google's BERT, ALBERT and ELECTRA (`bert/encoder/layer_0/intermediate/dense/kernel`),
-and that of TensorFlow 2's object graphs of transformers' classes (`bert/encoder/layer/0/…/.ATTRIBUTES/VARIABLE_VALUE`).
-In both a kernel is (in, out), so it is turned; no byte moves. Only names are looked at, so a file of another format
-that kept such names is read alike.
+Each spelling is a row of `DIALECTS`: that of Google's BERT, ALBERT and ELECTRA in TensorFlow 1
+(`bert/encoder/layer_0/intermediate/dense/kernel`), and that of TensorFlow 2's object graphs of transformers' classes
+(`bert/encoder/layer/0/…/.ATTRIBUTES/VARIABLE_VALUE`). A dialect's `turned` matrices are (in, out), so their axes change
+places; no byte moves. Only names are looked at, so a file of another format that kept such names is read alike.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from bertprobe.checkpoint import TensorHeader
 from bertprobe.families import OPTIMIZER
 
-_OBJECT = "/.ATTRIBUTES/VARIABLE_VALUE"
-_LEAF = r"kernel|gamma|beta|output_weights|output_bias|(?:word|position|token_type)_embeddings"
-_SIGN = re.compile(rf"/(?:{_LEAF})(?::0)?$|{re.escape(_OBJECT)}$")
-_SLOT = re.compile(r"\.OPTIMIZER_SLOT|/ExponentialMovingAverage$|^save_counter\b|^_CHECKPOINTABLE")
-
 Rules = Sequence[tuple[re.Pattern[str], str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """A row of `DIALECTS`: how a library spells its tensors, and what each becomes.
+
+    `library` is the storage whose files are spelled so by right. `sign` is found in a name that is spelled so, and one
+    such name tells the dialect of all. `endings` are cut off a name, in this order; `rules`, chosen by all names,
+    rewrite the path that is left; `leaves` translate its last word, and a matrix whose last word is in `turned` is
+    transposed. What `skipped` finds is no weight.
+    """
+
+    name: str
+    library: str
+    sign: re.Pattern[str]
+    endings: tuple[str, ...]
+    rules: Callable[[Iterable[str]], Rules]
+    leaves: Mapping[str, str]
+    turned: frozenset[str]
+    skipped: re.Pattern[str]
 
 
 def _rules(*pairs: tuple[str, str]) -> Rules:
@@ -58,38 +74,75 @@ _ALBERT = _rules(
     (r"(^|/)cls/seq_relationship/", r"\1sop_classifier/classifier/"),
 )
 _LEAVES = {"kernel": "weight", "gamma": "weight", "beta": "bias", "output_weights": "weight", "output_bias": "bias"}
+_SIGNS = r"kernel|gamma|beta|output_weights|output_bias|(?:word|position|token_type)_embeddings"
+_SLOT = re.compile(r"\.OPTIMIZER_SLOT|/ExponentialMovingAverage$|^save_counter\b|^_CHECKPOINTABLE")
+_OBJECT = "/.ATTRIBUTES/VARIABLE_VALUE"
+
+
+def _of_google(names: Iterable[str]) -> Rules:
+    """The rules of BERT, and of ALBERT where the names are its."""
+    return (*_BERT, *(_ALBERT if any("/inner_group_" in name for name in names) else ()))
+
+
+# The first whose sign is found counts. An object graph may have names of TensorFlow 1 in it, not the other way round.
+DIALECTS: tuple[Dialect, ...] = (
+    Dialect(
+        name="TensorFlow 2",
+        library="TensorFlow",
+        sign=re.compile(rf"{re.escape(_OBJECT)}$"),
+        endings=(":0", _OBJECT),
+        rules=_of_google,
+        leaves=_LEAVES,
+        turned=frozenset({"kernel"}),
+        skipped=_SLOT,
+    ),
+    Dialect(
+        name="TensorFlow 1",
+        library="TensorFlow",
+        sign=re.compile(rf"/(?:{_SIGNS})(?::0)?$"),
+        endings=(":0",),
+        rules=_of_google,
+        leaves=_LEAVES,
+        turned=frozenset({"kernel"}),
+        skipped=_SLOT,
+    ),
+)
+
+
+def dialect_of(names: Iterable[str]) -> Dialect | None:
+    """The row whose sign one of these names has, None where they are spelled as PyTorch does."""
+    names = tuple(names)
+    return next((row for row in DIALECTS if any(row.sign.search(name) for name in names)), None)
 
 
 def respelled(headers: Mapping[str, TensorHeader]) -> dict[str, TensorHeader]:
     """Headers by their PyTorch name and in that orientation, what training left aside; each keeps its stored name."""
     kept = {name: header for name, header in headers.items() if not OPTIMIZER.search(name)}
-    if not is_tensorflow(kept):
+    dialect = dialect_of(kept)
+    if dialect is None:
         return kept
-    rules = (*_BERT, *(_ALBERT if any("/inner_group_" in name for name in kept) else ()))
+    rules = dialect.rules(kept)
     found: dict[str, TensorHeader] = {}
     for name, header in kept.items():
-        if _is_weight(name, header, headers):
-            spelled, turned = _spelled(name, rules)
-            matrix = turned and len(header.shape) == 2
+        if _is_weight(name, header, headers, dialect):
+            spelled, leaf = _spelled(name, dialect, rules)
+            turned = leaf in dialect.turned and len(header.shape) == 2
             # Of two that would have one name, the second keeps its own.
-            found[name if spelled in found else spelled] = header.permuted((1, 0)) if matrix else header
+            found[name if spelled in found else spelled] = header.permuted((1, 0)) if turned else header
     return found
 
 
-def is_tensorflow(names: Mapping[str, TensorHeader]) -> bool:
-    """Whether these names are spelled as TensorFlow does."""
-    return any(_SIGN.search(name) for name in names)
-
-
-def _is_weight(name: str, header: TensorHeader, headers: Mapping[str, TensorHeader]) -> bool:
+def _is_weight(name: str, header: TensorHeader, headers: Mapping[str, TensorHeader], dialect: Dialect) -> bool:
     """Neither a step nor a slot: BERT has no scalar weights, and no variable has a name below another's, but slots."""
-    return header.shape != () and _SLOT.search(name) is None and name.rpartition("/")[0] not in headers
+    return header.shape != () and dialect.skipped.search(name) is None and name.rpartition("/")[0] not in headers
 
 
-def _spelled(name: str, rules: Rules) -> tuple[str, bool]:
-    """The PyTorch name, and whether the tensor is to be turned."""
-    path = name.removesuffix(":0").removesuffix(_OBJECT) + "/"
+def _spelled(name: str, dialect: Dialect, rules: Rules) -> tuple[str, str]:
+    """The PyTorch name, and the last word of the name that the rules made."""
+    for ending in dialect.endings:
+        name = name.removesuffix(ending)
+    path = name + "/"
     for pattern, instead in rules:
         path = pattern.sub(instead, path)
     *modules, leaf = path.rstrip("/").split("/")
-    return ".".join([*modules, _LEAVES.get(leaf, leaf)]), leaf == "kernel"
+    return ".".join([*modules, dialect.leaves.get(leaf, leaf)]), leaf

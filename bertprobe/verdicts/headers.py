@@ -270,12 +270,12 @@ def names_hidden(evidence: Evidence) -> Iterator[Finding]:
             {"wrapper": wrapper, "prefix": evidence.anatomy.prefix, "hiding": hiding},
             f"write the file anew with {anew}, and put config.json beside it",
         )
-    elif evidence.anatomy.respelled and evidence.checkpoint.storage != "TensorFlow":
+    elif evidence.anatomy.spelling not in ("", evidence.checkpoint.storage):
         yield Finding(
             "names-hidden",
             "warning",
             None,
-            f"the names are spelled as TensorFlow does, where nobody looks: {fate}",
+            f"the names are spelled as {evidence.anatomy.spelling} does, where nobody looks: {fate}",
             {"prefix": evidence.anatomy.prefix, "hiding": hiding},
             f"write the file anew with {anew}, and put config.json beside it",
         )
@@ -289,7 +289,7 @@ def names_hidden(evidence: Evidence) -> Iterator[Finding]:
             {"prefix": evidence.anatomy.prefix, "hiding": hiding, "wrapping": word},
             f"write the file anew with {anew}, and put config.json beside it",
         )
-    elif hiding and not evidence.anatomy.respelled:
+    elif hiding and not evidence.anatomy.spelling:
         pattern = f"^{re.escape(hiding)}"
         plain = pattern.isprintable() and '"' not in pattern  # else it would be other code than it looks
         mapping = f'key_mapping={{r"{pattern}": ""}}' if plain else f'key_mapping={{{pattern!r}: ""}}'
