@@ -28,7 +28,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from bertprobe._version import __version__ as __version__
 
 _HOMES = {
     "bertprobe.model": ("Activations", "Dense", "Findings", "Model", "Parts", "open"),

@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertprobe.anatomy import Anatomy, Part, find_parts, select
+from bertprobe.builtin import POCKET
 from bertprobe.checkpoint import Checkpoint, LocalFile, open_checkpoint, read_tensors
-from bertprobe.checkpoint.locate import POCKET
 from bertprobe.errors import PartMissing, printable
 from bertprobe.shown import Shown
 from bertprobe.verdicts import Evidence, Finding, judge

@@ -1,11 +1,10 @@
-"""What a notebook or rich asks of a value: how it looks. The value does not know; `render` does, and is asked by name.
+"""What a notebook or rich asks of a value: how it looks. The value does not know; `render` does, and is asked.
 
 The one door that leads upward: nothing is imported before somebody wants to look.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
 
@@ -15,11 +14,11 @@ class Shown:
     __slots__ = ()
 
     def _repr_html_(self) -> str:
-        return str(_room("notebook").html(self))
+        from bertprobe.render.notebook import html
+
+        return html(self)
 
     def __rich__(self) -> Any:
-        return _room("terminal").Drawn(self)
+        from bertprobe.render.terminal import Drawn
 
-
-def _room(name: str) -> Any:
-    return import_module(f"bertprobe.render.{name}")
+        return Drawn(self)

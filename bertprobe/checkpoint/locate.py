@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bertprobe import builtin
+from bertprobe.builtin import POCKET
 from bertprobe.checkpoint import tensorflow
 from bertprobe.checkpoint.folder import Folder, LocalFolder, read_json
 from bertprobe.checkpoint.source import Source
@@ -22,7 +24,6 @@ LOOKED_FOR = (
     "model.safetensors, pytorch_model.bin, their .index.json, one other .safetensors, .bin, .pt or .pth file, "
     "or a TensorFlow .index"
 )
-POCKET = "pocket"  # the name of the model that ships with the package; a folder called so is ./pocket
 
 # Files that training leaves beside the weights, and adapters, which are no model of their own.
 _NEVER_WEIGHTS = re.compile(
@@ -115,7 +116,7 @@ def _with_note(located: Located, note: str) -> Located:
 
 def _locate_pocket(wanted: Wanted) -> Located:
     """The model that ships with the package. Weights are read by byte ranges of a file, so a zip will not do."""
-    folder = LocalFolder(Path(__file__).parents[1] / POCKET)
+    folder = LocalFolder(builtin.FOLDER)
     if not folder.is_file("model.safetensors"):
         raise NotFound(
             f"the built-in model is not in {folder.path}",

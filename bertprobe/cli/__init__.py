@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-import bertprobe
+from bertprobe._version import __version__
 from bertprobe.errors import BertprobeError, printable
 from bertprobe.inputs import held
 from bertprobe.notices import told
@@ -63,7 +63,7 @@ def _version(ctx: typer.Context, wanted: bool) -> None:
 
         typer.echo("\n".join(about.lines()))
     else:
-        typer.echo(f"bertprobe {bertprobe.__version__}")
+        typer.echo(f"bertprobe {__version__}")
     raise typer.Exit
 
 

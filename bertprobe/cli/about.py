@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 
-import bertprobe
+from bertprobe._version import __version__
 
 PACKAGES = ("numpy", "ml_dtypes", "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "typer",
             "rich", "threadpoolctl", "pyarrow")  # fmt: skip
@@ -18,7 +18,7 @@ _PRODUCTS = ("openblas", "mkl", "accelerate", "blis")
 def lines() -> Iterator[str]:
     """A line each: bertprobe, Python, the system, the processor's cores, the packages, the matrix products of numpy."""
     rows = [
-        ("bertprobe", bertprobe.__version__),
+        ("bertprobe", __version__),
         ("python", f"{platform.python_version()} ({platform.python_implementation()}, {sys.platform})"),
         ("platform", platform.platform()),
         ("cores", _cores()),

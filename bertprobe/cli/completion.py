@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bertprobe.builtin import POCKET
+from bertprobe.cli.model import resolve_model
 from bertprobe.errors import BertprobeError
 
 # A name with other characters would have to be quoted for the shell: left to its own completion of files.
@@ -24,8 +26,6 @@ def models(incomplete: str) -> list[str]:
 
     Nothing where a path was begun: the shell then completes files by itself.
     """
-    from bertprobe.checkpoint.locate import POCKET
-
     if incomplete.startswith((".", "/", "~")):
         return []
     return [name for name in (POCKET, *_cached(), *_here()) if name.startswith(incomplete)]
@@ -83,10 +83,8 @@ def layers(ctx: Any, incomplete: str) -> list[str]:
 def _layers_of(ctx: Any) -> tuple[int, ...]:
     from bertprobe.anatomy import find_parts
     from bertprobe.checkpoint import open_checkpoint
-    from bertprobe.checkpoint.locate import POCKET
-    from bertprobe.cli.options import chosen
 
-    name = chosen(_model_on_the_line(ctx))
+    name = resolve_model(_model_on_the_line(ctx))
     if name != POCKET and not Path(name).exists():
         return ()
     subfolder, weights, root = (str(ctx.params.get(key) or "") for key in ("subfolder", "weights", "root"))

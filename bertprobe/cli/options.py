@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -74,16 +73,6 @@ Format = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
-
-
-def chosen(model: str | None) -> str:
-    """The model that was named, on the command line or in the environment, else the one that ships with the package.
-
-    An empty name on the command line is one: a script whose variable is unset should hear of it.
-    """
-    from bertprobe.checkpoint.locate import POCKET
-
-    return model if model is not None else os.environ.get("BERTPROBE_MODEL") or POCKET
 
 
 def check_format(format: Formats, json: bool, table: str | None) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bertprobe.cli.model import resolve_model
 from bertprobe.cli.options import (
     Download,
     Force,
@@ -19,7 +20,6 @@ from bertprobe.cli.options import (
     Truncate,
     Weights,
     check_format,
-    chosen,
 )
 from bertprobe.cli.weights import one_thread_per_product
 from bertprobe.errors import OutputError, printable
@@ -72,7 +72,7 @@ def report(
     html.require_libraries()
     check_place(place)
     checkpoint = open_checkpoint(
-        chosen(model), subfolder=subfolder, weights=weights, root=root, download=download or bool(texts)
+        resolve_model(model), subfolder=subfolder, weights=weights, root=root, download=download or bool(texts)
     )
     evidence = _measured(checkpoint)
     ran = _run(evidence, texts, truncate) if texts else None

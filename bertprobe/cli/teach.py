@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from bertprobe.cli.options import Json, Root, Subfolder, Truncate, Weights, check_format, chosen
+from bertprobe.cli.model import resolve_model
+from bertprobe.cli.options import Json, Root, Subfolder, Truncate, Weights, check_format
 from bertprobe.cli.text import ModelOption
 from bertprobe.cli.weights import one_thread_per_product
 
@@ -40,7 +41,7 @@ def explain(
     from bertprobe.verdicts import Evidence
 
     check_format(format, json, None)
-    checkpoint = open_checkpoint(chosen(model), subfolder=subfolder, weights=weights, root=root, download=True)
+    checkpoint = open_checkpoint(resolve_model(model), subfolder=subfolder, weights=weights, root=root, download=True)
     one_thread_per_product()
     report = explanation(Evidence(checkpoint, find_parts(checkpoint)), module, lang, text, truncate=truncate)
     render.show(report, "json" if json else format)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from bertprobe.cli import completion
-from bertprobe.cli.options import Force, Format, Json, Layers, Root, Subfolder, Truncate, Weights, check_format, chosen
+from bertprobe.cli.model import resolve_model
+from bertprobe.cli.options import Force, Format, Json, Layers, Root, Subfolder, Truncate, Weights, check_format
 from bertprobe.errors import NotFound, OutputError, PartMissing, printable
 from bertprobe.inputs import Input
 
@@ -225,7 +226,7 @@ def _open(model: str | None, subfolder: str, weights: str, root: str) -> tuple[C
     from bertprobe.anatomy import find_parts
     from bertprobe.checkpoint import open_checkpoint
 
-    checkpoint = open_checkpoint(chosen(model), subfolder=subfolder, weights=weights, root=root, download=True)
+    checkpoint = open_checkpoint(resolve_model(model), subfolder=subfolder, weights=weights, root=root, download=True)
     return checkpoint, find_parts(checkpoint)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from bertprobe.cli.model import resolve_model
 from bertprobe.cli.options import (
     Download,
     Exported,
@@ -23,7 +24,6 @@ from bertprobe.cli.options import (
     Table,
     Weights,
     check_format,
-    chosen,
 )
 
 
@@ -67,7 +67,9 @@ def inspect(
         raise typer.BadParameter("--layers chooses among intermediate modules: the pooler has none")
     if shapes and (spectrum or neurons):
         raise typer.BadParameter("--shapes reads no numbers: leave it out for --spectrum or --neurons")
-    checkpoint = open_checkpoint(chosen(model), subfolder=subfolder, weights=weights, root=root, download=download)
+    checkpoint = open_checkpoint(
+        resolve_model(model), subfolder=subfolder, weights=weights, root=root, download=download
+    )
     anatomy = find_parts(checkpoint)
     parts = select(anatomy, part or (), layers)
     numbers = {}
@@ -128,7 +130,9 @@ def export(
     wanted = part or [Exported.pooler]
     if layers is not None and "intermediate" not in wanted:
         raise typer.BadParameter("--layers chooses among intermediate modules: add --part intermediate")
-    checkpoint = open_checkpoint(chosen(model), subfolder=subfolder, weights=weights, root=root, download=download)
+    checkpoint = open_checkpoint(
+        resolve_model(model), subfolder=subfolder, weights=weights, root=root, download=download
+    )
     anatomy = find_parts(checkpoint)
     if "pooler" in wanted and "model" not in wanted:
         require_pooler(checkpoint, anatomy)

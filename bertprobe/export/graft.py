@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import bertprobe
+from bertprobe._version import __version__
 from bertprobe.anatomy import Anatomy, Part, select
 from bertprobe.checkpoint import DTYPES, Checkpoint, LocalFile, TensorHeader, check_readable, read_tensors
 from bertprobe.compare import Side
@@ -273,7 +273,7 @@ def _metadata(
     own = [item for item in items if id(item.header) not in given]
     found = {
         "format": "pt",
-        "bertprobe_version": bertprobe.__version__,
+        "bertprobe_version": __version__,
         "source": recipient.checkpoint.ref,
         "source_files": json.dumps(provenance(recipient.checkpoint, own)),
         "source_revision": recipient.checkpoint.revision,

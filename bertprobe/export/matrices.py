@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import bertprobe
+from bertprobe._version import __version__
 from bertprobe.errors import OutputError, printable
 from bertprobe.export.files import Output, atomic_write, check_place
 from bertprobe.export.tensors import check_name, safetensors_header, utf8_notes
@@ -33,7 +33,7 @@ def write_matrices(runner: Runner, seen: Watch, pieces: Sequence[Sequence[str]],
         check_name(name, path.suffix)
     metadata = utf8_notes({
         "format": "pt",
-        "bertprobe_version": bertprobe.__version__,
+        "bertprobe_version": __version__,
         "source": runner.checkpoint.ref,
         "values": "before the activation" if seen.pre else "after the activation",
         "tokens": json.dumps(list(pieces)),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import bertprobe
+from bertprobe._version import __version__
 from bertprobe.anatomy import Anatomy, Part
 from bertprobe.checkpoint import DTYPES, Checkpoint, LocalFile, TensorHeader, check_readable, read_tensors
 from bertprobe.checkpoint.tensors import numpy_dtype
@@ -163,7 +163,7 @@ def _metadata(
     acts = {part.activation for part in anatomy.of("intermediate", "gate") if part.activation}
     found = {
         "format": "pt",  # transformers refuses safetensors files without it
-        "bertprobe_version": bertprobe.__version__,
+        "bertprobe_version": __version__,
         "source": checkpoint.ref,
         "source_files": json.dumps(provenance(checkpoint, items)),
         "source_revision": checkpoint.revision,

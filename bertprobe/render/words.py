@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bertprobe.checkpoint.locate import POCKET
+from bertprobe.builtin import POCKET
 from bertprobe.errors import printable, shortened
 from bertprobe.report import Column
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import bertprobe
+from bertprobe._version import __version__
 from bertprobe.anatomy import Part, spans
 from bertprobe.checkpoint import TensorHeader
 from bertprobe.compare import Comparison, Delta, Pair, Side
@@ -50,7 +50,7 @@ def comparison(found: Comparison, tolerance: float = 0.0, *, whole: bool = True)
         "apart": _apart(found),
         "texts": None if found.moved is None else _texts(found.moved),
         "findings": told,
-        "version": bertprobe.__version__,
+        "version": __version__,
     }
     views = [*_part_views(parts, whole), *_place_view(data["places"]), *_apart_view(found)]
     views += [*_text_views(data["texts"]), _tensor_view(data), *_neuron_view(parts), finding_view(told)]
@@ -75,7 +75,7 @@ def grafting(found: Grafted) -> Report:
             "tensors": tensors,
         },
         "findings": told,
-        "version": bertprobe.__version__,
+        "version": __version__,
     }
     columns = (
         Column("tensor", ("name",), "text"),

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import bertprobe
+from bertprobe._version import __version__
 from bertprobe.anatomy import Anatomy, Part
 from bertprobe.checkpoint import Checkpoint, TensorHeader, read_tensors
 from bertprobe.report import Column, Report, View, facts, finding_view
@@ -89,7 +89,7 @@ def inspection(evidence: Evidence, parts: Sequence[Part], findings: Sequence[Fin
         "facts": facts(evidence.checkpoint, evidence.anatomy),
         "parts": nodes,
         "findings": told,
-        "version": bertprobe.__version__,
+        "version": __version__,
     }
     views = [*_part_views(evidence, parts, nodes), *_spectrum_view(nodes), *_neuron_view(nodes)]
     return Report(data, (*views, _tensor_view(nodes), finding_view(told)), tuple(findings))
@@ -110,7 +110,7 @@ def exportation(checkpoint: Checkpoint, anatomy: Anatomy, written: Written, find
             "tensors": tensors,
         },
         "findings": told,
-        "version": bertprobe.__version__,
+        "version": __version__,
     }
     columns = (
         Column("tensor", ("name",), "text"),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import bertprobe
+from bertprobe._version import __version__
 from bertprobe.activations import Firing, Runner, TextVectors, Watch, cosines, settings_of, strongest
 from bertprobe.anatomy import Anatomy, Part
 from bertprobe.checkpoint import Checkpoint
@@ -28,7 +28,7 @@ def base(runner: Runner, findings: Sequence[Finding]) -> dict[str, Any]:
         "model": runner.checkpoint.ref,
         "facts": {**facts(runner.checkpoint, runner.anatomy), **settings_of(runner)},
         "findings": [asdict(finding) for finding in findings],
-        "version": bertprobe.__version__,
+        "version": __version__,
     }
 
 
@@ -359,7 +359,7 @@ def verification(
         "parts": rows,
         "holds": all(found.holds for found in agreements),
         "findings": [],
-        "version": bertprobe.__version__,
+        "version": __version__,
     }
     columns = (
         Column("part", ("part",), "place"),

@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import get_ident
 from typing import Any
 
-import bertprobe
+from bertprobe._version import __version__
 from bertprobe.checkpoint.folder import LocalFolder
 from bertprobe.checkpoint.hub.client import Client
 from bertprobe.checkpoint.hub.endpoint import host_of, reason_of, words_of
@@ -66,7 +66,7 @@ def _downloaded(repository: Repository, path: str, revision: str, what: str) -> 
             revision=revision,
             endpoint=client.endpoint,
             library_name="bertprobe",
-            library_version=bertprobe.__version__,
+            library_version=__version__,
             headers={"authorization": client.authorization} if client.authorization else None,
         )
 

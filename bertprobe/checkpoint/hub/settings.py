@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-import bertprobe
+from bertprobe._version import __version__
 from bertprobe.checkpoint.hub.endpoint import Endpoint, parse_endpoint, reason_of
 from bertprobe.errors import HubError, quoted, shortened
 
@@ -63,7 +63,7 @@ def build_headers(endpoint: Endpoint) -> dict[str, str]:
     from huggingface_hub.utils import build_hf_headers
 
     try:
-        headers = build_hf_headers(library_name="bertprobe", library_version=bertprobe.__version__)
+        headers = build_hf_headers(library_name="bertprobe", library_version=__version__)
     except Exception as error:  # a token may come from anywhere: a file, a notebook, a server that signs in
         raise HubError(f"huggingface_hub cannot find out your token ({reason_of(error)})", TOKEN) from error
     if endpoint.authorization:

@@ -14,16 +14,13 @@ from __future__ import annotations
 
 from bertprobe.checkpoint.source import Source
 from bertprobe.checkpoint.tensors import Index
+from bertprobe.checkpoint.torch_pickle.cures import RESAVE
 from bertprobe.errors import UnsupportedFile
 
 HEAD = 64 * 1024  # a 12-layer BERT's pickle has 15 to 30 kB
 ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
 TAR_STARTS = (b"sys_info\0", b"pickle\0", b"storages\0", b"tensors\0")  # PyTorch 0.1.9 and older
 PICKLE_STARTS = (b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5")
-
-DAMAGED = "the file is damaged or was cut short: fetch it again"
-RESAVE = "load and save it again with torch.save"
-READERS_DISAGREE = "readers disagree on which one counts: ask for a file that torch.save wrote"
 
 
 def recognises(head: bytes) -> bool:

@@ -11,7 +11,7 @@ from functools import partial
 
 from bertprobe.checkpoint.source import Source
 from bertprobe.checkpoint.tensors import Guard
-from bertprobe.checkpoint.torch_pickle import DAMAGED, RESAVE
+from bertprobe.checkpoint.torch_pickle.cures import DAMAGED, RESAVE
 from bertprobe.checkpoint.torch_pickle.machine import MAX_PICKLE, Malformed, Pickle, Value, interpret
 from bertprobe.checkpoint.torch_pickle.rebuild import Locate, Place, TypedStorage, declared_storages
 from bertprobe.checkpoint.torch_pickle.state_dict import entries

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from bertprobe.checkpoint.source import Source
 from bertprobe.checkpoint.tensors import DTYPES, MAX_DIMENSIONS, Guard, Piece, TensorHeader
-from bertprobe.checkpoint.torch_pickle import READERS_DISAGREE
+from bertprobe.checkpoint.torch_pickle.cures import READERS_DISAGREE
 from bertprobe.checkpoint.torch_pickle.machine import Call, Dict, Global, Persistent, Value
 from bertprobe.errors import CorruptFile, printable, quoted
 

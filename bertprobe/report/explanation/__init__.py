@@ -12,7 +12,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-import bertprobe
+from bertprobe._version import __version__
 from bertprobe.errors import PartMissing, printable
 from bertprobe.report import Report
 from bertprobe.report import facts as facts_of
@@ -50,7 +50,7 @@ def explanation(evidence: Evidence, module: str, language: str, text: str | None
         "claims": {claim.name: claim.holds(found) for claim in told(found, module)},
         "sections": as_data(sections),
         "findings": [],
-        "version": bertprobe.__version__,
+        "version": __version__,
     }
     return Report(data, (), sections=sections)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bertprobe.checkpoint.locate import POCKET
+from bertprobe.builtin import POCKET
 from bertprobe.errors import command, printable
 from bertprobe.report.explanation.facts import Facts, Module, Pooled, Step, Worked
 from bertprobe.report.explanation.source import Source
