@@ -47,7 +47,7 @@ FLOORS = {
 UPWARD = {("shown.py", "bertprobe.render.notebook"), ("shown.py", "bertprobe.render.terminal")}
 DOORKEEPERS = {
     "typer": {f"cli/{name}.py" for name in ("__init__", "options", "weights", "text", "teach", "compare", "pictures")},
-    "altair": {"render/html/charts.py"},
+    "altair": {f"render/html/charts/{name}.py" for name in ("spec", "weights", "texts")},
     "vl_convert": {"render/html/files.py"},
     "rich": {"render/terminal.py", "render/prose.py", "render/progress.py"},
     "huggingface_hub": {
@@ -114,6 +114,14 @@ def test_each_outside_library_has_one_doorkeeper(path: str, tree: ast.Module) ->
     for name in imported(tree):
         keepers = DOORKEEPERS.get(name.split(".")[0])
         assert keepers is None or path in keepers, f"{path} imports {name}"
+
+
+def test_drawing_computes_nothing() -> None:
+    """What is drawn stands in the report: whoever draws asks neither the weights nor the rules."""
+    for path, tree in modules():
+        if path.startswith("render/"):
+            rooms = {room(name) for name in imported(tree)}
+            assert not rooms & {"statistics", "noise", "verdicts", "activations", "encoder", "layers"}, path
 
 
 @pytest.mark.parametrize(("path", "tree"), modules(), ids=lambda value: value if isinstance(value, str) else "")

@@ -23,7 +23,8 @@ from safetensors.torch import load_file
 
 import bertprobe
 from bertprobe.model import Findings, Model, Parts
-from bertprobe.render import looks, notebook
+from bertprobe.render import notebook
+from bertprobe.report.display import as_report
 
 TEXTS = ["The ship left the harbour.", "They sailed.", "He was paid a shilling, and was not glad of it at all."]
 
@@ -287,4 +288,4 @@ def test_only_what_is_known_is_shown() -> None:
     assert Parts([])._repr_html_()
     assert Findings([])._repr_html_() == '<div class="bertprobe"><p>no findings</p></div>'
     with pytest.raises(TypeError):
-        looks.look([1, 2])
+        as_report([1, 2])

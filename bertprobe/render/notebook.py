@@ -7,10 +7,10 @@ from html import escape
 from typing import Any
 
 from bertprobe.errors import printable
-from bertprobe.render.looks import has_facts, look
 from bertprobe.render.terminal import NUMERIC, fitting, texts_of
 from bertprobe.render.words import fact_lines
 from bertprobe.report import Column, Report, View
+from bertprobe.report.display import as_report, has_facts
 
 WIDTH = 120  # in characters
 MOST_ROWS = 200  # a notebook keeps what it shows: of longer tables the beginning
@@ -18,7 +18,7 @@ MOST_ROWS = 200  # a notebook keeps what it shows: of longer tables the beginnin
 
 def html(value: Any) -> str:
     """A report, part or finding, or several of them, as an HTML fragment."""
-    return f'<div class="bertprobe">{"".join(_blocks(look(value)))}</div>'
+    return f'<div class="bertprobe">{"".join(_blocks(as_report(value)))}</div>'
 
 
 def _blocks(report: Report) -> Iterator[str]:

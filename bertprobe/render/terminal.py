@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from bertprobe.errors import printable
-from bertprobe.render.looks import has_facts, look
 from bertprobe.render.words import SHADES, alike, report_lines, spans, text_of
 from bertprobe.report import Column, Report, View
+from bertprobe.report.display import as_report, has_facts
 
 NARROW = 100  # below this, a table shows at most six columns of numbers
 NARROW_NUMBERS = 6
@@ -73,7 +73,7 @@ class Drawn:
     """A value for rich's own console, at the width it has there."""
 
     def __init__(self, value: Any) -> None:
-        self.report = look(value)
+        self.report = as_report(value)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         width = max(40, options.max_width)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from bertprobe.errors import shortened
 from bertprobe.render.words import four_digits
-from bertprobe.verdicts import OUTLIER_Z
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,10 @@ def _beyond(data: Mapping[str, Any]) -> str:
 
 
 def _of_norms(data: Mapping[str, Any]) -> str:
+    far = next((part["row_norms"]["outlying_beyond"] for part in data["parts"] if part["row_norms"]), math.inf)
     return (
         "Each row of a matrix is a neuron; its norm says how strongly it listens. Shares go by their logarithm, all "
-        f"matrices are on the same axes. Diamonds are neurons more than {OUTLIER_Z:g} robust standard deviations from "
+        f"matrices are on the same axes. Diamonds are neurons more than {far:g} robust standard deviations from "
         "the median, the farthest three by number; an arrow: the norm is beyond the axis, which ends no later than at "
         "four times the largest median."
     )

@@ -9,7 +9,8 @@ from typing import Any
 import vl_convert
 
 from bertprobe.errors import printable
-from bertprobe.render.html.charts import DRAWERS, VEGALITE, together
+from bertprobe.render.html.charts import DRAWERS
+from bertprobe.render.html.charts.spec import VEGALITE, together
 from bertprobe.render.html.drawing import draw
 from bertprobe.render.html.figures import Figure
 from bertprobe.render.html.theme import resolved

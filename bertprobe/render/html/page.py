@@ -11,7 +11,9 @@ from importlib.resources import files
 from typing import Any
 
 from bertprobe.errors import printable
-from bertprobe.render.html import charts
+from bertprobe.render.html.charts import DRAWERS
+from bertprobe.render.html.charts.spec import BOTH_WAYS, CONFIG, MAP_STOPS, Panel, without_legends
+from bertprobe.render.html.charts.texts import most, neurons_in_words, short
 from bertprobe.render.html.drawing import draw, module_names, verdicts
 from bertprobe.render.html.figures import FIGURES, Figure
 from bertprobe.render.html.files import bundle
@@ -29,8 +31,8 @@ POLICY = "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action
 def page(report: Report) -> str:
     """The whole page, with the data of the report in it as JSON."""
     data = finite(report.data)
-    panels = {name: list(draw_panels(data)) for name, draw_panels in charts.DRAWERS.items()}
-    specs = {f"{name}-{i}": charts.without_legends(p) for name, found in panels.items() for i, p in enumerate(found)}
+    panels = {name: list(draw_panels(data)) for name, draw_panels in DRAWERS.items()}
+    specs = {f"{name}-{i}": without_legends(p) for name, found in panels.items() for i, p in enumerate(found)}
     sections = [section for section in _sections(report, data, panels) if section is not None]
     model = _text(str(data["model"]))
     scripts = [bundle(), _resource("page.js")]
@@ -39,7 +41,7 @@ def page(report: Report) -> str:
         f"<header><h1>bertprobe: {model}</h1>{_lead(data)}{_contents(sections)}</header>",
         f'<main id="main" tabindex="-1">{"".join(html for _, _, html in sections)}</main>',
         f"<footer>{_foot(data)}</footer>",
-        _json("charts", {"config": charts.CONFIG, "panels": specs}),
+        _json("charts", {"config": CONFIG, "panels": specs}),
         _json("data", data),
         *(f"<script>{script}</script>" for script in scripts),
     ]
@@ -137,7 +139,7 @@ Section = tuple[str, str, str]
 
 
 def _sections(
-    report: Report, data: Mapping[str, Any], panels: Mapping[str, Sequence[charts.Panel]]
+    report: Report, data: Mapping[str, Any], panels: Mapping[str, Sequence[Panel]]
 ) -> Iterator[Section | None]:
     views = {view.name: view for view in report.views}
     yield _section("findings", "Findings", _findings(data["findings"]))
@@ -192,7 +194,7 @@ def _apart(data: Mapping[str, Any]) -> str:
     return _table(view)
 
 
-def _figure(row: Figure, data: Mapping[str, Any], panels: Sequence[charts.Panel], below: str) -> Section:
+def _figure(row: Figure, data: Mapping[str, Any], panels: Sequence[Panel], below: str) -> Section:
     if not panels:
         return _section(row.name, row.title, f'<p class="caption">Nothing to draw: {_text(row.absent)}.</p>{below}')
     shape = {"tokens": " free", "similarity": " free", "pooled": " wide"}.get(row.name, "")
@@ -202,7 +204,7 @@ def _figure(row: Figure, data: Mapping[str, Any], panels: Sequence[charts.Panel]
     return _section(row.name, row.title, f'{caption}{without}<div class="panels{shape}">{drawn}</div>{below}')
 
 
-def _panel(name: str, panel: charts.Panel) -> str:
+def _panel(name: str, panel: Panel) -> str:
     return (
         f"<figure><figcaption>{_text(panel.title)}</figcaption>"
         f'<div class="chart" id="{name}" role="img" aria-label="{_text(panel.description)}"></div></figure>'
@@ -213,9 +215,9 @@ def _legend(row: Figure, data: Mapping[str, Any]) -> str:
     if not row.legend:
         return ""
     if row.legend == "both ways":
-        return _bar(charts.BOTH_WAYS, "−1", "1", "from −1 in blue over 0 in white to 1 in orange")
-    top = four_digits(charts.most(data["activations"]["heat"]))
-    return _bar(charts.MAP_STOPS, "0", top, f"from 0, dark, to {top}, light, by the square root")
+        return _bar(BOTH_WAYS, "−1", "1", "from −1 in blue over 0 in white to 1 in orange")
+    top = four_digits(most(data["activations"]["heat"]))
+    return _bar(MAP_STOPS, "0", top, f"from 0, dark, to {top}, light, by the square root")
 
 
 def _bar(stops: Sequence[str], low: str, high: str, words: str) -> str:
@@ -329,7 +331,7 @@ def _token_tables(data: Mapping[str, Any]) -> Iterator[str]:
     found: dict[tuple[int, str], list[Mapping[str, Any]]] = {}
     for row in data["activations"]["tokens"]:
         found.setdefault((row["text"], row["label"]), []).append(row)
-    heads = [Column("token", (), "text"), *(Column(charts.short(label), (), "text") for label in labels)]
+    heads = [Column("token", (), "text"), *(Column(short(label), (), "text") for label in labels)]
     for number in range(1, len(data["texts"]) + 1):
         rows = zip(*(found.get((number, label), []) for label in labels), strict=False)
         body = [
@@ -343,4 +345,4 @@ def _token_tables(data: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _strongest(neurons: Sequence[Mapping[str, Any]]) -> str:
-    return f"<td>{'<br>'.join(charts.neurons_in_words([n]) for n in neurons)}</td>"
+    return f"<td>{'<br>'.join(neurons_in_words([n]) for n in neurons)}</td>"

@@ -1,4 +1,4 @@
-"""What is to be seen of a value that somebody looks at by itself: a report, a part, a finding, or several of them."""
+"""The report that shows a value in a notebook or in rich: a report, a part, a finding, or several of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bertprobe.report import Column, Report, View, finding_view
 from bertprobe.verdicts import Finding
 
 
-def look(value: Any) -> Report:
+def as_report(value: Any) -> Report:
     """The report that shows a value: itself, or tables of parts or findings; raises `TypeError` for anything else."""
     if isinstance(value, Report):
         return value
