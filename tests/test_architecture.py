@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -72,18 +73,21 @@ def modules() -> list[tuple[str, ast.Module]]:
     return [(str(path.relative_to(PACKAGE)), ast.parse(path.read_text())) for path in sorted(PACKAGE.rglob("*.py"))]
 
 
-def imported(tree: ast.AST) -> set[str]:
-    """Dotted names of what a tree imports, wherever the import stands; types alone do not count."""
-    names: set[str] = set()
+def imports(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """Each module that a tree imports, wherever that stands, and the name it takes of it; types alone do not count."""
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             node.body = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            yield from ((alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Dotted names of what a tree imports, and of the modules that lies in."""
+    return {name for module, word in imports(tree) for name in (module, f"{module}.{word}".rstrip("."))}
 
 
 def room(dotted: str) -> str | None:
@@ -107,6 +111,41 @@ def test_imports_go_down_only(path: str, tree: ast.Module) -> None:
         excepted = any(name == module or name.startswith(f"{module}.") for module in upward)
         assert excepted or there is None or there == here or FLOORS[there] <= FLOORS[here], f"{path} imports {name}"
     assert upward <= imported(tree), f"{path} has no need of its exception"
+
+
+def test_no_module_is_above_itself() -> None:
+    """Also inside functions: what two modules need of each other belongs below both."""
+    trees = {dotted(path): tree for path, tree in modules()}
+    upward = {(dotted(path), module) for path, module in UPWARD}
+    below = {
+        name: {there for there in used(tree, trees) if (name, there) not in upward} for name, tree in trees.items()
+    }
+    assert not (circle := in_a_circle(below)), f"these import each other: {', '.join(sorted(circle))}"
+
+
+def test_a_circle_is_found() -> None:
+    assert not in_a_circle({"a": {"b", "c"}, "b": {"c"}, "c": set()})
+    assert in_a_circle({"a": {"b"}, "b": {"c"}, "c": {"d", "b"}, "d": set()}) == {"b", "c"}
+
+
+def in_a_circle(below: dict[str, set[str]]) -> set[str]:
+    """What is left once all that needs nothing more is taken away, again and again, and then all that nothing needs."""
+    for _ in range(2):
+        while ends := {name for name, needed in below.items() if not needed & below.keys()}:
+            below = {name: needed for name, needed in below.items() if name not in ends}
+        below = {name: {other for other, needed in below.items() if name in needed} for name in below}
+    return set(below)
+
+
+def dotted(path: str) -> str:
+    """The name under which a module is imported."""
+    return ".".join(("bertprobe", *Path(path).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def used(tree: ast.AST, known: Collection[str]) -> set[str]:
+    """The modules of the package that a tree imports; of `from package import module` that module alone."""
+    found = (f"{module}.{word}" if f"{module}.{word}" in known else module for module, word in imports(tree))
+    return {name for name in found if name in known}
 
 
 @pytest.mark.parametrize(("path", "tree"), modules(), ids=lambda value: value if isinstance(value, str) else "")

@@ -9,9 +9,10 @@ from types import ModuleType
 from typing import Any
 
 from bertprobe.checkpoint import safetensors, tensorflow, torch_pickle
+from bertprobe.checkpoint.choose import OTHER_FORMATS, Located, Wanted
 from bertprobe.checkpoint.config import checked
 from bertprobe.checkpoint.folder import Folder
-from bertprobe.checkpoint.locate import OTHER_FORMATS, Located, Wanted, locate
+from bertprobe.checkpoint.locate import locate
 from bertprobe.checkpoint.source import LocalFile, Source
 from bertprobe.checkpoint.tensors import DTYPES, Index, Piece, TensorHeader, check_readable, read_tensors
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, quoted, shortened
@@ -166,7 +167,7 @@ def open_checkpoint(
     config = checked(located.config)
     return Checkpoint(
         # What names the model again, alone: a command that a finding suggests knows of no folder or file beside it.
-        ref=located.resolved if subfolder or weights else located.ref,
+        ref=located.resolved if subfolder or weights else located.ref or ref,
         resolved=located.resolved,
         storage=indexes[0][0],
         headers=headers,

@@ -1,6 +1,6 @@
 """A folder with a checkpoint in it, on this disk or elsewhere: its names, its small files, its large ones as sources.
 
-Which files of a folder belong together is decided by `locate`, by the same rules wherever the folder is.
+Which files of a folder belong together is decided by `choose`, by the same rules wherever the folder is.
 """
 
 from __future__ import annotations

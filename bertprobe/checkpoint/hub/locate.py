@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from bertprobe.checkpoint.choose import Located, Wanted, locate_in
 from bertprobe.checkpoint.folder import LocalFolder
 from bertprobe.checkpoint.hub.address import COMMIT, Address, parse
 from bertprobe.checkpoint.hub.client import Client
@@ -13,7 +14,6 @@ from bertprobe.checkpoint.hub.endpoint import host_of, without_user
 from bertprobe.checkpoint.hub.patience import TRIES, Unreachable
 from bertprobe.checkpoint.hub.repository import HubFolder, Repository, ask, snapshot, warm, what_is_cached
 from bertprobe.checkpoint.hub.settings import read_settings
-from bertprobe.checkpoint.locate import Located, Wanted, locate_in
 from bertprobe.checkpoint.source import LocalFile
 from bertprobe.errors import BertprobeError, HubError, NotFound, printable, quoted
 
@@ -33,14 +33,20 @@ def locate_on_hub(ref: str, wanted: Wanted) -> Located | None:
     client = Client(read_settings())
     ref = without_user(ref)  # a page of the Hub may have been copied with HF_ENDPOINT's user and password
     address = parse(ref, _hosts(client))
-    if address is None:
-        return None
+    return None if address is None else replace(_look_up(client, ref, address, wanted), ref=ref)
+
+
+def _hosts(client: Client) -> tuple[str, ...]:
+    return (host_of(client.endpoint), "huggingface.co", "www.huggingface.co", "hf.co")
+
+
+def _look_up(client: Client, ref: str, address: Address, wanted: Wanted) -> Located:
     cached = snapshot(address.repository, address.revision)
     if client.offline:
         return _offline(ref, address, wanted, cached)
     if cached is not None and COMMIT.fullmatch(address.revision):
         try:
-            return _in_cache(ref, address, wanted, cached, "from the local Hub cache")
+            return _in_cache(address, wanted, cached, "from the local Hub cache")
         except NotFound:
             pass  # the cache has only a part of it
     try:
@@ -49,35 +55,31 @@ def locate_on_hub(ref: str, wanted: Wanted) -> Located | None:
         if cached is None:
             raise _or_a_path(ref, address, error) from error
         try:
-            return _in_cache(ref, address, wanted, cached, f"from the local Hub cache, as {error.found}")
+            return _in_cache(address, wanted, cached, f"from the local Hub cache, as {error.found}")
         except NotFound as partial:
             raise HubError(f"{error.found}; and of the local Hub cache, {partial.found}", error.cure) from error
     except NotFound as error:
         raise _or_a_path(ref, address, error) from error
     root = HubFolder(repository, "")
     root.warm()
-    located = _locate(ref, address, wanted, root)
+    located = _locate(address, wanted, root)
     if not wanted.download:
         warm(located.files)
-    return _told(_fetched(ref, address, wanted, located), repository)
+    return _told(_fetched(address, wanted, located), repository)
 
 
-def _hosts(client: Client) -> tuple[str, ...]:
-    return (host_of(client.endpoint), "huggingface.co", "www.huggingface.co", "hf.co")
-
-
-def _locate(ref: str, address: Address, wanted: Wanted, root: HubFolder | LocalFolder) -> Located:
+def _locate(address: Address, wanted: Wanted, root: HubFolder | LocalFolder) -> Located:
     """What is at a path of the repository: a folder, or a file to be named."""
     above, _, name = address.path.rpartition("/")
     if name and not wanted.weights:
         folder = root.below(above) if above else root
         if folder.is_file(name):
-            return locate_in(ref, root, replace(wanted, subfolder="", weights=address.path))
+            return locate_in(root, replace(wanted, subfolder="", weights=address.path))
     within = "/".join(part for part in (address.path, wanted.subfolder.strip("/")) if part)
-    return locate_in(ref, root, replace(wanted, subfolder=within))
+    return locate_in(root, replace(wanted, subfolder=within))
 
 
-def _fetched(ref: str, address: Address, wanted: Wanted, located: Located) -> Located:
+def _fetched(address: Address, wanted: Wanted, located: Located) -> Located:
     """The files whole in the cache, if that is wanted and they are not there."""
     folder = located.folder
     if not wanted.download or not isinstance(folder, HubFolder):
@@ -110,14 +112,14 @@ def _told(located: Located, repository: Repository) -> Located:
     return replace(located, resolved=resolved, revision=repository.commit, notes=(*notes, *located.notes))
 
 
-def _in_cache(ref: str, address: Address, wanted: Wanted, cached: Path, note: str) -> Located:
-    located = _locate(ref, address, wanted, LocalFolder(cached))
+def _in_cache(address: Address, wanted: Wanted, cached: Path, note: str) -> Located:
+    located = _locate(address, wanted, LocalFolder(cached))
     return replace(located, revision=cached.name, notes=(note, *located.notes))
 
 
 def _offline(ref: str, address: Address, wanted: Wanted, cached: Path | None) -> Located:
     if cached is not None:
-        return _in_cache(ref, address, wanted, cached, "from the local Hub cache")
+        return _in_cache(address, wanted, cached, "from the local Hub cache")
     nowhere = "" if address.explicit else f"there is no path {quoted(ref)}, and "
     held = what_is_cached(address.repository)
     raise NotFound(
