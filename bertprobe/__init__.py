@@ -10,7 +10,7 @@ That is made of steps that can be taken one by one:
     checkpoint = bertprobe.open_checkpoint("path/to/model")
     anatomy = bertprobe.find_parts(checkpoint)
     parts = bertprobe.select(anatomy, ["pooler"])
-    numbers = bertprobe.take_numbers(parts)
+    numbers = bertprobe.measure_parts(parts)
     findings = bertprobe.judge(bertprobe.Evidence(checkpoint, anatomy, numbers))
 
 and what comes of a text:
@@ -39,7 +39,8 @@ _HOMES = {
     "bertprobe.export": ("Output",),
     "bertprobe.modules": ("Intermediate", "Pooler"),
     "bertprobe.report": ("Report",),
-    "bertprobe.report.inspection": ("inspection", "take_numbers"),
+    "bertprobe.measurement": ("measure_parts",),
+    "bertprobe.report.inspection": ("inspection",),
     "bertprobe.statistics": ("Numbers", "Summary", "measure", "summarize"),
     "bertprobe.verdicts": ("Evidence", "Finding", "judge", "verdict"),
 }
@@ -73,13 +74,13 @@ __all__ = [
     "inspection",
     "judge",
     "measure",
+    "measure_parts",
     "open",
     "open_checkpoint",
     "open_runner",
     "read_tensors",
     "select",
     "summarize",
-    "take_numbers",
     "text_vectors",
     "verdict",
 ]
@@ -90,10 +91,11 @@ if TYPE_CHECKING:
     from bertprobe.checkpoint import Checkpoint, TensorHeader, open_checkpoint, read_tensors
     from bertprobe.errors import BertprobeError
     from bertprobe.export import Output
+    from bertprobe.measurement import measure_parts
     from bertprobe.model import Activations, Dense, Findings, Model, Parts, open
     from bertprobe.modules import Intermediate, Pooler
     from bertprobe.report import Report
-    from bertprobe.report.inspection import inspection, take_numbers
+    from bertprobe.report.inspection import inspection
     from bertprobe.statistics import Numbers, Summary, measure, summarize
     from bertprobe.verdicts import Evidence, Finding, judge, verdict
 

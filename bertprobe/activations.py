@@ -508,11 +508,12 @@ def why_not_finite(runner: Runner) -> tuple[Finding, ...]:
 
     findings = []
     labels = {header.name: part.label for part in runner.anatomy.parts for header in part.tensors.values()}
-    names = {id(header): name for name, header in runner.anatomy.tensors.items() if _is_float(header)}
-    for header, values in read_tensors(h for h in runner.anatomy.tensors.values() if id(h) in names):
+    wanted = {name: header for name, header in runner.anatomy.tensors.items() if _is_float(header)}
+    for name, values in read_tensors(wanted):
+        header = wanted[name]
         bad = header.count - int(np.isfinite(values).sum())
         if bad:
-            findings.append(not_finite_tensor(names[id(header)], labels.get(header.name), bad, header.count))
+            findings.append(not_finite_tensor(name, labels.get(header.name), bad, header.count))
     return tuple(findings) or (_overflow(runner),)
 
 

@@ -269,9 +269,9 @@ def _heads(checkpoint: Checkpoint, within: Sequence[Headers]) -> tuple[int, ...]
 def _read(backend: Backend, headers: Mapping[str, TensorHeader], memory: Memory | None = None) -> dict[str, Array]:
     """The tensors on the backend; of embedding tables only the rows are read that texts ask for."""
     found: dict[str, Array] = {name: row_table(header) for name, header in headers.items() if name in _TABLES}
-    names = {id(header): name for name, header in headers.items() if name not in found}
-    for header, values in read_tensors((headers[name] for name in names.values()), memory):
-        found[names[id(header)]] = backend.matrix(values) if values.ndim == 2 else backend.array(values)
+    whole = {name: header for name, header in headers.items() if name not in found}
+    for name, values in read_tensors(whole, memory):
+        found[name] = backend.matrix(values) if values.ndim == 2 else backend.array(values)
     return found
 
 

@@ -127,9 +127,9 @@ class Model(Shown):
     @cached_property
     def numbers(self) -> Mapping[str, Numbers]:
         """What was measured of every tensor of the parts, by canonical name; reads them once."""
-        from bertprobe.report.inspection import take_numbers
+        from bertprobe.measurement import measure_parts
 
-        return take_numbers(self.anatomy.parts)
+        return measure_parts(self.anatomy.parts)
 
     @cached_property
     def statistics(self) -> Mapping[str, Mapping[str, Any]]:
@@ -255,9 +255,10 @@ class Model(Shown):
             spectrum: whether to look at all singular values, too.
             neurons: how many rows of extreme norm to name.
         """
-        from bertprobe.report.inspection import inspection, take_numbers
+        from bertprobe.measurement import measure_parts
+        from bertprobe.report.inspection import inspection
 
-        numbers = take_numbers(self.anatomy.parts, spectrum=True) if spectrum else self.numbers
+        numbers = measure_parts(self.anatomy.parts, spectrum=True) if spectrum else self.numbers
         evidence = Evidence(self.checkpoint, self.anatomy, numbers)
         return inspection(evidence, self.anatomy.parts, judge(evidence), neurons=neurons)
 
@@ -328,8 +329,8 @@ def _layer_list(layers: Layers) -> str | None:
 
 
 def _dense(part: Part) -> Dense:
-    found = {header.name: array for header, array in read_tensors(part.tensors.values())}
-    weight, bias = part.weight, part.bias
-    if weight is None:
+    dense = {name: header for name, header in (("weight", part.weight), ("bias", part.bias)) if header is not None}
+    if "weight" not in dense:
         raise PartMissing(f"{printable(part.label)} has no weight", "look at model.parts")
-    return Dense(found[weight.name], None if bias is None else found[bias.name])
+    found = dict(read_tensors(dense))
+    return Dense(found["weight"], found.get("bias"))

@@ -126,9 +126,8 @@ def _tensors(part: Part, model: str) -> tuple[Tensor, Tensor]:
             f"{part.label} of {printable(model)} is not a dense layer with a bias", "look at it with inspect"
         )
     backend = TorchBackend()
-    read = {id(header): values for header, values in read_tensors([part.weight, part.bias])}
-    weight, bias = (backend.stored(read[id(header)]) for header in (part.weight, part.bias))
-    return weight, bias
+    read = {key: backend.stored(values) for key, values in read_tensors({"weight": part.weight, "bias": part.bias})}
+    return read["weight"], read["bias"]
 
 
 def _fill(dense: nn.Linear, weight: Tensor, bias: Tensor) -> None:

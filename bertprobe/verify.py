@@ -239,9 +239,9 @@ def _redoing(main: Part | None, gate: Part | None = None, label: str = "") -> Ca
 
 
 def _weight_and_bias(backend: TorchBackend, part: Part) -> tuple[Array, Array | None]:
-    headers = [header for header in (part.weight, part.bias) if header is not None]
-    read = {id(header): backend.array(values) for header, values in read_tensors(headers)}
-    return read[id(part.weight)], read.get(id(part.bias))
+    wanted = {key: header for key, header in (("weight", part.weight), ("bias", part.bias)) if header is not None}
+    read = {key: backend.array(values) for key, values in read_tensors(wanted)}
+    return read["weight"], read.get("bias")
 
 
 def _farthest(ours: Sequence[Any], theirs: Sequence[Any]) -> float:

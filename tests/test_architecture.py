@@ -23,6 +23,7 @@ FLOORS = {
     "compare": 5,
     "activations": 4,
     "encoder": 3,
+    "measurement": 3,
     "modules": 3,
     "reference": 3,
     "layers": 2,

@@ -60,7 +60,7 @@ def odd(with_tokenizer: Save, small_bert: Path, minilm: Path, tmp_path_factory: 
     without = tmp_path_factory.mktemp("no-pooler")
     alone = tmp_path_factory.mktemp("pooler-alone")
     checkpoint = bertprobe.open_checkpoint(str(minilm))
-    arrays = {h.name: a for h, a in bertprobe.read_tensors(checkpoint.headers.values())}
+    arrays = dict(bertprobe.read_tensors(checkpoint.headers))
     from safetensors.numpy import save_file
 
     save_file({k: v for k, v in arrays.items() if "pooler" not in k}, without / "model.safetensors")
@@ -69,8 +69,8 @@ def odd(with_tokenizer: Save, small_bert: Path, minilm: Path, tmp_path_factory: 
         shutil.copy(minilm / name, without)
     trained = tmp_path_factory.mktemp("trained")  # the built-in model without its heads
     checkpoint = bertprobe.open_checkpoint("pocket")
-    headers = [header for header in checkpoint.headers.values() if header.name.startswith("bert.")]
-    save_file({h.name: a.copy() for h, a in bertprobe.read_tensors(headers)}, trained / "model.safetensors")
+    headers = {name: header for name, header in checkpoint.headers.items() if name.startswith("bert.")}
+    save_file({name: a.copy() for name, a in bertprobe.read_tensors(headers)}, trained / "model.safetensors")
     for name in ("config.json", "tokenizer.json", "vocab.txt"):
         shutil.copy(POCKET / name, trained)
     families = [with_tokenizer(family) for family in ("roberta", "electra", "albert", "distilbert", "modernbert")]

@@ -11,7 +11,7 @@ import zoo
 from safetensors.numpy import load_file, save_file
 
 from bertprobe.anatomy import Anatomy, Part, find_parts
-from bertprobe.checkpoint import open_checkpoint, read_tensors
+from bertprobe.checkpoint import open_checkpoint, read_tensor
 from bertprobe.families import FAMILIES
 from bertprobe.report import facts
 from bertprobe.verdicts import Evidence, judge
@@ -22,7 +22,7 @@ ALIASES = {"gelu_pytorch_tanh": "gelu_new"}
 def values(part: Part, kind: str) -> bytes | None:
     """The bytes of a part's weight or bias, neurons first."""
     header = part.weight if kind == "weight" else part.bias
-    return None if header is None else next(read_tensors([header]))[1].tobytes()
+    return None if header is None else read_tensor(header).tobytes()
 
 
 def neurons_first(anatomy: Anatomy, weight: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -127,7 +127,7 @@ def test_grouped_convbert_has_a_neuron_a_row(tmp_path: Path) -> None:
     part = find_parts(open_checkpoint(str(tmp_path))).parts[0]
     assert part.weight is not None
     stored = model.encoder.layer[0].intermediate.dense.weight.detach().numpy()
-    read = next(read_tensors([part.weight]))[1]
+    read = read_tensor(part.weight)
     assert np.array_equal(read, stored.transpose(0, 2, 1))
     assert part.bias is not None
     assert read.shape[0] * read.shape[1] == part.bias.count

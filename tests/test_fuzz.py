@@ -39,10 +39,10 @@ from bertprobe import (
     find_parts,
     inspection,
     judge,
+    measure_parts,
     open_checkpoint,
     render,
     select,
-    take_numbers,
 )
 from bertprobe.checkpoint import DTYPES
 from bertprobe.checkpoint.tensorflow import table
@@ -78,7 +78,7 @@ def inspected(folder: Path, format: str) -> None:
         parts = select(anatomy)
         headers_only = Evidence(checkpoint, anatomy)
         drawn(inspection(headers_only, parts, judge(headers_only)), format)
-        evidence = Evidence(checkpoint, anatomy, take_numbers(parts, spectrum=True))
+        evidence = Evidence(checkpoint, anatomy, measure_parts(parts, spectrum=True))
         drawn(inspection(evidence, parts, judge(evidence), neurons=2), format)
         output = folder / "out" / ("out.npz" if format == "table" else "out.safetensors")
         written = export(checkpoint, anatomy, None, Output(output, names="stored", force=True))

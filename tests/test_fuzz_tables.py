@@ -24,7 +24,7 @@ from bertprobe.checkpoint import open_checkpoint
 from bertprobe.checkpoint import safetensors as format_
 from bertprobe.checkpoint.source import LocalFile
 from bertprobe.checkpoint.tensorflow.wire import Broken, Message
-from bertprobe.checkpoint.tensors import read_tensors
+from bertprobe.checkpoint.tensors import read_tensor, read_tensors
 from bertprobe.errors import BertprobeError
 
 FUZZ = settings(
@@ -63,7 +63,7 @@ def compared(folder: Path, content: bytes) -> None:
         assert piece.source.read(piece.start, piece.stop) == bytes(theirs[header.name]["data"])
     read = [header for header in headers if header.dtype in TORCH and max(header.shape, default=0) < 10_000]
     if len(read) == len(headers):
-        for header, array in read_tensors(read):
+        for header, array in ((header, read_tensor(header)) for header in read):
             with safetensors.safe_open(path, framework="pt") as file:
                 tensor = file.get_tensor(header.name)
             assert (tensor.dtype, tuple(tensor.shape)) == (TORCH[header.dtype], array.shape)
@@ -216,9 +216,9 @@ def test_an_index_of_odd_entries_is_read_or_refused(found: dict[bytes, bytes], s
     bundle.write(tmp_path / "m", {b"": bundle.header(2), **found}, [bytes(64)] * 2, bundle.How(snappy=snappy))
     try:
         checkpoint = open_checkpoint(str(tmp_path))
-        readable = [header for header in checkpoint.headers.values() if header.refusal is None]
-        for header, array in read_tensors(readable):
-            assert array.shape == header.shape
+        readable = {name: header for name, header in checkpoint.headers.items() if header.refusal is None}
+        for name, array in read_tensors(readable):
+            assert array.shape == readable[name].shape
     except BertprobeError as error:
         if not (error.found and error.cure):
             raise

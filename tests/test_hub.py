@@ -23,7 +23,7 @@ from test_bad_input import BERT, lay, refused, weights
 
 import bertprobe
 from bertprobe.anatomy import find_parts
-from bertprobe.checkpoint import Checkpoint, LocalFile, open_checkpoint, read_tensors
+from bertprobe.checkpoint import Checkpoint, LocalFile, open_checkpoint, read_tensor, read_tensors
 from bertprobe.checkpoint.ahead import fetched
 from bertprobe.checkpoint.hub import patience
 from bertprobe.checkpoint.hub.address import Address, parse
@@ -58,7 +58,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def arrays(checkpoint: Checkpoint) -> dict[str, bytes]:
-    return {header.name: array.tobytes() for header, array in read_tensors(checkpoint.headers.values())}
+    return {name: array.tobytes() for name, array in read_tensors(checkpoint.headers)}
 
 
 EXPECTED = {name: tensor.numpy().tobytes() for name, tensor in STATE.items()}
@@ -262,7 +262,7 @@ def test_a_long_header_is_topped_up_and_a_short_one_is_not(hub: Hub, here: Path)
 def test_one_resolve_serves_all_ranges(hub: Hub, here: Path) -> None:
     hub.add(ID, {WEIGHTS: safe(STATE, 2**17)})
     parts = find_parts(open_checkpoint(ID)).of("intermediate")
-    assert len(list(read_tensors([part.tensors[part.weight_name] for part in parts]))) == 12
+    assert len(list(read_tensors({part.label: part.tensors[part.weight_name] for part in parts}))) == 12
     assert len([r for r in hub.weights() if r.origin == "hub"]) == 1
     assert len(ranges(hub)) > 10
 
@@ -655,7 +655,7 @@ def test_what_passes_is_waited_for(
     else:
         hub.misbehave(how, origin=origin, **settings)
         checkpoint = open_checkpoint(ID)
-    found = {header.name: a.tobytes() for header, a in read_tensors(checkpoint.headers.values())}
+    found = {name: a.tobytes() for name, a in read_tensors(checkpoint.headers)}
     assert {name: found[name] for name in EXPECTED} == EXPECTED
     assert not hub.leaks()
 
@@ -667,7 +667,7 @@ def test_a_range_is_resumed_where_it_broke_off(hub: Hub, here: Path) -> None:
     (piece,) = header.pieces
     hub.requests.clear()
     hub.misbehave("cut", after=100_000, times=2, origin="storage")
-    ((_, array),) = read_tensors([header])
+    array = read_tensor(header)
     assert not array.any()
     asked = [tuple(map(int, r.removeprefix("bytes=").split("-"))) for r in ranges(hub)]
     assert [stop for _, stop in asked] == [piece.stop - 1] * 3
@@ -790,7 +790,7 @@ def test_an_error_in_a_thread_reaches_the_reader(hub: Hub, here: Path) -> None:
     checkpoint = open_checkpoint(ID)
     hub.misbehave("etag", skip=4, origin="storage")
     with pytest.raises(HubError, match="another ETag"):
-        list(read_tensors(header for header in checkpoint.headers.values() if header.name.endswith("weight")))
+        list(read_tensors({name: h for name, h in checkpoint.headers.items() if name.endswith("weight")}))
 
 
 # ------------------------------------------------------------------------------------------------ TLS

@@ -154,7 +154,7 @@ def test_a_range_that_came_whole_needs_no_proper_end(hub: Hub, here: Path) -> No
     hub.misbehave("raw", instead=chunk, origin="storage")
     checkpoint = open_checkpoint(ID)
     assert len([r for r in hub.requests if r.origin == "storage"]) == 1
-    found = {header.name: array.tobytes() for header, array in read_tensors(checkpoint.headers[n] for n in EXPECTED)}
+    found = {n: array.tobytes() for n, array in read_tensors({n: checkpoint.headers[n] for n in EXPECTED})}
     assert found == EXPECTED
 
 
@@ -292,7 +292,7 @@ def test_eight_that_wait_for_the_same_say_it_once(
     hub.add(ID, {WEIGHTS: BIG})
     checkpoint = open_checkpoint(ID)
     hub.misbehave("status", code=429, retry_after=1, times=8, origin="storage")
-    assert len(list(read_tensors(checkpoint.headers[name] for name in EXPECTED))) == len(EXPECTED)
+    assert len(list(read_tensors({name: checkpoint.headers[name] for name in EXPECTED}))) == len(EXPECTED)
     assert len([r for r in hub.requests if r.status == 429]) == 8
     assert len([record for record in caplog.records if record.name == "bertprobe"]) == 1
 

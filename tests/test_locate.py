@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from test_bad_input import BERT, Files, lay, refused, weights
 
 from bertprobe.anatomy import find_parts
-from bertprobe.checkpoint import Checkpoint, open_checkpoint, read_tensors
+from bertprobe.checkpoint import Checkpoint, open_checkpoint, read_tensor, read_tensors
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OLDER = "fedcba9876543210fedcba9876543210fedcba98"
@@ -46,7 +46,7 @@ def files(checkpoint: Checkpoint) -> list[str]:
 
 
 def arrays(checkpoint: Checkpoint) -> dict[str, bytes]:
-    return {header.name: array.tobytes() for header, array in read_tensors(checkpoint.headers.values())}
+    return {name: array.tobytes() for name, array in read_tensors(checkpoint.headers)}
 
 
 def expected(folder: Path) -> dict[str, bytes]:
@@ -176,7 +176,7 @@ def test_an_index_says_which_copy_of_a_tensor_counts(here: Path) -> None:
     for right in "ab":
         weight_map = {"pooler.dense.weight": f"{right}.safetensors", "other": "a.safetensors"}
         lay(here, {"model.safetensors.index.json": {"weight_map": weight_map}})
-        ((_, array),) = read_tensors([open_checkpoint(".").headers["pooler.dense.weight"]])
+        array = read_tensor(open_checkpoint(".").headers["pooler.dense.weight"])
         assert np.all(array == (right == "b"))
 
 

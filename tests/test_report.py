@@ -20,12 +20,12 @@ from safetensors.numpy import load_file, save_file
 from bertprobe.anatomy import find_parts, select
 from bertprobe.checkpoint import open_checkpoint
 from bertprobe.export.files import Output
+from bertprobe.measurement import measure_parts
 from bertprobe.noise import noise_sigmas
 from bertprobe.render import html
 from bertprobe.render.html import FIGURES, SUFFIXES
 from bertprobe.render.html.theme import PALETTES
 from bertprobe.report import Report
-from bertprobe.report.inspection import take_numbers
 from bertprobe.report.page import MOST_CELLS, MOST_TEXTS, page, run_texts
 from bertprobe.statistics import histogram, measure
 from bertprobe.verdicts import Evidence, judge
@@ -86,7 +86,7 @@ def reported(model: str, texts: list[str]) -> Report:
 
     checkpoint = open_checkpoint(model)
     anatomy = find_parts(checkpoint)
-    evidence = Evidence(checkpoint, anatomy, take_numbers(anatomy.parts, spectrum=True, bins=True))
+    evidence = Evidence(checkpoint, anatomy, measure_parts(anatomy.parts, spectrum=True, bins=True))
     ran = None
     if texts:
         runner = open_runner(checkpoint, anatomy, Compute(), texts)

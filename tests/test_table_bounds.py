@@ -22,7 +22,7 @@ from conftest import Run
 from test_bad_input import refused
 from test_safetensors import entry, packed
 
-from bertprobe import Evidence, Report, find_parts, inspection, judge, open_checkpoint, render, select, take_numbers
+from bertprobe import Evidence, Report, find_parts, inspection, judge, measure_parts, open_checkpoint, render, select
 from bertprobe.checkpoint.source import LocalFile
 from bertprobe.checkpoint.tensorflow import table
 from bertprobe.errors import BertprobeError
@@ -47,7 +47,7 @@ def report_of(folder: Path, numbers: bool = False, neurons: int = 0) -> Report:
     checkpoint = open_checkpoint(str(folder))
     anatomy = find_parts(checkpoint)
     parts = select(anatomy)
-    evidence = Evidence(checkpoint, anatomy, take_numbers(parts) if numbers else {})
+    evidence = Evidence(checkpoint, anatomy, measure_parts(parts) if numbers else {})
     return inspection(evidence, parts, judge(evidence), neurons=neurons)
 
 

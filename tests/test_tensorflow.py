@@ -27,7 +27,7 @@ from test_bad_input import lay, refused
 
 import bertprobe
 from bertprobe.anatomy import find_parts
-from bertprobe.checkpoint import Checkpoint, open_checkpoint, read_tensors
+from bertprobe.checkpoint import Checkpoint, open_checkpoint, read_tensor, read_tensors
 from bertprobe.checkpoint.tensorflow import recognises, table
 from bertprobe.checkpoint.tensorflow.bundle import _ordered
 from bertprobe.errors import CorruptFile
@@ -112,9 +112,7 @@ def base_of(state: State) -> dict[str, Any]:
 
 
 def canonical(checkpoint: Checkpoint) -> dict[str, Any]:
-    tensors = find_parts(checkpoint).tensors
-    names = {id(header): name for name, header in tensors.items()}
-    return {names[id(header)]: values for header, values in read_tensors(tensors.values())}
+    return dict(read_tensors(find_parts(checkpoint).tensors))
 
 
 def json_of(run: Run, *argv: str | Path, code: int = 0) -> dict[str, Any]:
@@ -557,7 +555,7 @@ def test_on_the_hub_an_index_alone_in_the_cache_is_not_taken(published: Hub, sta
     hf_hub_download(HUB_ID, index)
     checkpoint = open_checkpoint(HUB_ID)
     assert checkpoint.resolved.startswith("hf://")
-    assert len(list(read_tensors(checkpoint.headers.values()))) == len(checkpoint.headers)
+    assert len(list(read_tensors(checkpoint.headers))) == len(checkpoint.headers)
 
 
 def test_on_the_hub_it_is_run_from_the_cache(published: Hub, state: State, run: Run) -> None:
@@ -615,11 +613,10 @@ def test_what_is_written_is_read(data: st.DataObject, tensors: dict[str, Any], t
     save(prefix, tensors, data.draw(hows(tensors)))
     headers = open_checkpoint(str(prefix)).headers
     assert set(headers) == set(tensors)
-    for read in (read_tensors,):
-        found = {header.name: values for header, values in read(headers.values())}
-        for name, values in tensors.items():
-            assert (found[name].dtype, found[name].shape) == (values.dtype, values.shape)
-            assert found[name].tobytes() == values.tobytes()
+    found = dict(read_tensors(headers))
+    for name, values in tensors.items():
+        assert (found[name].dtype, found[name].shape) == (values.dtype, values.shape)
+        assert found[name].tobytes() == values.tobytes()
 
 
 @given(st.integers(-(2**63), 2**63 - 1))
@@ -667,13 +664,13 @@ def test_every_checksum_of_a_real_one_holds(real: Path) -> None:
     headers = open_checkpoint(str(real)).headers
     assert len(headers) == 139
     assert all(piece.checksum is not None for header in headers.values() for piece in header.pieces)
-    assert len(list(read_tensors(headers.values()))) == 139
+    assert len(list(read_tensors(headers))) == 139
     flipped = [
         replace(h, pieces=tuple(replace(p, checksum=(p.checksum or 0) ^ 1) for p in h.pieces)) for h in headers.values()
     ]
     for header in flipped:
         with pytest.raises(CorruptFile, match=re.escape(f"tensor {header.name} ")):
-            list(read_tensors([header]))
+            read_tensor(header)
 
 
 def test_all_commands_work_on_a_real_one(real: Path, tmp_path: Path, run: Run) -> None:
@@ -694,7 +691,7 @@ def test_all_commands_work_on_a_real_one(real: Path, tmp_path: Path, run: Run) -
     with torch.inference_mode():
         reference = model.eval()(torch.tensor([[2, 5, 6, 7, 8, 9, 3]])).pooler_output[0].numpy()
     assert np.array_equal(np.float32(pooled["pooled"]["values"]), reference)
-    found = {header.name: values for header, values in read_tensors(open_checkpoint(str(real)).headers.values())}
+    found = dict(read_tensors(open_checkpoint(str(real)).headers))
     kernel = found["bert/encoder/layer_0/intermediate/dense/kernel"]
     assert np.array_equal(model.state_dict()["encoder.layer.0.intermediate.dense.weight"].numpy(), kernel.T)
 

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import torch
 from pickles import get, indexed, mapping, name, number, numbers, old, put, saved, storage, tensor, text, zipped
+from reading import by_name
 from test_torch_pickle import DTYPES, bits, tarred
 
-from bertprobe.checkpoint.tensors import read_tensors
+from bertprobe.checkpoint.tensors import read_tensor, read_tensors
 from bertprobe.errors import BertprobeError, CorruptFile, UnsupportedFile
 
 FOUR = np.arange(1, 5, dtype="<f4").tobytes()
@@ -52,7 +53,7 @@ def assert_as_torch(data: bytes, loads: bool | None = True) -> dict[str, np.ndar
     found: dict[str, np.ndarray[Any, Any]] = {}
     for header in index.headers:
         with suppress(BertprobeError):
-            ((_, found[header.name]),) = read_tensors([header])
+            found[header.name] = read_tensor(header)
     theirs = loaded(data)
     assert loads is None or loads == (theirs is not None)
     if theirs is not None:
@@ -67,7 +68,7 @@ def assert_as_torch(data: bytes, loads: bool | None = True) -> dict[str, np.ndar
 def refused(data: bytes, words: str) -> None:
     """A refusal in one line, for this reason, when the file is opened or its tensors are read."""
     with pytest.raises(BertprobeError, match=words) as caught:
-        list(read_tensors(indexed(data).headers))
+        list(read_tensors(by_name(indexed(data).headers)))
     assert "\n" not in str(caught.value)
 
 

@@ -17,8 +17,8 @@ from test_bad_input import BERT, lay, weights
 import bertprobe
 from bertprobe.anatomy import find_parts
 from bertprobe.checkpoint import open_checkpoint
+from bertprobe.measurement import measure_parts
 from bertprobe.poolers import never_pools
-from bertprobe.report.inspection import take_numbers
 from bertprobe.verdicts import RULES, SEVERITIES, Evidence, Finding, judge, verdict
 
 Tensors = dict[str, np.ndarray[Any, Any]]
@@ -30,7 +30,7 @@ POOLER = "bert.pooler.dense.{}"
 def evidence_of(folder: Path) -> Evidence:
     checkpoint = open_checkpoint(str(folder))
     anatomy = find_parts(checkpoint)
-    return Evidence(checkpoint, anatomy, take_numbers(anatomy.parts))
+    return Evidence(checkpoint, anatomy, measure_parts(anatomy.parts))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from bertprobe.checkpoint.config import checked
 from bertprobe.checkpoint.folder import Folder
 from bertprobe.checkpoint.locate import locate
 from bertprobe.checkpoint.source import LocalFile, Source
-from bertprobe.checkpoint.tensors import DTYPES, Index, Piece, TensorHeader, check_readable, read_tensors
+from bertprobe.checkpoint.tensors import DTYPES, Index, Piece, TensorHeader, check_readable, read_tensor, read_tensors
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, quoted, shortened
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "TensorHeader",
     "check_readable",
     "open_checkpoint",
+    "read_tensor",
     "read_tensors",
 ]
 

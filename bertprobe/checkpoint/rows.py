@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from bertprobe.checkpoint.source import LocalFile
-from bertprobe.checkpoint.tensors import Array, TensorHeader, check_readable, numpy_dtype, read_tensors
+from bertprobe.checkpoint.tensors import Array, TensorHeader, check_readable, numpy_dtype, read_tensor
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -62,8 +62,7 @@ def row_table(header: TensorHeader) -> RowTable | Array:
         plain = header.strides is None and header.axes is None and piece.checksum is None
         if plain and isinstance(piece.source, LocalFile):
             return RowTable(header, piece.source)
-    ((_, values),) = read_tensors([header])
-    return values
+    return read_tensor(header)
 
 
 def _spans(ids: npt.NDArray[Any]) -> Iterator[tuple[int, int]]:

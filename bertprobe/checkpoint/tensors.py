@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from bertprobe.checkpoint.ahead import fetched
 from bertprobe.checkpoint.source import Memory, Source, machine_memory
@@ -13,6 +13,9 @@ from bertprobe.errors import CorruptFile, UnsupportedFile, printable
 
 if TYPE_CHECKING:
     import numpy as np
+
+K = TypeVar("K", bound=Hashable)
+"""What a caller knows a tensor by."""
 
 Array = Any
 """A numpy array; its dtype may be one of ml_dtypes', which numpy's own types cannot name."""
@@ -196,26 +199,33 @@ def _extent(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> int:
     return 1 + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
 
 
-def read_tensors(headers: Iterable[TensorHeader], memory: Memory | None = None) -> Iterator[tuple[TensorHeader, Array]]:
-    """Each header with its array, in the order in which they lie in the files.
+def read_tensors(wanted: Mapping[K, TensorHeader], memory: Memory | None = None) -> Iterator[tuple[K, Array]]:
+    """Each array under the key that its header was asked for by, in the order in which they lie in the files.
 
     The whole wish list is seen before the first byte is read, so that neighbours become one read, and what comes over
     a network is asked for side by side. Arrays lie in `memory`, where some is given. Raises `UnsupportedFile` for a
     header that is refused and `CorruptFile` for bytes that are not what the index promised.
     """
-    wanted = list(headers)
-    for header in wanted:
+    wanted = dict(wanted)
+    for header in wanted.values():
         check_readable(header)
-    begun: dict[int, _Whole] = {}
+    begun: dict[K, _Whole] = {}
     for run, data in fetched(_plan(wanted), memory):
-        for header, piece, block in run.blocks(data):
+        for key, piece, block in run.blocks(data):
+            header = wanted[key]
             if len(header.pieces) == 1:
-                yield header, _array(header, block)
-            elif begun.setdefault(id(header), _Whole(header)).take(piece, block):
-                yield header, begun.pop(id(header)).array
-    for header in wanted:
+                yield key, _array(header, block)
+            elif begun.setdefault(key, _Whole(header)).take(piece, block):
+                yield key, begun.pop(key).array
+    for key, header in wanted.items():
         if not header.pieces:
-            yield header, _Whole(header).array
+            yield key, _Whole(header).array
+
+
+def read_tensor(header: TensorHeader) -> Array:
+    """The array of one header; raises as `read_tensors` does."""
+    ((_, array),) = read_tensors({header.name: header})
+    return array
 
 
 def check_readable(header: TensorHeader) -> None:
@@ -241,54 +251,68 @@ def check_readable(header: TensorHeader) -> None:
 
 
 @dataclass(slots=True)
-class _Run:
+class _Run(Generic[K]):
     """One read: neighbouring ranges of one source, and the pieces and guards it serves."""
 
     source: Source
     start: int
     stop: int
-    pieces: list[tuple[TensorHeader, Piece]]
+    pieces: list[tuple[K, TensorHeader, Piece]]
     guards: list[Guard]
 
-    def blocks(self, data: memoryview) -> Iterator[tuple[TensorHeader, Piece, memoryview]]:
+    def blocks(self, data: memoryview) -> Iterator[tuple[K, Piece, memoryview]]:
         """Each piece with its bytes, once everything that can be checked of them is."""
         for guard in self.guards:
             guard.check(bytes(data[guard.start - self.start : guard.stop - self.start]))
-        for header, piece in self.pieces:
+        for key, header, piece in self.pieces:
             block = data[piece.start - self.start : piece.stop - self.start]
             _check_sum(header, piece, block)
-            yield header, piece, block
+            yield key, piece, block
 
 
-def _plan(headers: list[TensorHeader]) -> list[_Run]:
+def _plan(wanted: Mapping[K, TensorHeader]) -> list[_Run[K]]:
     """The reads that serve every piece of every header, guards among them, in file order."""
-    ranges: list[tuple[int, int, int, TensorHeader | None, Piece, Guard | None]] = []
-    order: dict[int, int] = {}
-    seen: set[int] = set()
-    for header in headers:
+    ranges: list[_Range[K]] = []
+    files: dict[int, int] = {}  # sources by identity, numbered as they are met: a source has no name to sort by
+    guarded: set[int] = set()
+    for key, header in wanted.items():
         for piece in header.pieces:
-            file = order.setdefault(id(piece.source), len(order))
-            ranges.append((file, piece.start, piece.stop, header, piece, None))
-            if piece.guard is not None and id(piece.guard) not in seen:
-                seen.add(id(piece.guard))
-                ranges.append((file, piece.guard.start, piece.guard.stop, None, piece, piece.guard))
-    runs: list[_Run] = []
-    for _, start, stop, served, piece, guard in sorted(ranges, key=lambda item: item[:3]):
+            file = files.setdefault(id(piece.source), len(files))
+            ranges.append(_Range(file, piece.start, piece.stop, piece, (key, header)))
+            # Pieces may share a guard, as those of one member of a zip do: it is read and checked once.
+            if piece.guard is not None and id(piece.guard) not in guarded:
+                guarded.add(id(piece.guard))
+                ranges.append(_Range(file, piece.guard.start, piece.guard.stop, piece, None))
+    runs: list[_Run[K]] = []
+    # In file order a range can join only the run before it: where it is near enough, and the run stays in bounds.
+    for wish in sorted(ranges, key=lambda wish: (wish.file, wish.start, wish.stop)):
         run = runs[-1] if runs else None
-        if run is None or run.source is not piece.source or start > run.stop + NEAR or not _fits(run, start, stop):
-            run = _Run(piece.source, start, stop, [], [])
+        source = wish.piece.source
+        if run is None or run.source is not source or wish.start > run.stop + NEAR or not _fits(run, wish):
+            run = _Run(source, wish.start, wish.stop, [], [])
             runs.append(run)
-        run.stop = max(run.stop, stop)
-        if served is not None:
-            run.pieces.append((served, piece))
-        if guard is not None:
-            run.guards.append(guard)
+        run.stop = max(run.stop, wish.stop)
+        if wish.serves is not None:
+            run.pieces.append((*wish.serves, wish.piece))
+        elif wish.piece.guard is not None:
+            run.guards.append(wish.piece.guard)
     return runs
 
 
-def _fits(run: _Run, start: int, stop: int) -> bool:
+class _Range(NamedTuple, Generic[K]):
+    """Bytes of one file that somebody needs: those of a piece, or, where it `serves` nobody, those of its guard."""
+
+    file: int
+    start: int
+    stop: int
+    piece: Piece
+    serves: tuple[K, TensorHeader] | None
+
+
+def _fits(run: _Run[K], wish: _Range[K]) -> bool:
     """Whether a range may join a run: always when it adds little or overlaps, else up to the limit."""
-    return start < run.stop or max(run.stop, stop) - run.start <= RUN_LIMIT or stop - start <= NEAR
+    overlaps, small = wish.start < run.stop, wish.stop - wish.start <= NEAR
+    return overlaps or small or max(run.stop, wish.stop) - run.start <= RUN_LIMIT
 
 
 def _array(header: TensorHeader, data: memoryview) -> Array:

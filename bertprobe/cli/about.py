@@ -37,8 +37,10 @@ def _version(name: str) -> str:
 
 
 def _cores() -> str:
+    from bertprobe.measurement import processors
+
     there = os.cpu_count() or 1
-    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
+    ours = processors()
     return f"{there}" if ours == there else f"{ours} of {there}"
 
 

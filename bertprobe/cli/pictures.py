@@ -102,14 +102,14 @@ def _check_figure(output: Path, figure: str | None, texts: Sequence[str]) -> Non
 
 def _measured(checkpoint: Checkpoint) -> Evidence:
     from bertprobe.anatomy import find_parts
+    from bertprobe.measurement import bytes_to_measure, measure_parts
     from bertprobe.render.progress import progress
-    from bertprobe.report.inspection import bytes_to_measure, take_numbers
     from bertprobe.verdicts import Evidence
 
     anatomy = find_parts(checkpoint)
     one_thread_per_product()
     with progress(bytes_to_measure(anatomy.parts), "reading weights") as advance:
-        numbers = take_numbers(anatomy.parts, spectrum=True, bins=True, progress=advance)
+        numbers = measure_parts(anatomy.parts, spectrum=True, bins=True, progress=advance)
     return Evidence(checkpoint, anatomy, numbers)
 
 

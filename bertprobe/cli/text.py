@@ -272,10 +272,10 @@ def _shown(known: Sequence[str], pair: bool) -> list[str]:
 def _about_the_pooler(checkpoint: Checkpoint, anatomy: Anatomy) -> tuple[Finding, ...]:
     """Findings on the pooler, which decide whether its numbers mean anything."""
     from bertprobe.anatomy import select
-    from bertprobe.report.inspection import take_numbers
+    from bertprobe.measurement import measure_parts
     from bertprobe.verdicts import Evidence, judge
 
-    numbers = take_numbers(select(anatomy, ["pooler"]))
+    numbers = measure_parts(select(anatomy, ["pooler"]))
     return tuple(f for f in judge(Evidence(checkpoint, anatomy, numbers)) if f.part == "pooler")
 
 

@@ -58,8 +58,9 @@ def inspect(
     from bertprobe import render
     from bertprobe.anatomy import find_parts, select
     from bertprobe.checkpoint import open_checkpoint
+    from bertprobe.measurement import bytes_to_measure, measure_parts
     from bertprobe.render.progress import progress
-    from bertprobe.report.inspection import bytes_to_measure, inspection, take_numbers
+    from bertprobe.report.inspection import inspection
     from bertprobe.verdicts import Evidence, judge
 
     check_format(format, json, table)
@@ -76,7 +77,7 @@ def inspect(
     if not shapes:
         one_thread_per_product()
         with progress(bytes_to_measure(parts), "reading weights") as advance:
-            numbers = take_numbers(parts, spectrum=spectrum, progress=advance)
+            numbers = measure_parts(parts, spectrum=spectrum, progress=advance)
     evidence = Evidence(checkpoint, anatomy, numbers)
     report = inspection(evidence, parts, judge(evidence), neurons=neurons)
     render.show(report, "json" if json else format, table)
@@ -123,7 +124,8 @@ def export(
     from bertprobe.checkpoint import open_checkpoint
     from bertprobe.export import Output, require_pooler
     from bertprobe.export import export as write
-    from bertprobe.report.inspection import Measured, exportation
+    from bertprobe.measurement import MeasureTee
+    from bertprobe.report.inspection import exportation
     from bertprobe.verdicts import Evidence, about, judge
 
     check_format(format, json, None)
@@ -138,7 +140,7 @@ def export(
         require_pooler(checkpoint, anatomy)
     parts = None if "model" in wanted else select(anatomy, wanted, layers)
     one_thread_per_product()
-    measured = Measured(parts or ())
+    measured = MeasureTee(parts or ())
     written = write(checkpoint, anatomy, parts, Output(output, dtype, names, force), measured.take)
     evidence = Evidence(checkpoint, anatomy, measured.numbers())
     findings = about(judge(evidence), parts)

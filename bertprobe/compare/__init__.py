@@ -6,9 +6,8 @@ spellings do not matter. Tensors are read a few pairs at a time; memory follows 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bertprobe.anatomy import Anatomy, Part
@@ -17,6 +16,7 @@ from bertprobe.checkpoint.tensors import check_readable
 from bertprobe.compare.delta import Delta, Neuron, delta
 from bertprobe.compare.places import Place, Tensors, tensors_of
 from bertprobe.errors import UnsupportedFile
+from bertprobe.measurement import Progress, side_by_side
 from bertprobe.statistics import Numbers, measure
 from bertprobe.verdicts import Evidence
 
@@ -146,9 +146,6 @@ def _common_rows(name: str, a: TensorHeader, b: TensorHeader) -> int | None:
     return rows if rows and plain else None
 
 
-Progress = Callable[[int], None]
-
-
 def compare(
     paired: Comparison, *, neurons: int = NEURONS, progress: Progress | None = None, moved: Moved | None = None
 ) -> Comparison:
@@ -156,40 +153,28 @@ def compare(
 
     Raises `UnsupportedFile` and `CorruptFile` as `read_tensors` does.
     """
-    from concurrent.futures import ThreadPoolExecutor
-    from threading import Semaphore
-
     for header in (header for both in paired.reshaped.values() for header in both if header.refusal is not None):
         check_readable(header)  # of a shape that nobody knows
-    threads = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    free = Semaphore(threads + 1)
     poolers = {name for of in (paired.a, paired.b) for part in of.anatomy.of("pooler") for name in part.tensors}
     numbers_a: dict[str, Numbers] = {}
     numbers_b: dict[str, Numbers] = {}
 
-    def work(pair: Pair, a: Any, b: Any) -> Pair:
+    def work(pair: Pair, a: Any, b: Any) -> tuple[str, Pair]:
         try:
             if pair.name in poolers:
                 numbers_a[pair.name], numbers_b[pair.name] = measure(a), measure(b)
             spectrum = pair.place.piece in ("intermediate", "pooler")
             found = delta(a, b, (pair.a.dtype, pair.b.dtype), neurons=neurons * spectrum, spectrum=spectrum)
-            return Pair(pair.name, pair.place, pair.a, pair.b, pair.rows, found)
+            return pair.name, replace(pair, delta=found)
         finally:
-            free.release()
             if progress is not None:
                 progress(pair.a.nbytes + pair.b.nbytes)
 
-    with ThreadPoolExecutor(threads) as pool:
-        jobs = {}
-        for pair, a, b in _read(paired.pairs):
-            free.acquire()
-            jobs[pair.name] = pool.submit(work, pair, a, b)
-            del a, b
-        done = tuple(jobs[pair.name].result() for pair in paired.pairs)
+    found = dict(side_by_side(_read(paired.pairs), work))
+    done = tuple(found[pair.name] for pair in paired.pairs)
     for of, alone, numbers in ((paired.a, paired.only_a, numbers_a), (paired.b, paired.only_b, numbers_b)):
-        names = {id(h): name for name, h in alone.items() if name in poolers and name in of.anatomy.tensors}
-        for header, array in read_tensors([alone[name] for name in names.values()]):
-            numbers[names[id(header)]] = measure(array)
+        wanted = {name: h for name, h in alone.items() if name in poolers and name in of.anatomy.tensors}
+        numbers.update((name, measure(array)) for name, array in read_tensors(wanted))
     return Comparison(
         paired.a, paired.b, done, paired.reshaped, paired.only_a, paired.only_b, numbers_a, numbers_b,
         paired.labels, moved,
@@ -204,14 +189,10 @@ def bytes_to_compare(pairs: Iterable[Pair]) -> int:
 def _read(pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Any, Any]]:
     """The pairs with their arrays, in the order in which A's lie in its files, a few at a time."""
     for some in _together(sorted(pairs, key=_where)):
-        kept = {pair.name: (_rows(pair.a, pair.rows), _rows(pair.b, pair.rows)) for pair in some}
-        left = {id(a): name for name, (a, _) in kept.items()}
-        right = {id(b): name for name, (_, b) in kept.items()}
-        arrays = {left[id(header)]: array for header, array in read_tensors([a for a, _ in kept.values()])}
+        left = dict(read_tensors({pair.name: _rows(pair.a, pair.rows) for pair in some}))
         by_name = {pair.name: pair for pair in some}
-        for header, other in read_tensors([b for _, b in kept.values()]):
-            name = right[id(header)]
-            yield by_name[name], arrays.pop(name), other
+        for name, other in read_tensors({pair.name: _rows(pair.b, pair.rows) for pair in some}):
+            yield by_name[name], left.pop(name), other
 
 
 def _rows(header: TensorHeader, rows: int | None) -> TensorHeader:

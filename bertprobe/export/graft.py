@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bertprobe._version import __version__
 from bertprobe.anatomy import Anatomy, Part, select
-from bertprobe.checkpoint import DTYPES, Checkpoint, LocalFile, TensorHeader, check_readable, read_tensors
+from bertprobe.checkpoint import DTYPES, Checkpoint, LocalFile, check_readable, read_tensor
 from bertprobe.compare import Side
 from bertprobe.compare.delta import delta
 from bertprobe.compare.rules import UNRELATED_BELOW
@@ -25,8 +25,8 @@ from bertprobe.export.tensors import (
     utf8_notes,
     write_safetensors,
 )
+from bertprobe.measurement import MeasureTee, measure_parts
 from bertprobe.poolers import never_pools, pooler_reader, why_no_pooler
-from bertprobe.statistics import Numbers, measure
 from bertprobe.verdicts import Evidence, Finding, about, judge, verdict
 
 WEIGHTS = "model.safetensors"
@@ -95,29 +95,24 @@ def graft(donor: Side, recipient: Side, wish: Graft) -> Grafted:
     for item in items:
         check_readable(item.header)
         check_name(item.name, Path(WEIGHTS).suffix)
-    given = {id(header) for part in parts for header in part.tensors.values()}
+    given = {name for part in parts for name in part.tensors}
     metadata = _metadata(donor.checkpoint, recipient, items, parts, given)
-    numbers: dict[int, Numbers] = {}
-
-    def watch(header: TensorHeader, array: object) -> None:
-        if id(header) in given:
-            numbers[id(header)] = measure(array)  # type: ignore[arg-type]
+    measured = MeasureTee(parts)
 
     with atomic_folder(place) as folder:
         with folder.file(WEIGHTS) as file:
-            write_safetensors(file, items, item_arrays(items, watch), metadata)
+            write_safetensors(file, items, item_arrays(items, measured.take), metadata)
         with folder.file(CONFIG) as file:
             file.write(_config(recipient))
         for source in beside:
             with folder.file(source.name) as file:
                 file.write(source.read(0, source.size))
         files = folder.sizes
-    by_name = {name: numbers[id(header)] for part in parts for name, header in part.tensors.items()}
-    evidence = Evidence(donor.checkpoint, donor.anatomy, by_name)
+    evidence = Evidence(donor.checkpoint, donor.anatomy, measured.numbers())
     findings = (*about(judge(evidence), parts), *_strangers(donor, recipient))
     tensors = tuple(
         GraftedTensor(
-            i.name, "donor" if id(i.header) in given else "recipient", i.header.name, i.dtype, i.header.dtype,
+            i.name, "donor" if i.canonical in given else "recipient", i.header.name, i.dtype, i.header.dtype,
             i.header.shape,
         )
         for i in items
@@ -193,9 +188,7 @@ def _check_worth(donor: Side, recipient: Side) -> None:
 def _word(of: Side) -> str:
     """The verdict on a side's pooler."""
     part = next(part for part in of.anatomy.of("pooler"))
-    names = {id(header): name for name, header in part.tensors.items()}
-    numbers = {names[id(header)]: measure(array) for header, array in read_tensors(part.tensors.values())}
-    return verdict(Evidence(of.checkpoint, of.anatomy, numbers), part) or "without a verdict"
+    return verdict(Evidence(of.checkpoint, of.anatomy, measure_parts([part])), part) or "without a verdict"
 
 
 def _check_shapes(part: Part, own: Part | None, width: int | None) -> None:
@@ -226,8 +219,7 @@ def _strangers(donor: Side, recipient: Side) -> Iterator[Finding]:
     name, one, other = pairs[-1]
     if one.shape != other.shape:
         return
-    arrays = [array for header in (one, other) for _, array in read_tensors([header])]
-    found = delta(arrays[0], arrays[1], (one.dtype, other.dtype))
+    found = delta(read_tensor(one), read_tensor(other), (one.dtype, other.dtype))
     if found.cosine is not None and found.cosine < UNRELATED_BELOW:
         yield Finding(
             "unrelated",
@@ -252,9 +244,9 @@ def _items(donor: Anatomy, recipient: Anatomy, parts: Sequence[Part]) -> list[It
         full = prefix + name if name.startswith(_ENCODER) else name
         if name in given:
             own = recipient.tensors.get(name)
-            items.append(Item(full, own.dtype if own is not None else dtype, given[name]))
+            items.append(Item(full, own.dtype if own is not None else dtype, given[name], name))
         else:
-            items.append(Item(full, recipient.tensors[name].dtype, recipient.tensors[name]))
+            items.append(Item(full, recipient.tensors[name].dtype, recipient.tensors[name], name))
     return sorted(items, key=lambda item: (-DTYPES[item.dtype].bits if item.dtype in DTYPES else 0, item.name))
 
 
@@ -266,11 +258,11 @@ def _usual_dtype(anatomy: Anatomy) -> str:
 
 
 def _metadata(
-    donor: Checkpoint, recipient: Side, items: Sequence[Item], parts: Sequence[Part], given: set[int]
+    donor: Checkpoint, recipient: Side, items: Sequence[Item], parts: Sequence[Part], given: set[str]
 ) -> dict[str, str]:
     """Where everything comes from; strings all, as safetensors has it."""
-    theirs = [item for item in items if id(item.header) in given]
-    own = [item for item in items if id(item.header) not in given]
+    theirs = [item for item in items if item.canonical in given]
+    own = [item for item in items if item.canonical not in given]
     found = {
         "format": "pt",
         "bertprobe_version": __version__,

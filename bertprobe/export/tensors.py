@@ -46,18 +46,23 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One tensor on its way: the name and dtype it gets, and the header it comes from."""
+    """One tensor on its way: the name and dtype it gets, and the header it comes from.
+
+    `canonical` is the name that `anatomy` knows it by, None where it is written in another orientation than that.
+    """
 
     name: str
     dtype: str
     header: TensorHeader
+    canonical: str | None
 
     @property
     def nbytes(self) -> int:
         return self.header.count * DTYPES[self.dtype].bits // 8
 
 
-Watch = Callable[[TensorHeader, Any], None]
+OnTensor = Callable[[str, Any], None]
+"""Called with a tensor's canonical name and its values as they were read, before they are cast."""
 
 
 def export(
@@ -65,11 +70,11 @@ def export(
     anatomy: Anatomy,
     parts: Sequence[Part] | None,
     output: Output,
-    watch: Watch = lambda header, array: None,
+    on_tensor: OnTensor = lambda name, array: None,
 ) -> Written:
     """Writes the tensors of the parts, or of the whole model where `parts` is None, to a safetensors or npz file.
 
-    `watch` is shown each tensor as it is stored, so that nobody has to read it a second time.
+    `on_tensor` is shown each tensor as it is read, so that nobody has to read it a second time.
 
     Raises:
         PartMissing: there is nothing to write.
@@ -86,7 +91,7 @@ def export(
         _check_dtypes(items)
     metadata = _metadata(checkpoint, anatomy, parts, items)
     with atomic_write(output) as file:
-        writer(file, items, item_arrays(items, watch), metadata)
+        writer(file, items, item_arrays(items, on_tensor), metadata)
         file.flush()
         size = file.tell()
     tensors = tuple(WrittenTensor(i.name, i.header.name, i.dtype, i.header.dtype, i.header.shape) for i in items)
@@ -115,10 +120,12 @@ def _items(checkpoint: Checkpoint, anatomy: Anatomy, parts: Sequence[Part] | Non
         chosen = {name: header for name, header in anatomy.tensors.items() if header.name in wanted}
     if not chosen:
         raise PartMissing("there is nothing to write", "choose another --part")
-    if output.names == "stored":
-        chosen = {header.name: checkpoint.headers.get(header.name, header) for header in chosen.values()}
-    items = [Item(name, _target(header, output.dtype), header) for name, header in chosen.items()]
-    return sorted(items, key=lambda item: (-DTYPES[item.dtype].bits if item.dtype in DTYPES else 0, item.name))
+    items = {}
+    for name, header in chosen.items():
+        stored = checkpoint.headers.get(header.name, header) if output.names == "stored" else header
+        target = stored.name if output.names == "stored" else name
+        items[target] = Item(target, _target(stored, output.dtype), stored, name if stored is header else None)
+    return sorted(items.values(), key=lambda item: (-DTYPES[item.dtype].bits if item.dtype in DTYPES else 0, item.name))
 
 
 def _target(header: TensorHeader, dtype: str) -> str:
@@ -241,9 +248,9 @@ def write_safetensors(file: IO[bytes], items: Sequence[Item], arrays: Arrays, me
     """The format's eight bytes, header and data; each tensor goes to its place as it is read, in the source's order."""
     header, starts = safetensors_header(((i.name, i.dtype, i.header.shape, i.nbytes) for i in items), metadata)
     file.write(header)
-    places = {id(item): start for item, start in zip(items, starts, strict=False)}
+    places = {item.name: start for item, start in zip(items, starts, strict=False)}
     for item, array in arrays:
-        file.seek(places[id(item)])
+        file.seek(places[item.name])
         file.write(memoryview(array).cast("B") if array.nbytes else b"")
     file.seek(starts[-1])
 
@@ -263,15 +270,16 @@ def _write_npz(file: IO[bytes], items: Sequence[Item], arrays: Arrays, metadata:
     file.seek(0, os.SEEK_END)
 
 
-def item_arrays(items: Sequence[Item], watch: Watch) -> Arrays:
+def item_arrays(items: Sequence[Item], on_tensor: OnTensor) -> Arrays:
     """Each item with its bytes, row after row in its target dtype, as a flat array of them."""
     import numpy as np
 
-    by_header = {id(item.header): item for item in items}
-    for header, array in read_tensors([item.header for item in items]):
-        item = by_header[id(header)]
-        watch(header, array)
-        if item.dtype != header.dtype:
+    by_name = {item.name: item for item in items}
+    for name, array in read_tensors({item.name: item.header for item in items}):
+        item = by_name[name]
+        if item.canonical is not None:
+            on_tensor(item.canonical, array)
+        if item.dtype != item.header.dtype:
             array = _cast(item, array)
         yield item, np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 

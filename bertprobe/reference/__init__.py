@@ -138,16 +138,15 @@ def _check_size(checkpoint: Checkpoint, sketch: PreTrainedModel, given: _Given) 
 def _tensors(checkpoint: Checkpoint, anatomy: Anatomy, backend: TorchBackend) -> dict[str, Tensor]:
     """Every readable tensor under the name that the class expects; what is no float keeps its dtype."""
     prefix = dpr_prefix(anatomy) if anatomy.family == "dpr" else ""
-    names = {}
+    wanted = {}
     for canonical, header in anatomy.tensors.items():
         if header.refusal is None and header.dtype in DTYPES and DTYPES[header.dtype].numpy is not None:
             inside = header.name.startswith(anatomy.prefix)
-            names[id(header)] = (prefix if inside else "") + canonical
+            wanted[(prefix if inside else "") + canonical] = header
     found: dict[str, Tensor] = {}
-    wanted = [header for header in anatomy.tensors.values() if id(header) in names]
-    for header, values in read_tensors(wanted):
-        is_float = DTYPES[header.dtype].is_float
-        found[names[id(header)]] = backend.array(values) if is_float else backend.stored(values)
+    for name, values in read_tensors(wanted):
+        is_float = DTYPES[wanted[name].dtype].is_float
+        found[name] = backend.array(values) if is_float else backend.stored(values)
     return found
 
 

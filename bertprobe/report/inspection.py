@@ -2,82 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertprobe._version import __version__
 from bertprobe.anatomy import Anatomy, Part
-from bertprobe.checkpoint import Checkpoint, TensorHeader, read_tensors
+from bertprobe.checkpoint import Checkpoint, TensorHeader
 from bertprobe.report import Column, Report, View, facts, finding_view
-from bertprobe.statistics import STATISTICS, Numbers, leading, measure, robust_z, statistics
+from bertprobe.statistics import STATISTICS, Numbers, leading, robust_z, statistics
 from bertprobe.verdicts import Evidence, Finding, verdict
 
 if TYPE_CHECKING:
     from bertprobe.export import Written
-
-Progress = Callable[[int], None]
-
-
-def take_numbers(
-    parts: Sequence[Part], *, spectrum: bool = False, bins: bool = False, progress: Progress | None = None
-) -> dict[str, Numbers]:
-    """Reads and measures every tensor of the parts, by canonical name, a few at a time on as many threads.
-
-    What is listed and cannot be read has no numbers; the rules `quantised` and `unreadable` say why. Memory follows the
-    largest tensor, not their number: no more are in flight than threads, and one that is being read.
-    """
-    from concurrent.futures import ThreadPoolExecutor
-    from threading import Semaphore
-
-    names = {id(header): name for part in parts for name, header in part.tensors.items()}
-    headers = [header for part in parts for header in part.tensors.values() if header.refusal is None]
-    threads = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    free = Semaphore(threads + 1)
-
-    def work(header: TensorHeader, array: Any) -> Numbers:
-        try:
-            return measure(array, spectrum=spectrum and array.ndim > 1, bins=bins and array.ndim > 1)
-        finally:
-            free.release()
-            if progress is not None:
-                progress(header.nbytes)
-
-    with ThreadPoolExecutor(threads) as pool:
-        jobs = {}
-        for header, array in read_tensors(headers):
-            free.acquire()
-            jobs[names[id(header)]] = pool.submit(work, header, array)
-            del array
-        return {name: job.result() for name, job in jobs.items()}
-
-
-class Measured:
-    """Numbers of tensors that somebody else reads, taken as they pass; what does not pass is read afterwards."""
-
-    def __init__(self, parts: Sequence[Part]) -> None:
-        self._parts = parts
-        self._names = {id(header): name for part in parts for name, header in part.tensors.items()}
-        self._numbers: dict[str, Numbers] = {}
-
-    def take(self, header: TensorHeader, array: Any) -> None:
-        name = self._names.get(id(header))
-        if name is not None:
-            self._numbers[name] = measure(array, spectrum=False)
-
-    def numbers(self) -> dict[str, Numbers]:
-        left = [
-            replace(part, tensors={name: h for name, h in part.tensors.items() if name not in self._numbers})
-            for part in self._parts
-        ]
-        return {**self._numbers, **take_numbers(left)}
-
-
-def bytes_to_measure(parts: Iterable[Part]) -> int:
-    """Bytes of all tensors of the parts: what a progress bar counts to."""
-    return sum(header.nbytes for part in parts for header in part.tensors.values())
 
 
 def inspection(evidence: Evidence, parts: Sequence[Part], findings: Sequence[Finding], *, neurons: int = 0) -> Report:

@@ -180,11 +180,11 @@ def chosen(results: list[Drawn], shapes: set[Shape], initialisers: set[str], sto
 
 def checkpoint_rows(ref: str) -> Iterator[Measured]:
     """The matrices of a checkpoint, those of all layers that bear the same name in one row."""
-    headers = [h for h in open_checkpoint(ref).headers.values() if len(h.shape) == 2 and WEIGHT.search(h.name)]
+    headers = {n: h for n, h in open_checkpoint(ref).headers.items() if len(h.shape) == 2 and WEIGHT.search(n)}
     roles: dict[str, list[Pair]] = {}
-    for header, array in read_tensors(headers):
-        name = re.sub(r"\.\d+\.", ".*.", header.name).removesuffix(".weight").removeprefix("encoder.layer.*.")
-        roles.setdefault(f"{name}, {header.shape[0]} × {header.shape[1]}", []).append(numbers_of(array))
+    for full, array in read_tensors(headers):
+        name = re.sub(r"\.\d+\.", ".*.", full).removesuffix(".weight").removeprefix("encoder.layer.*.")
+        roles.setdefault(f"{name}, {array.shape[0]} × {array.shape[1]}", []).append(numbers_of(array))
     for name, pairs in sorted(roles.items()):
         yield grouped(f"`{name}`", pairs)
 

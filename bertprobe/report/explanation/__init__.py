@@ -14,11 +14,11 @@ from typing import Any
 
 from bertprobe._version import __version__
 from bertprobe.errors import PartMissing, printable
+from bertprobe.measurement import measure_parts
 from bertprobe.report import Report
 from bertprobe.report import facts as facts_of
 from bertprobe.report.explanation.claims import told
 from bertprobe.report.explanation.facts import TEXT, Facts, gather
-from bertprobe.report.inspection import take_numbers
 from bertprobe.report.sections import Block, Checked, Section, as_data
 from bertprobe.verdicts import Evidence
 
@@ -38,7 +38,7 @@ def explanation(evidence: Evidence, module: str, language: str, text: str | None
         raise PartMissing(
             f"{printable(checkpoint.ref)} holds no intermediate module", "explain its pooler: bertprobe explain pooler"
         )
-    measured = Evidence(checkpoint, anatomy, take_numbers(anatomy.parts))
+    measured = Evidence(checkpoint, anatomy, measure_parts(anatomy.parts))
     found = gather(measured, TEXT if text is None else text, truncate=truncate)
     sections = tuple(_sections(found, module, _spoken(language)))
     data = {
