@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bertprobe.anatomy import Anatomy
+from bertprobe.anatomy.poolers import require_pooler
 from bertprobe.backends import ACTIVATIONS, Array, Backend, NumpyBackend, OneDNNBackend, TorchBackend
 from bertprobe.checkpoint import DTYPES, Checkpoint, TensorHeader, read_tensors
 from bertprobe.encoder import Encoder, encode, first_tokens, load_encoder, pool, why_not_native
-from bertprobe.errors import PartMissing, UnsupportedFile, printable
+from bertprobe.errors import UnsupportedFile, printable
 from bertprobe.tokens import Tokenizer, batches, check_rows, check_vocabulary, open_tokenizer
 from bertprobe.verdicts import Finding
 from bertprobe.verdicts.numbers import not_finite_tensor
@@ -127,7 +128,7 @@ class Foreign:
         kinds = reference.anatomy.tensors.get("embeddings.token_type_embeddings.weight")
         self.segments = kinds.shape[0] if kinds is not None else None
         self.longest = _longest(reference.model)
-        self.has_pooler = any(part.stack is None for part in reference.anatomy.of("pooler"))
+        self.has_pooler = reference.anatomy.pooler is not None
         self.rows_are_tokens = reference.rows_are_tokens
 
     def states(self, packed: Packed, tap: Tap | None = None) -> list[tuple[Floats, Floats | None]]:
@@ -343,13 +344,8 @@ def vectors_of(states: Floats, pooled: Floats | None) -> dict[str, Any]:
 
 def require_vector(checkpoint: Checkpoint, anatomy: Anatomy, which: str) -> None:
     """Raises `PartMissing` where the pooled output is asked of a checkpoint without a pooler."""
-    if which == "pooled" and not any(part.stack is None for part in anatomy.of("pooler")):
-        from bertprobe.poolers import why_no_pooler
-
-        reason, _ = why_no_pooler(checkpoint, anatomy)
-        raise PartMissing(
-            f"{printable(checkpoint.ref)} holds no pooler: {reason}", "take --vector cls or --vector mean instead"
-        )
+    if which == "pooled":
+        require_pooler(checkpoint, anatomy, "take --vector cls or --vector mean instead")
 
 
 def cosines(vectors: Sequence[Floats]) -> list[list[float | None]]:

@@ -149,10 +149,9 @@ class Model(Shown):
     @cached_property
     def pooler(self) -> Dense:
         """The pooler's weight (H, H) and bias (H,), as stored; raises `PartMissing` where there is none."""
-        from bertprobe.export import require_pooler
+        from bertprobe.anatomy.poolers import require_pooler
 
-        require_pooler(self.checkpoint, self.anatomy)
-        return _dense(self.anatomy.of("pooler")[0])
+        return _dense(require_pooler(self.checkpoint, self.anatomy))
 
     def intermediate(self, layer: int) -> Dense:
         """A layer's up-projection (I, H) and its bias (I,), as stored; -1 is the last layer.
@@ -274,7 +273,7 @@ class Model(Shown):
 
     def __repr__(self) -> str:
         hidden, inner = self.anatomy.widths
-        pooler = "with a pooler" if self.anatomy.of("pooler") else "without a pooler"
+        pooler = "with a pooler" if self.anatomy.pooler else "without a pooler"
         layers = _count(len(self.layers), "layer")
         return (
             f"<Model {printable(self.checkpoint.ref)}: {printable(self.anatomy.family)}, {layers}, "

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bertprobe import layers
 from bertprobe.anatomy import Part, find_parts, select
+from bertprobe.anatomy.poolers import require_pooler
 from bertprobe.backends import TorchBackend
 from bertprobe.checkpoint import open_checkpoint, read_tensors
 from bertprobe.errors import PartMissing, UnsupportedFile, printable
@@ -102,19 +103,12 @@ class Pooler(nn.Module):
         """The pooler of a checkpoint or an exported file, in the stored dtype; raises `PartMissing` if it has none."""
         checkpoint = open_checkpoint(model)
         anatomy = find_parts(checkpoint)
-        found = anatomy.of("pooler")
-        if not found:
-            from bertprobe.poolers import why_no_pooler
-
-            reason, _ = why_no_pooler(checkpoint, anatomy)
-            raise PartMissing(
-                f"{printable(model)} holds no pooler: {reason}", "nothing is invented: take a checkpoint that has one"
-            )
-        if found[0].activation != "tanh":
+        pooler = require_pooler(checkpoint, anatomy)
+        if pooler.activation != "tanh":
             raise UnsupportedFile(
-                f"the pooler of {printable(model)} ends in {found[0].activation}", "bertprobe.Pooler is for tanh only"
+                f"the pooler of {printable(model)} ends in {pooler.activation}", "bertprobe.Pooler is for tanh only"
             )
-        weight, bias = _tensors(found[0], model)
+        weight, bias = _tensors(pooler, model)
         module = cls(weight.shape[1])
         _fill(module.dense, weight, bias)
         return module

@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from bertprobe.anatomy import find_parts
+from bertprobe.anatomy.families import FAMILIES
 from bertprobe.checkpoint import open_checkpoint
 from bertprobe.errors import UnsupportedFile
-from bertprobe.families import FAMILIES
 from bertprobe.reference import load_reference
 from bertprobe.reference.allowed import ALLOWED, COUNTS, NEEDLESS, NO_SIZES, PLAIN, WITHIN
 from bertprobe.reference.kinds import KNOWN

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 import bertprobe
-from bertprobe.families import FAMILIES
+from bertprobe.anatomy.families import FAMILIES
 from bertprobe.render.wrapping import _NEVER_FIRST, cells, wrap
 from bertprobe.report.explanation import ORDER, en, explanation, zh
 from bertprobe.report.explanation.claims import CLAIMS

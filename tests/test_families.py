@@ -11,8 +11,8 @@ import zoo
 from safetensors.numpy import load_file, save_file
 
 from bertprobe.anatomy import Anatomy, Part, find_parts
+from bertprobe.anatomy.families import FAMILIES
 from bertprobe.checkpoint import open_checkpoint, read_tensor
-from bertprobe.families import FAMILIES
 from bertprobe.report import facts
 from bertprobe.verdicts import Evidence, judge
 

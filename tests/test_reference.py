@@ -25,10 +25,10 @@ from transformers.activations import ACT2FN
 from bertprobe import reference
 from bertprobe.activations import UNBOUNDED, Foreign
 from bertprobe.anatomy import find_parts
+from bertprobe.anatomy.families import FAMILIES
 from bertprobe.backends import TorchBackend
 from bertprobe.checkpoint import open_checkpoint
 from bertprobe.errors import BertprobeError, NotFound, PartMissing, UnsupportedFile
-from bertprobe.families import FAMILIES
 from bertprobe.reference import (
     DOWN,
     SEED,

@@ -16,9 +16,9 @@ from test_bad_input import BERT, lay, weights
 
 import bertprobe
 from bertprobe.anatomy import find_parts
+from bertprobe.anatomy.poolers import never_pools
 from bertprobe.checkpoint import open_checkpoint
 from bertprobe.measurement import measure_parts
-from bertprobe.poolers import never_pools
 from bertprobe.verdicts import RULES, SEVERITIES, Evidence, Finding, judge, verdict
 
 Tensors = dict[str, np.ndarray[Any, Any]]

@@ -121,8 +121,9 @@ def export(
     """Writes the pooler, intermediate modules or the whole model to a file of its own."""
     from bertprobe import render
     from bertprobe.anatomy import find_parts, select
+    from bertprobe.anatomy.poolers import require_pooler
     from bertprobe.checkpoint import open_checkpoint
-    from bertprobe.export import Output, require_pooler
+    from bertprobe.export import Output
     from bertprobe.export import export as write
     from bertprobe.measurement import MeasureTee
     from bertprobe.report.inspection import exportation
@@ -137,7 +138,7 @@ def export(
     )
     anatomy = find_parts(checkpoint)
     if "pooler" in wanted and "model" not in wanted:
-        require_pooler(checkpoint, anatomy)
+        require_pooler(checkpoint, anatomy, "take a checkpoint that has one, or export --part intermediate")
     parts = None if "model" in wanted else select(anatomy, wanted, layers)
     one_thread_per_product()
     measured = MeasureTee(parts or ())

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from bertprobe.anatomy import Anatomy
+from bertprobe.anatomy.naming import whole
 from bertprobe.checkpoint import TensorHeader
 
 BUFFERS = re.compile(r"(?:^|\.)(?:position_ids|token_type_ids)$")  # counted, not learned
@@ -43,13 +44,15 @@ class Tensors:
 def tensors_of(anatomy: Anatomy) -> Tensors:
     """Every tensor of a checkpoint that can be compared, with its place."""
     of_parts = {name: (part, header) for part in anatomy.parts for name, header in part.tensors.items()}
-    whole = {name.partition("[")[0] for name in of_parts if "[" in name}
+    halves: dict[str, dict[str, TensorHeader]] = {}
+    for name, (_, header) in of_parts.items():
+        halves.setdefault(whole(name)[0], {})[name] = header
     headers: dict[str, TensorHeader] = {}
     for name, header in anatomy.tensors.items():
-        if name in whole:
-            headers |= {half: h for half, (_, h) in of_parts.items() if half.partition("[")[0] == name}
+        if name in halves:
+            headers |= halves[name]
         elif not BUFFERS.search(name):
-            headers[name] = of_parts[name][1] if name in of_parts else header
+            headers[name] = header
     kept = dict(_named_once(headers))
     places = {}
     for name in kept:

@@ -9,9 +9,9 @@ from statistics import median
 from typing import Literal
 
 from bertprobe.anatomy import spans
+from bertprobe.anatomy.poolers import never_pools, pooler_reader, why_no_pooler
 from bertprobe.compare import Comparison, Delta, Pair
 from bertprobe.errors import command, printable, shortened
-from bertprobe.poolers import never_pools, pooler_reader, why_no_pooler
 from bertprobe.verdicts import Finding, verdict
 from bertprobe.verdicts.evidence import SEVERITIES
 
@@ -154,7 +154,7 @@ def became_not_finite(comparison: Comparison) -> Iterator[Finding]:
 
 
 def pooler_lost(comparison: Comparison) -> Iterator[Finding]:
-    here, there = (bool(of.anatomy.of("pooler")) for of in (comparison.a, comparison.b))
+    here, there = (of.anatomy.pooler is not None for of in (comparison.a, comparison.b))
     if not here or there or _left_out(comparison, "pooler") or never_pools(comparison.b.anatomy):
         return
     reason, saved_by = why_no_pooler(comparison.b.checkpoint, comparison.b.anatomy)
@@ -306,7 +306,7 @@ def _poolers(comparison: Comparison) -> Iterator[Delta]:
 
 def _verdict(comparison: Comparison, which: str) -> str | None:
     evidence = comparison.evidence(which)
-    return next((verdict(evidence, part) for part in evidence.anatomy.of("pooler")), None)
+    return None if evidence.anatomy.pooler is None else verdict(evidence, evidence.anatomy.pooler)
 
 
 def _left_out(comparison: Comparison, label: str) -> bool:

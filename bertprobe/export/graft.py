@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bertprobe._version import __version__
 from bertprobe.anatomy import Anatomy, Part, select
+from bertprobe.anatomy.poolers import never_pools, pooler_reader, require_pooler, why_no_pooler
 from bertprobe.checkpoint import DTYPES, Checkpoint, LocalFile, check_readable, read_tensor
 from bertprobe.compare import Side
 from bertprobe.compare.delta import delta
@@ -21,12 +22,10 @@ from bertprobe.export.tensors import (
     check_name,
     item_arrays,
     provenance,
-    require_pooler,
     utf8_notes,
     write_safetensors,
 )
 from bertprobe.measurement import MeasureTee, measure_parts
-from bertprobe.poolers import never_pools, pooler_reader, why_no_pooler
 from bertprobe.verdicts import Evidence, Finding, about, judge, verdict
 
 WEIGHTS = "model.safetensors"
@@ -187,7 +186,7 @@ def _check_worth(donor: Side, recipient: Side) -> None:
 
 def _word(of: Side) -> str:
     """The verdict on a side's pooler."""
-    part = next(part for part in of.anatomy.of("pooler"))
+    part = require_pooler(of.checkpoint, of.anatomy)
     return verdict(Evidence(of.checkpoint, of.anatomy, measure_parts([part])), part) or "without a verdict"
 
 

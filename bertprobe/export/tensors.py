@@ -16,7 +16,6 @@ from bertprobe.checkpoint import DTYPES, Checkpoint, LocalFile, TensorHeader, ch
 from bertprobe.checkpoint.tensors import numpy_dtype
 from bertprobe.errors import OutputError, PartMissing, UnsupportedFile, escaped, is_text, printable, quoted
 from bertprobe.export.files import Output, atomic_write, check_place
-from bertprobe.poolers import why_no_pooler
 
 MOST_HASHED = 20 * 10**9  # bytes of a weights file: some half a minute
 METADATA = "__metadata__"  # safetensors' name for the notes in a header
@@ -96,16 +95,6 @@ def export(
         size = file.tell()
     tensors = tuple(WrittenTensor(i.name, i.header.name, i.dtype, i.header.dtype, i.header.shape) for i in items)
     return Written(str(output.path), size, tensors, metadata)
-
-
-def require_pooler(checkpoint: Checkpoint, anatomy: Anatomy) -> None:
-    """Raises `PartMissing`, with the reason, when a checkpoint has no pooler to write."""
-    if not anatomy.of("pooler"):
-        reason, _ = why_no_pooler(checkpoint, anatomy)
-        raise PartMissing(
-            f"{printable(checkpoint.ref)} holds no pooler: {reason}",
-            "nothing is invented: take it from a checkpoint that has one, or export --part intermediate",
-        )
 
 
 def _items(checkpoint: Checkpoint, anatomy: Anatomy, parts: Sequence[Part] | None, output: Output) -> list[Item]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bertprobe.anatomy import Anatomy, Part, find_parts
+from bertprobe.anatomy.naming import whole
 from bertprobe.backends import TorchBackend
 from bertprobe.checkpoint import DTYPES, Checkpoint, Piece, TensorHeader, check_readable, read_tensors
 from bertprobe.errors import BertprobeError, PartMissing, UnsupportedFile, printable
@@ -46,7 +47,6 @@ __all__ = [
     "tokenizer",
 ]
 
-ALL = slice(None)
 MUCH = 2**28  # numbers: a gigabyte in float32
 
 
@@ -64,7 +64,7 @@ def load_reference(
     config = config_of(checkpoint, anatomy)
     model_class = class_of(anatomy, config)
     tensors = _tensors(checkpoint, anatomy, backend)
-    pooler = any(part.stack is None for part in anatomy.of("pooler"))
+    pooler = anatomy.pooler is not None
     model, missing = _build(checkpoint, model_class, config, _Given(tensors, dtype, pooler))
     _check_complete(checkpoint, anatomy, [name for name in missing if pooler or not name.startswith("pooler.")])
     modelled = _anatomy_of(model, checkpoint, anatomy)
@@ -198,7 +198,7 @@ def _check_parts(
                     f"{printable(checkpoint.ref)} holds {printable(mine)}, which its config.json leaves out",
                     "mend what config.json says about biases",
                 )
-            if not _same_bits(read, _halved(state[twin.tensors[yours].name], yours)):
+            if not _same_bits(read, state[twin.tensors[yours].name][whole(yours)[1]]):
                 raise UnsupportedFile(
                     f"transformers does not load {part.label} as it is stored", "please report this model"
                 )
@@ -218,17 +218,8 @@ def _values(name: str, part: Part, tensors: Mapping[str, Tensor], anatomy: Anato
     if not name:
         return None
     prefix = dpr_prefix(anatomy) if anatomy.family == "dpr" else ""
-    return _halved(tensors[prefix + name.partition("[")[0]], name)
-
-
-def _halved(values: Tensor, name: str) -> Tensor:
-    """The rows that a part's name points to: `layers.0.mlp.Wi.weight[0:40]`."""
-    return values[_bracket(name)]
-
-
-def _bracket(name: str) -> slice:
-    match = re.search(r"\[(\d+):(\d+)\]$", name)
-    return slice(int(match[1]), int(match[2])) if match else ALL
+    stored, rows = whole(name)
+    return tensors[prefix + stored][rows]
 
 
 def _blocks(modelled: Anatomy, backend: TorchBackend) -> Iterator[Block]:
@@ -250,17 +241,16 @@ def _blocks(modelled: Anatomy, backend: TorchBackend) -> Iterator[Block]:
 
 def _dense(part: Part) -> Dense:
     name = part.weight_name
-    return Dense(part.label, part.tensors[name].name.removesuffix(".weight"), _bracket(name))
+    return Dense(part.label, part.tensors[name].name.removesuffix(".weight"), whole(name)[1])
 
 
 def _classifiers_pool(
     anatomy: Anatomy, tensors: Mapping[str, Tensor], backend: TorchBackend
 ) -> Callable[[Tensor], Tensor] | None:
     """DeBERTa's pooler belongs to its classifiers, and the base model does not know it: first token, dense, GELU."""
-    poolers = [part for part in anatomy.of("pooler") if part.stack is None]
-    if anatomy.family not in POOLED_BY_CLASSIFIER or not poolers:
+    part = anatomy.pooler
+    if anatomy.family not in POOLED_BY_CLASSIFIER or part is None:
         return None
-    part = poolers[0]
     activation = backend.activation(str(part.activation))
     weight = backend.array(tensors[part.weight_name])
     bias = backend.array(tensors[part.bias_name]) if part.bias_name else None

@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import Any
 
 from bertprobe.anatomy import Anatomy
+from bertprobe.anatomy.families import FAMILIES
 from bertprobe.errors import UnsupportedFile, quoted
-from bertprobe.families import FAMILIES
 
 # The model_types that are run through transformers; a config that says another one never gets there.
 KNOWN = frozenset(model_type for row in FAMILIES for model_type in row.model_types)

@@ -110,7 +110,7 @@ def _parts(found: Comparison) -> Iterator[dict[str, Any]]:
         part = one or other
         if part is None:
             continue
-        names = sorted({*(one.tensors if one else ()), *(other.tensors if other else ())}, key=_weight_first)
+        names = dict.fromkeys([*(one.tensors if one else ()), *(other.tensors if other else ())])
         own = [pairs[name] for name in names if name in pairs]
         weight = next((pair for pair in own if pair.name == part.weight_name), None)
         yield {
@@ -130,11 +130,6 @@ def _parts(found: Comparison) -> Iterator[dict[str, Any]]:
 
 def _weight_shape(part: Part | None) -> list[int] | None:
     return None if part is None or part.weight is None else list(part.weight.shape)
-
-
-def _weight_first(name: str) -> tuple[bool, bool, str]:
-    bare = name.partition("[")[0]
-    return ".LayerNorm." in bare, not bare.endswith("weight"), name
 
 
 def _result(a: Part | None, b: Part | None, pairs: Sequence[Pair]) -> str:
@@ -160,7 +155,7 @@ def _result(a: Part | None, b: Part | None, pairs: Sequence[Pair]) -> str:
 
 def _word(found: Comparison, which: str) -> str | None:
     evidence = found.evidence(which)
-    return next((verdict(evidence, part) for part in evidence.anatomy.of("pooler")), None)
+    return None if evidence.anatomy.pooler is None else verdict(evidence, evidence.anatomy.pooler)
 
 
 def _tensor(pair: Pair) -> dict[str, Any]:

@@ -92,19 +92,12 @@ def _part(evidence: Evidence, part: Part, neurons: int) -> dict[str, Any]:
         "index": part.index,
         "activation": part.activation,
         "verdict": verdict(evidence, part),
-        "tensors": [
-            _tensor(evidence, name, header) for name, header in sorted(part.tensors.items(), key=_weight_first)
-        ],
+        "tensors": [_tensor(evidence, name, header) for name, header in part.tensors.items()],
     }
     numbers = evidence.of(part)
     if neurons and numbers is not None and numbers.row_norms is not None:
         node["neurons"] = _neurons(numbers, neurons)
     return node
-
-
-def _weight_first(item: tuple[str, TensorHeader]) -> tuple[bool, bool]:
-    name = item[0].partition("[")[0]
-    return ".LayerNorm." in name, not name.endswith("weight")
 
 
 def _tensor(evidence: Evidence, name: str, header: TensorHeader) -> dict[str, Any]:

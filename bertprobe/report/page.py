@@ -104,7 +104,7 @@ def _layer(evidence: Evidence) -> dict[str, Any]:
     """What the drawing of a layer needs besides the facts."""
     anatomy = evidence.anatomy
     words = anatomy.tensors.get("embeddings.word_embeddings.weight")
-    pooler = next((part for part in anatomy.of("pooler") if part.stack is None), None)
+    pooler = anatomy.pooler
     weight = pooler.weight if pooler is not None else None
     return {
         "position": anatomy.row.position,

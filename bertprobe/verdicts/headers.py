@@ -8,14 +8,14 @@ from itertools import islice
 from typing import Any
 
 from bertprobe.anatomy import Anatomy, Part, spans
+from bertprobe.anatomy.poolers import never_pools, pooling_modes, why_no_pooler
 from bertprobe.checkpoint import TensorHeader
 from bertprobe.errors import command, printable, quoted, shortened
-from bertprobe.poolers import never_pools, pooling_modes, why_no_pooler
 from bertprobe.verdicts.evidence import MOST_NAMES, MOST_NUMBERS, Evidence, Finding
 
 
 def pooler_absent(evidence: Evidence) -> Iterator[Finding]:
-    if evidence.anatomy.of("pooler"):
+    if evidence.anatomy.pooler is not None:
         return
     reason, saved_by = why_no_pooler(evidence.checkpoint, evidence.anatomy)
     never = never_pools(evidence.anatomy)
@@ -36,7 +36,7 @@ _WITHOUT_POOLER = "nothing to mend: pool the hidden states, by mean or by the fi
 
 
 def pooler_unused(evidence: Evidence) -> Iterator[Finding]:
-    if evidence.checkpoint.pooling is None or not evidence.anatomy.of("pooler"):
+    if evidence.checkpoint.pooling is None or evidence.anatomy.pooler is None:
         return
     modes = pooling_modes(evidence.checkpoint)
     mode = printable(" and ".join(modes).replace("_", " ")) or "its own"

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from bertprobe.anatomy import Part
+from bertprobe.anatomy.poolers import pooler_reader
 from bertprobe.errors import printable
-from bertprobe.poolers import pooler_reader
 from bertprobe.statistics import Numbers, leading, robust_z
 from bertprobe.verdicts.evidence import (
     MOST_NUMBERS,

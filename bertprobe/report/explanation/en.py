@@ -126,6 +126,7 @@ def no_pooler(facts: Facts) -> str:
         "class": f"`{safe(what)}`, which saved it, builds none.",
         "lost": f"`{safe(what)}`, which its config names, builds one, but it is not among the tensors.",
         "head": "the head beside the encoder belongs to a class that builds none.",
+        "other": f"`{safe(what)}` is not this encoder's.",
         "unnamed": "no tensor is named `pooler.dense`.",
     }[kind]
     return f"There is no pooler in this checkpoint: {reason}"

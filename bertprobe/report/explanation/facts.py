@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from bertprobe import layers
 from bertprobe.activations import Compute, Native, Runner, cosines, open_runner, vectors_of
 from bertprobe.anatomy import Anatomy, Part
+from bertprobe.anatomy.poolers import absence, pooling_modes
 from bertprobe.backends import ACTIVATIONS, Array, NumpyBackend
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.encoder import encode, why_not_native
 from bertprobe.errors import BertprobeError, printable
-from bertprobe.poolers import absence, pooling_modes
 from bertprobe.report import facts as facts_of
 from bertprobe.report.explanation.source import Library, read_library
 from bertprobe.verdicts import Evidence, verdict
@@ -168,7 +168,7 @@ def gather(evidence: Evidence, text: str, *, truncate: bool = False) -> Facts:
     checkpoint, anatomy = evidence.checkpoint, evidence.anatomy
     run, refusal = _tried(checkpoint, anatomy, text, truncate)
     known = facts_of(checkpoint, anatomy)
-    pooler = tuple(part for part in anatomy.of("pooler") if part.stack is None)
+    pooler = () if anatomy.pooler is None else (anatomy.pooler,)
     saved_by = (checkpoint.config or {}).get("architectures")
     promised = anatomy.promised.layers
     return Facts(

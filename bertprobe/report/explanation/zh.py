@@ -138,6 +138,7 @@ def no_pooler(facts: Facts) -> str:
         "class": f"保存它的 `{safe(what)}` 不带 pooler。",
         "lost": f"配置里写的 `{safe(what)}` 带有 pooler，但文件里没有它的张量。",
         "head": "和编码器存在一起的任务头，所属的类不带 pooler。",
+        "other": f"`{safe(what)}` 不属于这个编码器。",
         "unnamed": "没有名为 `pooler.dense` 的张量。",
     }[kind]
     return f"这个 checkpoint 里没有 pooler：{reason}"

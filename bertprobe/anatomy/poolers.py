@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from bertprobe.anatomy import Anatomy
+from bertprobe.anatomy import Anatomy, Part
+from bertprobe.anatomy.families import WITHOUT_POOLER
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.checkpoint.config import MOST_NAMES
-from bertprobe.errors import printable
-from bertprobe.families import WITHOUT_POOLER
+from bertprobe.errors import PartMissing, printable
 
 _NEVER_POOL = {
     "distilbert": "DistilBERT has none by design",
@@ -43,6 +43,16 @@ def never_pools(anatomy: Anatomy) -> bool:
     return anatomy.family in _NEVER_POOL or anatomy.family in WITHOUT_POOLER or anatomy.row.pooler is None
 
 
+def require_pooler(
+    checkpoint: Checkpoint, anatomy: Anatomy, hint: str = "nothing is invented: take a checkpoint that has one"
+) -> Part:
+    """The model's own pooler; raises `PartMissing` with the reason and this hint where it has none."""
+    if anatomy.pooler is None:
+        reason, _ = why_no_pooler(checkpoint, anatomy)
+        raise PartMissing(f"{printable(checkpoint.ref)} holds no pooler: {reason}", hint)
+    return anatomy.pooler
+
+
 def why_no_pooler(checkpoint: Checkpoint, anatomy: Anatomy) -> tuple[str, list[str]]:
     """Why a checkpoint has no pooler, in words, and the classes its config says saved it."""
     kind, what = absence(checkpoint, anatomy)
@@ -55,6 +65,7 @@ _ABSENCES = {
     "class": "{}, which saved it, has none",
     "lost": "{}, which its config names, has one, but it is not among the tensors",
     "head": "it was saved with {}, by a class that has none",
+    "other": "{} is not this encoder's",
     "unnamed": "no tensor is named pooler.dense",
 }
 
@@ -73,7 +84,8 @@ def absence(checkpoint: Checkpoint, anatomy: Anatomy) -> tuple[str, str]:
     for start, head in _HEADS:
         if any(name.startswith(start) for name in anatomy.tensors):
             return "head", head
-    return "unnamed", ""
+    others = anatomy.of("pooler")
+    return ("other", printable(others[0].label)) if others else ("unnamed", "")
 
 
 # Linear layers right upon the pooled output; others (`classifier.dense`) take the first token's hidden state.
@@ -82,7 +94,7 @@ _READ_POOLER = ("cls.seq_relationship.weight", "sop_classifier.classifier.weight
 
 def pooler_reader(checkpoint: Checkpoint, anatomy: Anatomy) -> str | None:
     """The tensor of a head that reads this checkpoint's pooler and was trained with it, None where there is none."""
-    if not any(part.stack is None for part in anatomy.of("pooler")):
+    if anatomy.pooler is None:
         return None
     by_token = any(name.endswith(_HEAD_CLASSES) for name in _saved_by(checkpoint))
     readers = _READ_POOLER[:-1] if by_token else _READ_POOLER

@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from bertprobe.anatomy.families import OPTIMIZER
 from bertprobe.checkpoint import TensorHeader
-from bertprobe.families import OPTIMIZER
 
 Rules = Sequence[tuple[re.Pattern[str], str]]
 

@@ -1,0 +1,296 @@
+"""Which tensors are which part, under one name and in one orientation whatever the file calls them.
+
+Names of other libraries are put into PyTorch's spelling first (`spelling`); from there on nobody knows the difference.
+A model is judged by the names and shapes of its tensors (`naming`); its config is asked for the activation, for what
+names alone cannot tell, and to compare what it promises with what is there (`config`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bertprobe.anatomy.config import Promised, model_type_of, promised_of, text_config, towers_of
+from bertprobe.anatomy.families import Family
+from bertprobe.anatomy.naming import Naming, family_of, halved, recognise, unwrapped, whole
+from bertprobe.anatomy.spelling import dialect_of, respelled
+from bertprobe.checkpoint import Checkpoint, TensorHeader
+from bertprobe.errors import NotAnEncoder, PartMissing, quoted
+from bertprobe.shown import Shown
+
+MOST_PARTS = 10_000  # an encoder has a few hundred at most; beyond that a table helps nobody
+
+
+@dataclass(frozen=True)
+class Part(Shown):
+    """One module of the model: its role, its place, and its tensors by canonical name, weight, bias, then norms.
+
+    `role` is `intermediate`, `gate` or `pooler`; `layer` is None for the pooler; `stack` and `index` tell apart what
+    shares a layer number. `activation` is None where the config does not say, and for the product half of a gated pair.
+    """
+
+    role: str
+    layer: int | None
+    stack: str | None
+    index: int | None
+    activation: str | None
+    tensors: Mapping[str, TensorHeader]
+
+    @property
+    def label(self) -> str:
+        """`intermediate.3`, `pooler`, `ffn.1.intermediate.3`."""
+        stack = self.stack or ("group" if self.index is not None else None)
+        return ".".join(str(word) for word in (stack, self.index, self.role, self.layer) if word is not None)
+
+    @property
+    def weight_name(self) -> str:
+        """The canonical name of its matrix."""
+        return next((name for name in self.tensors if _kind(name) == "weight"), "")
+
+    @property
+    def bias_name(self) -> str:
+        """The canonical name of its bias, empty where it has none."""
+        return next((name for name in self.tensors if _kind(name) == "bias"), "")
+
+    @property
+    def weight(self) -> TensorHeader | None:
+        return self.tensors.get(self.weight_name)
+
+    @property
+    def bias(self) -> TensorHeader | None:
+        return self.tensors.get(self.bias_name)
+
+
+def _kind(name: str) -> str:
+    """`weight` or `bias` for the dense layer's own tensors, `norm` for a layer norm kept in the same module."""
+    if ".LayerNorm." in name:
+        return "norm"
+    return whole(name)[0].rpartition(".")[2]
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What a checkpoint is made of.
+
+    `tensors` holds every tensor by canonical name, optimizer state aside; `prefix` is what stood before the canonical
+    names of the encoder (dotted, also where the file has slashes) and `hiding` the leading part of it that transformers
+    would not take off; `duplicates` are canonical names with the stored names that claim them, the one in use first;
+    `spelling` is the library whose spelling the file has, empty for PyTorch's; `wrapping` is a word that a training
+    tool put into the middle of names, empty where there is none.
+    """
+
+    family: str
+    row: Family
+    prefix: str
+    hiding: str
+    promised: Promised
+    parts: tuple[Part, ...]
+    tensors: Mapping[str, TensorHeader]
+    duplicates: Mapping[str, tuple[str, ...]]
+    spelling: str = ""
+    wrapping: str = ""
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The numbers of the main stack's layers."""
+        return tuple(
+            sorted({p.layer for p in self.parts if p.layer is not None and p.stack is None and p.index is None})
+        )
+
+    @property
+    def widths(self) -> tuple[int | None, int | None]:
+        """Hidden and intermediate size by the shapes of the first layer, else of the pooler, else by the config.
+
+        Where layers are narrower than the hidden states, the pooler and then the config say how wide these are.
+        """
+        hidden, inner = (
+            n if type(n) is int else None for n in (self.promised.hidden_size, self.promised.intermediate_size)
+        )
+        up, pooler = self._shape("intermediate"), self._shape("pooler")
+        wide = pooler if self.row.narrow else up or pooler
+        return wide[1] if wide else hidden, up[0] if up else inner
+
+    def _shape(self, role: str) -> tuple[int, ...] | None:
+        """The shape of the first matrix of a role."""
+        shapes = (part.weight.shape for part in self.of(role) if part.weight is not None)
+        return next((shape for shape in shapes if len(shape) == 2), None)
+
+    @property
+    def pooler(self) -> Part | None:
+        """The model's own pooler; one of another encoder beside it, or of a classifier, is among the parts only."""
+        return next((part for part in self.of("pooler") if part.stack is None), None)
+
+    def of(self, *roles: str) -> tuple[Part, ...]:
+        """The parts with one of these roles, in order."""
+        return tuple(part for part in self.parts if part.role in roles)
+
+
+def find_parts(checkpoint: Checkpoint) -> Anatomy:
+    """The parts of a checkpoint, from tensor names and shapes; raises `NotAnEncoder` for what is none."""
+    config = text_config(checkpoint.config or {})
+    stored, wrapping = unwrapped(_marked(respelled(checkpoint.headers), checkpoint.config or {}))
+    row = recognise(checkpoint, stored, config)
+    towers = towers_of(checkpoint.config or {})
+    naming = Naming(row, model_type_of(config), stored, composite=bool(towers))
+    config = next((towers[word] for word in re.split("[._]", naming.prefix) if word in towers), config)
+    tensors, duplicates = naming.canonical_names(stored)
+    promised = promised_of(row, config, checkpoint)
+    dialect = dialect_of(checkpoint.headers)
+    return Anatomy(
+        family=family_of(row, config, naming.prefix, tensors),
+        row=row,
+        prefix=naming.prefix,
+        hiding=naming.hiding,
+        promised=promised,
+        parts=tuple(_parts(row, tensors, promised.activation, config)),
+        tensors=tensors,
+        duplicates=duplicates,
+        spelling=dialect.library if dialect else "",
+        wrapping=wrapping,
+    )
+
+
+def _marked(stored: dict[str, TensorHeader], config: Mapping[str, Any]) -> Mapping[str, TensorHeader]:
+    """The headers with what holds codes refused; of a model of plain numbers nothing is loaded that knows of codes."""
+    plain = ("F64", "F32", "F16", "BF16", "I64")
+    odd = (h.refusal is not None or (h.dtype not in plain and len(h.shape) == 2) for h in stored.values())
+    parts = (
+        name.endswith(("weight_orig", "weight_v", "original1", "weight.original", "base_layer.weight"))
+        for name in stored
+    )
+    if not any(odd) and not any(parts):
+        return stored
+    from bertprobe.anatomy.quantised import marked
+
+    return marked(stored, config)
+
+
+def select(
+    anatomy: Anatomy, roles: Sequence[str] = (), layers: str | None = None, *, default: Sequence[str] = ()
+) -> tuple[Part, ...]:
+    """The parts asked for by role and layer; raises `PartMissing` for a layer that is not there.
+
+    Args:
+        roles: `intermediate` (gates included) or `pooler`; `default` stands in when empty.
+        layers: numbers and ranges such as `0,3-5,-1`, -1 being the last; None for all. They do not restrict the pooler.
+    """
+    wanted = set(roles or default or ("intermediate", "pooler"))
+    if "intermediate" in wanted:
+        wanted.add("gate")
+    numbers = None if layers is None else _layer_numbers(layers, anatomy)
+    return tuple(
+        part
+        for part in anatomy.parts
+        if part.role in wanted and (numbers is None or part.layer is None or part.layer in numbers)
+    )
+
+
+def _layer_numbers(text: str, anatomy: Anatomy) -> set[int]:
+    there = sorted({part.layer for part in anatomy.parts if part.layer is not None})
+    found: set[int] = set()
+    for item in text.split(","):
+        match = re.fullmatch(r"\s*(-?\d{1,9})(?:\s*-\s*(-?\d{1,9}))?\s*", item)
+        if match is None:
+            raise PartMissing(f"--layers {quoted(text)} is not a list of layers", "write it as 0,3-5,-1")
+        ends = (int(end) for end in (match[1], match[2] or match[1]))
+        first, last = (end if end >= 0 or not there else there[-1] + 1 + end for end in ends)
+        if first > last:
+            raise PartMissing(f"--layers {item.strip()} runs backwards", "write the lower layer first")
+        if first not in there or last not in there:
+            has = f"layers {spans(there)}" if there else "no layers"
+            raise PartMissing(
+                f"--layers {item.strip()} asks for a layer that is not there", f"this checkpoint has {has}"
+            )
+        found.update(layer for layer in there if first <= layer <= last)
+    return found
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """Sorted numbers with runs drawn together: `0, 3-5, 9`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+# ------------------------------------------------------------------------------------------------ parts
+
+
+def _parts(
+    row: Family, tensors: Mapping[str, TensorHeader], activation: str | None, config: Mapping[str, Any]
+) -> Iterator[Part]:
+    found: dict[tuple[str, str | None, int | None, int | None], dict[str, TensorHeader]] = {}
+    for name, header in tensors.items():
+        for role, pattern in row.patterns:
+            if match := pattern.fullmatch(name):
+                place = _place(match)
+                for half, half_name, half_header in _halves(row, role, name, header):
+                    found.setdefault((half, *place), {})[half_name] = half_header
+                if match["kind"] == "weight":
+                    found[(role, *place)].update(_norms(match["prefix"] + match["path"], tensors))
+                break
+    if len(found) > MOST_PARTS:
+        raise NotAnEncoder(
+            f"it has {len(found):,} feed-forward modules", "no encoder has so many: is it the right file?"
+        )
+    gated = any(role == "gate" for role, *_ in found)
+    for (role, stack, index, layer), members in sorted(found.items(), key=_order):
+        acts = activation if role == "gate" or not gated else None
+        yield Part(role, layer, stack, index, acts, _weight_first(members))
+    yield from _poolers(row, tensors, config)
+
+
+def _weight_first(members: Mapping[str, TensorHeader]) -> dict[str, TensorHeader]:
+    ranks = {"weight": 0, "bias": 1, "norm": 2}
+    return dict(sorted(members.items(), key=lambda item: ranks[_kind(item[0])]))
+
+
+def _place(match: re.Match[str]) -> tuple[str | None, int | None, int]:
+    groups = match.groupdict()
+    words = [match["prefix"].rstrip("."), groups.get("stack"), groups.get("side")]
+    stack = ".".join(word for word in words if word) or None
+    index = groups.get("index")
+    return stack, int(index) if index is not None else None, int(match["layer"])
+
+
+def _order(item: tuple[tuple[str, str | None, int | None, int | None], Any]) -> tuple[Any, ...]:
+    role, stack, index, layer = item[0]
+    return stack or "", -1 if index is None else index, -1 if layer is None else layer, role
+
+
+def _halves(row: Family, role: str, name: str, header: TensorHeader) -> Iterable[tuple[str, str, TensorHeader]]:
+    """A tensor in canonical orientation; a fused one as its two halves, each with its rows in its name."""
+    if row.fused is None or not header.shape:
+        grouped = row.canonical and len(header.shape) == 3  # ConvBERT's GroupedLinear is (groups, in, out)
+        return [(role, name, header.permuted((0, 2, 1)) if grouped else header)]
+    rows = header.shape[0] if header.shape else 0
+    half = rows // 2
+    first, second = ("gate", "intermediate") if row.fused.startswith("first") else ("intermediate", "gate")
+    return [
+        (first, halved(name, 0, half), header.rows(0, half)),
+        (second, halved(name, half, rows), header.rows(half, rows)),
+    ]
+
+
+def _norms(path: str, tensors: Mapping[str, TensorHeader]) -> dict[str, TensorHeader]:
+    """The layer norm that RoBERTa-PreLayerNorm keeps inside its Intermediate."""
+    module = path.rpartition(".")[0]
+    names = (f"{module}.LayerNorm.{kind}" for kind in ("weight", "bias"))
+    return {name: tensors[name] for name in names if name in tensors}
+
+
+def _poolers(row: Family, tensors: Mapping[str, TensorHeader], config: Mapping[str, Any]) -> Iterator[Part]:
+    if row.pooler_pattern is None:
+        return
+    found: dict[str | None, dict[str, TensorHeader]] = {}
+    for name, header in tensors.items():
+        if match := row.pooler_pattern.fullmatch(name):
+            found.setdefault(match["prefix"].rstrip(".") or None, {})[name] = header
+    for stack, members in sorted(found.items(), key=lambda item: item[0] or ""):
+        # DeBERTa's classifier keeps a pooler of its own, with an activation of its own.
+        yield Part("pooler", None, stack, None, str(config.get("pooler_hidden_act", "tanh")), _weight_first(members))
