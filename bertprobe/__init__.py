@@ -41,7 +41,8 @@ _HOMES = {
     "bertprobe.report": ("Report",),
     "bertprobe.measurement": ("measure_parts",),
     "bertprobe.report.inspection": ("inspection",),
-    "bertprobe.statistics": ("Numbers", "Summary", "measure", "summarize"),
+    "bertprobe.stats.numbers": ("Numbers", "measure", "summarize"),
+    "bertprobe.stats.summary": ("Summary",),
     "bertprobe.verdicts": ("Evidence", "Finding", "judge", "verdict"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -96,7 +97,8 @@ if TYPE_CHECKING:
     from bertprobe.modules import Intermediate, Pooler
     from bertprobe.report import Report
     from bertprobe.report.inspection import inspection
-    from bertprobe.statistics import Numbers, Summary, measure, summarize
+    from bertprobe.stats.numbers import Numbers, measure, summarize
+    from bertprobe.stats.summary import Summary
     from bertprobe.verdicts import Evidence, Finding, judge, verdict
 
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bertprobe.checkpoint import read_tensors
-from bertprobe.statistics import Numbers, measure
 
 if TYPE_CHECKING:
     from bertprobe.anatomy import Part
+    from bertprobe.stats.numbers import Numbers
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -38,6 +38,8 @@ def measure_parts(
         CorruptFile: the bytes are not what the file's header promised.
         UnsupportedFile: a tensor's dtype is one that no array can hold.
     """
+    from bertprobe.stats.numbers import measure
+
     wanted = {name: h for part in parts for name, h in part.tensors.items() if h.refusal is None}
 
     def work(name: str, array: Any) -> tuple[str, Numbers]:
@@ -92,6 +94,8 @@ class MeasureTee:
 
     def take(self, name: str, array: Any) -> None:
         """Measures a tensor by its canonical name, where it is one of the parts'."""
+        from bertprobe.stats.numbers import measure
+
         if name in self._wanted:
             self._numbers[name] = measure(array, spectrum=False)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from bertprobe.activations import Compute, Runner
     from bertprobe.report import Report
-    from bertprobe.statistics import Numbers
+    from bertprobe.stats.numbers import Numbers
 
     Floats = npt.NDArray[np.float32]
 
@@ -137,7 +137,7 @@ class Model(Shown):
 
         Names are canonical, those of transformers' base model; docs/statistics.md explains the numbers.
         """
-        from bertprobe.statistics import statistics
+        from bertprobe.stats.table import statistics
 
         return {name: statistics(numbers) for name, numbers in self.numbers.items()}
 

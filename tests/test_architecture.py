@@ -31,7 +31,7 @@ FLOORS = {
     "verdicts": 2,
     "anatomy": 1,
     "noise": 0,
-    "statistics": 1,
+    "stats": 1,
     "backends": 1,
     "checkpoint": 0,
     "_version": -1,
@@ -157,7 +157,7 @@ def test_drawing_computes_nothing() -> None:
     for path, tree in modules():
         if path.startswith("render/"):
             rooms = {room(name) for name in imported(tree)}
-            assert not rooms & {"statistics", "noise", "verdicts", "activations", "encoder", "layers"}, path
+            assert not rooms & {"stats", "noise", "verdicts", "activations", "encoder", "layers"}, path
 
 
 @pytest.mark.parametrize(("path", "tree"), modules(), ids=lambda value: value if isinstance(value, str) else "")

@@ -24,7 +24,7 @@ from safetensors.numpy import load_file
 import bertprobe
 from bertprobe.cli import app
 from bertprobe.compare import rules
-from bertprobe.statistics import STATISTICS
+from bertprobe.stats.table import STATISTICS, Statistic
 from bertprobe.verdicts import RULES, SMALLEST_SIDE, TRAINED_ABOVE, UNTRAINED_BELOW
 
 PAGES = [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -32,7 +32,7 @@ COMMANDS = [info.name or info.callback.__name__ for info in app.registered_comma
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.M | re.S)
 FOLDERS = (
     *("checkpoint", "checkpoint/tensorflow", "compare", "verdicts", "tokens", "export"),
-    *("report", "report/explanation", "render", "render/html", "cli"),
+    *("report", "report/explanation", "render", "render/html", "render/html/charts", "stats", "cli"),
 )
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
 
@@ -228,10 +228,24 @@ def test_the_findings_page_has_a_section_a_rule() -> None:
     assert sections == {rule.name: rule.severity for rule in (*RULES, *rules.RULES)}
 
 
-def test_the_statistics_page_has_every_statistic_and_threshold() -> None:
-    text = (ROOT / "docs" / "statistics.md").read_text()
-    rows = re.findall(r"^\| `(\w+)` \|", text, re.M)
-    assert rows == [row.name for row in STATISTICS]
+OF = {"summary": "any tensor", "matrix": "matrices", "spectrum": "matrices, `--spectrum`"}
+
+
+def statistic(row: Statistic) -> str:
+    """A row of the table of docs/statistics.md."""
+    cells = (f"`{row.name}`", row.title, OF[row.of], row.formula, row.meaning)
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
+
+
+def test_the_statistics_page_has_every_statistic_and_threshold(request: pytest.FixtureRequest) -> None:
+    page = ROOT / "docs" / "statistics.md"
+    text = page.read_text()
+    found = "".join(re.findall(r"^\| `\w+` \|.*\n", text, re.M))
+    fresh = "".join(map(statistic, STATISTICS))
+    if request.config.getoption("--update-goldens"):
+        page.write_text(text.replace(found, fresh))
+        found = fresh
+    assert found == fresh, "look at the rows of STATISTICS, then run pytest --update-goldens"
     for threshold in (UNTRAINED_BELOW, TRAINED_ABOVE, SMALLEST_SIDE):
         assert str(threshold) in text
 

@@ -20,7 +20,7 @@ import zoo
 from rich.cells import cell_len
 from safetensors.numpy import load_file, save_file
 
-from bertprobe.statistics import STATISTICS
+from bertprobe.stats.table import STATISTICS
 
 
 def data_of(run: Any, *argv: Any) -> dict[str, Any]:

@@ -27,7 +27,8 @@ from bertprobe.render.html import FIGURES, SUFFIXES
 from bertprobe.render.html.theme import PALETTES
 from bertprobe.report import Report
 from bertprobe.report.page import MOST_CELLS, MOST_TEXTS, page, run_texts
-from bertprobe.statistics import histogram, measure
+from bertprobe.stats.histogram import histogram
+from bertprobe.stats.numbers import measure
 from bertprobe.verdicts import Evidence, judge
 
 TEXTS = ["The ship left the harbour.", "They sailed across the sea.", "He was paid a shilling."]

@@ -21,22 +21,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from bertprobe import statistics as module
 from bertprobe.checkpoint import open_checkpoint, read_tensors
 from bertprobe.errors import UnsupportedFile
 from bertprobe.noise import edge_of_rows, in_groups
-from bertprobe.statistics import (
-    EMPTY,
-    STATISTICS,
-    Numbers,
-    Summary,
-    largest_singular_value,
-    leading,
-    measure,
-    robust_z,
-    statistics,
-    summarize,
-)
+from bertprobe.stats import robust, spectrum
+from bertprobe.stats.numbers import Numbers, measure, summarize
+from bertprobe.stats.robust import leading, robust_z
+from bertprobe.stats.spectrum import largest_singular_value
+from bertprobe.stats.summary import EMPTY, Summary
+from bertprobe.stats.table import STATISTICS, statistics
 
 Array = npt.NDArray[Any]
 EPS = 2.0**-52
@@ -535,7 +528,7 @@ def test_spikes_are_the_directions_that_were_put_in() -> None:
 def test_alpha_is_what_the_powerlaw_package_fits(seed: int, exponent: float) -> None:
     sigmas = np.sort(np.random.default_rng(seed).pareto(exponent - 1, 150) + 1) ** 0.5
     sigmas[:40] *= np.linspace(0.2, 1, 40)  # a bulk that is no power law, so that there is something to cut off
-    alpha, distance, xmin = module._power_law(sigmas[::-1])
+    alpha, distance, xmin = spectrum._power_law(sigmas[::-1])
     fit = powerlaw.Fit(sigmas**2, discrete=False, verbose=0, parameter_ranges={"alpha": [1.01, 20]})
     assert xmin == close(fit.xmin, rel=1e-12)
     # The package searches for the exponent numerically where it leaves (1.5, 3].
@@ -553,8 +546,8 @@ def test_alpha_does_not_see_zeros() -> None:
 
 def test_too_few_values_have_no_power_law() -> None:
     for few in ([], [1.0], [2.0, 1.0], [1.0] * 50, [2.0] * 9 + [1.0] * 9):
-        assert module._power_law(np.array(few)) == (None, None, None)
-    assert None not in module._power_law(np.array([3.0, 2.0, 1.0]))
+        assert spectrum._power_law(np.array(few)) == (None, None, None)
+    assert None not in spectrum._power_law(np.array([3.0, 2.0, 1.0]))
 
 
 # ------------------------------------------------------------------------------------------------ robust z
@@ -616,7 +609,7 @@ def test_leading_values_are_those_of_a_stable_sort(
     x = np.array(values)
     expected = [place for place in np.argsort(key(x), kind="stable").tolist() if not np.isnan(x[place])][:most]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "BLOCK", block)
+        patch.setattr(robust, "BLOCK", block)
         assert leading(x, most, key).tolist() == expected
 
 
@@ -650,8 +643,8 @@ def test_one_title_is_one_statistic() -> None:
     assert len({row.title for row in STATISTICS}) == len(STATISTICS)
 
 
-def test_the_module_loads_without_numpy() -> None:
-    code = "import sys, bertprobe.statistics; sys.exit('numpy' in sys.modules)"
+def test_what_shapes_need_loads_without_numpy() -> None:
+    code = "import sys, bertprobe.stats.table, bertprobe.stats.summary; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

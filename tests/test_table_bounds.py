@@ -26,7 +26,7 @@ from bertprobe import Evidence, Report, find_parts, inspection, judge, measure_p
 from bertprobe.checkpoint.source import LocalFile
 from bertprobe.checkpoint.tensorflow import table
 from bertprobe.errors import BertprobeError
-from bertprobe.statistics import measure
+from bertprobe.stats.numbers import measure
 from bertprobe.verdicts.evidence import MOST_FINDINGS, MOST_NAMES, MOST_NUMBERS
 
 UP = "encoder.layer.{}.intermediate.dense.weight"

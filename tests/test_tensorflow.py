@@ -31,7 +31,7 @@ from bertprobe.checkpoint import Checkpoint, open_checkpoint, read_tensor, read_
 from bertprobe.checkpoint.tensorflow import recognises, table
 from bertprobe.checkpoint.tensorflow.bundle import _ordered
 from bertprobe.errors import CorruptFile
-from bertprobe.statistics import measure
+from bertprobe.stats.numbers import measure
 
 WORDS = [
     "[PAD]",

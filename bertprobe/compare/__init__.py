@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 from bertprobe.anatomy import Anatomy, Part
 from bertprobe.checkpoint import Checkpoint, TensorHeader, read_tensors
 from bertprobe.checkpoint.tensors import check_readable
-from bertprobe.compare.delta import Delta, Neuron, delta
 from bertprobe.compare.places import Place, Tensors, tensors_of
 from bertprobe.errors import UnsupportedFile
 from bertprobe.measurement import Progress, side_by_side
-from bertprobe.statistics import Numbers, measure
 from bertprobe.verdicts import Evidence
 
 if TYPE_CHECKING:
+    from bertprobe.compare.delta import Delta
     from bertprobe.compare.texts import Moved
+    from bertprobe.stats.numbers import Numbers
 
-__all__ = ["Comparison", "Delta", "Neuron", "Pair", "Place", "Side", "compare", "pair_up", "side"]
+__all__ = ["Comparison", "Pair", "Place", "Side", "compare", "pair_up", "side"]
 
 AT_ONCE = 16 * 2**20  # bytes of each checkpoint that are read together from this disk
 AT_ONCE_FAR = 64 * 2**20  # and over a network, where each read costs a round trip
@@ -153,6 +153,9 @@ def compare(
 
     Raises `UnsupportedFile` and `CorruptFile` as `read_tensors` does.
     """
+    from bertprobe.compare.delta import delta
+    from bertprobe.stats.numbers import measure
+
     for header in (header for both in paired.reshaped.values() for header in both if header.refusal is not None):
         check_readable(header)  # of a shape that nobody knows
     poolers = {name for of in (paired.a, paired.b) for part in of.anatomy.of("pooler") for name in part.tensors}

@@ -8,17 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from bertprobe.checkpoint.tensors import numpy_dtype
-from bertprobe.statistics import effective_rank, widened
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    Array = npt.NDArray[Any]
-    Floats = npt.NDArray[np.float64]
+from bertprobe.stats.spectrum import effective_rank
+from bertprobe.stats.sums import Array, Floats, widened
 
 BLOCK = 65_536  # elements looked at together, in three float64 buffers that stay in the cache
 RUN = 2**20  # bytes that are compared at once
@@ -100,8 +96,6 @@ def delta(a: Array, b: Array, dtypes: tuple[str, str], *, neurons: int = 0, spec
         neurons: how many of the rows that changed most are named.
         spectrum: whether all singular values of Δ are computed, for the effective rank, and not only a low rank found.
     """
-    import numpy as np
-
     if _same_bytes(a, b):
         return _of_equals(_matrix(a))
     left, right = _matrix(a), _matrix(b)
@@ -116,8 +110,6 @@ def delta(a: Array, b: Array, dtypes: tuple[str, str], *, neurons: int = 0, spec
 
 
 def _same_bytes(a: Array, b: Array) -> bool:
-    import numpy as np
-
     if a.dtype != b.dtype or a.strides != b.strides or a.size == 0:
         return a.size == 0 and b.size == 0
     if a.flags.f_contiguous and not a.flags.c_contiguous:
@@ -130,8 +122,6 @@ def _same_bytes(a: Array, b: Array) -> bool:
 
 def _of_equals(a: Array) -> Delta:
     """Nothing moved; the norm is what other changes of the same layer are measured against."""
-    import numpy as np
-
     aa = 0.0
     with np.errstate(all="ignore"):
         for rows, columns in _tiles(*a.shape):
@@ -145,16 +135,12 @@ def _of_equals(a: Array) -> Delta:
 
 def _matrix(array: Array) -> Array:
     """The array as a matrix, rows following each other: of a turned one that is a copy."""
-    import numpy as np
-
     shape = (array.shape[0], math.prod(array.shape[1:])) if array.ndim > 1 else (1, array.size)
     return np.ascontiguousarray(array.reshape(shape))
 
 
 def _equal_or_not(a: Array, b: Array, shape: tuple[int, ...]) -> Delta:
     """Integers are buffers, such as positions, and complex numbers no weights of a BERT: they are equal or not."""
-    import numpy as np
-
     differ = a != b
     changed = int(np.count_nonzero(differ))
     place = tuple(int(n) for n in np.unravel_index(int(differ.argmax()), shape)) if changed else None
@@ -199,15 +185,11 @@ class _Sums:
     candidates: list[_Candidate] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        import numpy as np
-
         self.row_aa, self.row_dd = np.zeros(self.shape[0]), np.zeros(self.shape[0])
         widest = max(FRACTION.get(dtype, 0) for dtype in self.dtypes)
         self.candidates = [_Candidate(name) for name in ROUNDED_TO if FRACTION[name] < widest]
 
     def take(self, rows: slice, columns: slice, a: Array, b: Array) -> None:
-        import numpy as np
-
         wide_a, wide_b = widened(a), widened(b)
         x, y = wide_a.astype(np.float64), wide_b.astype(np.float64)
         d = y - x
@@ -232,8 +214,6 @@ class _Sums:
 
     def _set_aside(self, x: Floats, y: Floats, d: Floats) -> None:
         """Elements that are not finite in both count, and are taken out of the sums."""
-        import numpy as np
-
         finite_x, finite_y = np.isfinite(x), np.isfinite(y)
         odd = ~(finite_x & finite_y)
         same = (x == y) | (np.isnan(x) & np.isnan(y))
@@ -251,8 +231,6 @@ class _Sums:
             self.largest, self.place = float(d[row, column]), (top + row, left + column)
 
     def _round(self, a: Array, b: Array, dd: float, aa: float) -> None:
-        import numpy as np
-
         if self.candidates and dd > NEAR * NEAR * aa:
             self.candidates = []
         for candidate in list(self.candidates):
@@ -289,8 +267,6 @@ class _Sums:
         )
 
     def _place(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-        import numpy as np
-
         if self.place is None or not shape:
             return None
         flat = self.place[0] * self.shape[1] + self.place[1]
@@ -298,8 +274,6 @@ class _Sums:
 
     def _neurons(self, most: int) -> Iterator[Neuron]:
         """The rows that moved furthest for their size, those that were zero before all others."""
-        import numpy as np
-
         with np.errstate(all="ignore"):
             shares = np.sqrt(self.row_dd) / np.sqrt(self.row_aa)
         shares[self.row_dd == 0] = -1  # also 0 / 0
@@ -311,8 +285,6 @@ class _Sums:
 
 def _signs_differ(x: Floats, y: Floats) -> bool:
     """Whether equal numbers differ in a bit: zeros of different sign."""
-    import numpy as np
-
     return bool((np.signbit(x) != np.signbit(y))[(x == 0) & (y == 0)].any())
 
 
@@ -338,8 +310,6 @@ def _who(candidate: _Candidate) -> str:
 
 def _ranked(found: Delta, a: Array, b: Array, sums: _Sums, dtypes: tuple[str, str], spectrum: bool) -> Delta:
     """The same with the rank of Δ, where it is low, and with `spectrum` at any rate."""
-    import numpy as np
-
     m, k = a.shape
     if not 0 < sums.dd < math.inf or sums.nonfinite or a.size > LARGEST_RANKED or min(m, k) < 2:
         return found
@@ -376,8 +346,6 @@ def _sketched(change: Floats, floor: float) -> Floats | None:
 
     Halko, Martinsson & Tropp, SIAM Review 53(2), 2011, algorithm 4.1.
     """
-    import numpy as np
-
     m, k = change.shape
     columns = min(MOST_RANK + SPARE, min(m, k) // 2)
     if columns < 1:

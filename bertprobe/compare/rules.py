@@ -6,14 +6,17 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from bertprobe.anatomy import spans
 from bertprobe.anatomy.poolers import never_pools, pooler_reader, why_no_pooler
-from bertprobe.compare import Comparison, Delta, Pair
+from bertprobe.compare import Comparison, Pair
 from bertprobe.errors import command, printable, shortened
 from bertprobe.verdicts import Finding, verdict
 from bertprobe.verdicts.evidence import SEVERITIES
+
+if TYPE_CHECKING:
+    from bertprobe.compare.delta import Delta
 
 UNRELATED_BELOW = 0.1  # cosine of matrices that have nothing to do with each other; of independent noise it is 1/√(m·k)
 LEAST_COUNT = 1024  # elements from which a cosine says that much

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from bertprobe._version import __version__
 from bertprobe.anatomy import Part, spans
 from bertprobe.checkpoint import TensorHeader
-from bertprobe.compare import Comparison, Delta, Pair, Side
+from bertprobe.compare import Comparison, Pair, Side
 from bertprobe.compare.rules import judge
 from bertprobe.report import Column, Report, View, facts, finding_view
 from bertprobe.verdicts import verdict
 
 if TYPE_CHECKING:
+    from bertprobe.compare.delta import Delta
     from bertprobe.compare.texts import Move, Moved
     from bertprobe.export.graft import Grafted
 

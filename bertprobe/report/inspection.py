@@ -11,11 +11,14 @@ from bertprobe._version import __version__
 from bertprobe.anatomy import Anatomy, Part
 from bertprobe.checkpoint import Checkpoint, TensorHeader
 from bertprobe.report import Column, Report, View, facts, finding_view
-from bertprobe.statistics import STATISTICS, Numbers, leading, robust_z, statistics
+from bertprobe.stats.table import STATISTICS, Statistic, columns_of, statistics
 from bertprobe.verdicts import Evidence, Finding, verdict
 
 if TYPE_CHECKING:
     from bertprobe.export import Written
+    from bertprobe.stats.numbers import Numbers
+
+LAST_RANK = 12  # of the columns in a table of all tensors: what is ranked behind leaves together
 
 
 def inspection(evidence: Evidence, parts: Sequence[Part], findings: Sequence[Finding], *, neurons: int = 0) -> Report:
@@ -113,6 +116,8 @@ def _tensor(evidence: Evidence, name: str, header: TensorHeader) -> dict[str, An
 
 def _neurons(numbers: Numbers, most: int) -> dict[str, list[dict[str, Any]]]:
     """The rows of largest, smallest and most outlying norm, with their robust z."""
+    from bertprobe.stats.robust import leading, robust_z
+
     norms = numbers.row_norms
     if norms is None:
         return {}
@@ -129,11 +134,6 @@ def _neurons(numbers: Numbers, most: int) -> dict[str, list[dict[str, Any]]]:
 
 
 # ------------------------------------------------------------------------------------------------ views
-
-# What a table of weights shows first; the rest follows as the terminal widens.
-_FIRST = ("std", "abs_max", "edge_ratio", "kurtosis", "stable_rank")
-_THEN = ("mean", "row_norm_min", "row_norm_median", "row_norm_max", "sigma_max", "skewness")
-_SPECTRUM = {"effective_rank": 0, "numerical_rank": 4, "spikes": 1, "alpha": 2, "alpha_ks": 5, "condition_number": 3}
 
 
 def _part_views(evidence: Evidence, parts: Sequence[Part], nodes: Sequence[Mapping[str, Any]]) -> Iterator[View]:
@@ -165,32 +165,23 @@ def _columns(name: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[Column]:
         yield Column("bias", ("tensors", 1, "shape"), "shape")
         yield Column("stored as", ("tensors", 0, "stored_name"), "text", 1)
         return
-    titles = {row.name: row for row in STATISTICS if row.of != "spectrum"}
-    ranked = (*_FIRST, *_THEN)
-    ordered = [*ranked, *(other for other in titles if other not in (*ranked, "count"))]
-    for rank, statistic in enumerate(ordered):
-        row = titles[statistic]
-        priority = 0 if statistic == "edge_ratio" else rank + 1
-        yield Column(row.title, ("tensors", 0, "statistics", statistic), _kind(row.kind), priority)
-        if statistic == _FIRST[-1]:
-            yield Column("bias |max|", ("tensors", 1, "statistics", "abs_max"), "real", rank + 1)
-    yield Column("bias std", ("tensors", 1, "statistics", "std"), "real", len(ordered) + 1)
-    yield Column("bias mean", ("tensors", 1, "statistics", "mean"), "real", len(ordered) + 1)
+    for row in columns_of("summary", "matrix"):
+        yield Column(row.title, ("tensors", 0, "statistics", row.name), row.kind, row.priority)
+        if row.name == "stable_rank":
+            yield Column("bias |max|", ("tensors", 1, "statistics", "abs_max"), "real", 5)
+    yield Column("bias std", ("tensors", 1, "statistics", "std"), "real", 17)
+    yield Column("bias mean", ("tensors", 1, "statistics", "mean"), "real", 17)
     yield Column("verdict", ("verdict",), "verdict")
-
-
-def _kind(kind: str) -> str:
-    return "integer" if kind == "integer" else "real"
 
 
 def _spectrum_view(nodes: Sequence[Mapping[str, Any]]) -> Iterator[View]:
     rows = tuple(node for node in nodes if node["tensors"][0]["statistics"].get("effective_rank") is not None)
     if rows:
-        titles = {row.name: row for row in STATISTICS}
         columns = [Column("part", ("label",), "place"), Column("shape", ("tensors", 0, "shape"), "shape")]
-        for name, priority in _SPECTRUM.items():
-            row = titles[name]
-            columns.append(Column(row.title, ("tensors", 0, "statistics", name), _kind(row.kind), priority))
+        columns += [
+            Column(row.title, ("tensors", 0, "statistics", row.name), row.kind, row.priority)
+            for row in columns_of("spectrum")
+        ]
         yield View("spectrum", "spectrum: of the singular values of each weight", tuple(columns), rows)
 
 
@@ -218,9 +209,10 @@ def _tensor_view(nodes: Sequence[Mapping[str, Any]]) -> View:
     columns = [Column("part", ("part",), "text")]
     columns += [Column("name", ("name",), "text"), Column("stored as", ("stored_name",), "text", 99)]
     columns += [Column("dtype", ("dtype",), "text"), Column("shape", ("shape",), "shape")]
-    ranks = {name: rank for rank, name in enumerate((*_FIRST, *_THEN))}
-    columns += [
-        Column(row.title, ("statistics", row.name), _kind(row.kind), ranks.get(row.name, len(ranks)) + 1)
-        for row in STATISTICS
-    ]
+    columns += [Column(row.title, ("statistics", row.name), row.kind, _priority(row)) for row in STATISTICS]
     return View("tensors", "tensors", tuple(columns), rows, machine_only=True)
+
+
+def _priority(row: Statistic) -> int:
+    """How soon a column leaves the table of all tensors: by its rank there, those of spectra with the last."""
+    return min(row.rank, LAST_RANK) if row.rank is not None and row.of != "spectrum" else LAST_RANK

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bertprobe.noise import noise_sigmas
-from bertprobe.statistics import Histogram, Numbers, Summary, leading, robust_z
+from bertprobe.stats.histogram import Histogram
+from bertprobe.stats.numbers import Numbers
+from bertprobe.stats.robust import leading, robust_z
+from bertprobe.stats.summary import Summary
 from bertprobe.verdicts import OUTLIER_Z
 
 if TYPE_CHECKING:

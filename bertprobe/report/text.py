@@ -11,7 +11,7 @@ from bertprobe.activations import Firing, Runner, TextVectors, Watch, cosines, s
 from bertprobe.anatomy import Anatomy, Part
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.report import Column, Report, View, facts, finding_view
-from bertprobe.statistics import summarize
+from bertprobe.stats.numbers import summarize
 from bertprobe.verdicts import Finding
 
 if TYPE_CHECKING:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertprobe.anatomy import Anatomy, Part
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.shown import Shown
-from bertprobe.statistics import Numbers
+
+if TYPE_CHECKING:
+    from bertprobe.stats.numbers import Numbers
 
 # Thresholds of the edge ratio; docs/statistics.md has the false-alarm rates they were chosen by.
 FLATTENED_BELOW = 0.85  # no random matrix with sides of 64 and more was below 0.89

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertprobe.anatomy import Part
 from bertprobe.anatomy.poolers import pooler_reader
 from bertprobe.errors import printable
-from bertprobe.statistics import Numbers, leading, robust_z
 from bertprobe.verdicts.evidence import (
     MOST_NUMBERS,
     OUTLIER_Z,
@@ -21,6 +20,9 @@ from bertprobe.verdicts.evidence import (
     bias_is_zero,
     verdict,
 )
+
+if TYPE_CHECKING:
+    from bertprobe.stats.numbers import Numbers
 
 
 def untrained(role: str) -> Callable[[Evidence], Iterator[Finding]]:
@@ -149,6 +151,8 @@ def outlier_neurons(evidence: Evidence) -> Iterator[Finding]:
         norms = numbers.row_norms
         if norms is None or len(norms) < SMALLEST_SIDE or part.role == "pooler":
             continue
+        from bertprobe.stats.robust import leading, robust_z  # here: headers alone need no numpy
+
         z = robust_z(norms)
         z[norms == 0] = math.nan  # rows of zeros have their own rule
         count = int(((z > OUTLIER_Z) | (z < -OUTLIER_Z)).sum())

@@ -34,7 +34,7 @@ from noise import FLAT, NOISE
 
 from bertprobe.anatomy import Part
 from bertprobe.checkpoint import TensorHeader, open_checkpoint, read_tensors
-from bertprobe.statistics import Numbers, measure
+from bertprobe.stats.numbers import Numbers, measure
 from bertprobe.verdicts import SMALLEST_SIDE, TRAINED_ABOVE, UNTRAINED_BELOW, Evidence, verdict
 
 Matrix = npt.NDArray[np.float32]

@@ -1,0 +1,1 @@
+"""Numbers that describe an array: sums that add, singular values on demand, and which of them are shown."""
