@@ -27,7 +27,8 @@ from bertprobe.checkpoint.source import LocalFile
 from bertprobe.checkpoint.tensorflow import table
 from bertprobe.errors import BertprobeError
 from bertprobe.stats.numbers import measure
-from bertprobe.verdicts.evidence import MOST_FINDINGS, MOST_NAMES, MOST_NUMBERS
+from bertprobe.verdicts.evidence import MOST_NAMES, MOST_NUMBERS
+from bertprobe.verdicts.rule import MOST_FINDINGS
 
 UP = "encoder.layer.{}.intermediate.dense.weight"
 

@@ -19,7 +19,7 @@ from bertprobe.anatomy import find_parts
 from bertprobe.anatomy.poolers import never_pools
 from bertprobe.checkpoint import open_checkpoint
 from bertprobe.measurement import measure_parts
-from bertprobe.verdicts import RULES, SEVERITIES, Evidence, Finding, judge, verdict
+from bertprobe.verdicts import RULES, SEVERITIES, Evidence, Finding, Observation, Rule, ask, judge, verdict
 
 Tensors = dict[str, np.ndarray[Any, Any]]
 Change = Callable[[Tensors, dict[str, Any]], None]
@@ -206,6 +206,17 @@ def test_a_fault_is_found_and_no_other(
         assert finding.evidence
         assert finding.cure
         json.dumps(dict(finding.evidence))
+
+
+def test_a_finding_is_named_by_its_row_and_a_case_may_be_worse() -> None:
+    def look(count: int) -> list[Observation]:
+        return [Observation(None, "bad", {}, "mend"), *[Observation("pooler", "worse", {}, "mend", "error")] * count]
+
+    found = ask([Rule("one", "note", "", look), Rule("other", "warning", "", look)], 1)
+    assert [(f.rule, f.severity) for f in found] == [
+        ("one", "error"), ("other", "error"), ("other", "warning"), ("one", "note"),
+    ]  # fmt: skip
+    assert len(ask([Rule("one", "note", "", look)], 500)) == 101
 
 
 def test_every_rule_has_a_case() -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
@@ -12,8 +11,7 @@ from bertprobe.anatomy import spans
 from bertprobe.anatomy.poolers import never_pools, pooler_reader, why_no_pooler
 from bertprobe.compare import Comparison, Pair
 from bertprobe.errors import command, printable, shortened
-from bertprobe.verdicts import Finding, verdict
-from bertprobe.verdicts.evidence import SEVERITIES
+from bertprobe.verdicts import Finding, Observation, Rule, ask, verdict
 
 if TYPE_CHECKING:
     from bertprobe.compare.delta import Delta
@@ -23,31 +21,18 @@ LEAST_COUNT = 1024  # elements from which a cosine says that much
 SOME_MATRICES = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """A row of `RULES`: its name, how bad it is, what it says in a sentence, and the function that looks."""
-
-    name: str
-    severity: str
-    meaning: str
-    look: Callable[[Comparison], Iterable[Finding]]
-
-
 def judge(comparison: Comparison) -> tuple[Finding, ...]:
     """Every finding on a comparison, the worst first, in the order of `RULES` within a severity."""
-    found = [finding for rule in RULES for finding in rule.look(comparison)]
-    return tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))
+    return ask(RULES, comparison)
 
 
 # ------------------------------------------------------------------------------------------------ the whole
 
 
-def identical(comparison: Comparison) -> Iterator[Finding]:
+def identical(comparison: Comparison) -> Iterator[Observation]:
     deltas = [found for _, found in comparison.compared]
     if deltas and not comparison.reshaped and all(found.identical for found in deltas):
-        yield Finding(
-            "identical",
-            "note",
+        yield Observation(
             None,
             f"{_all(comparison)} are {_equal(comparison)}{_apart(comparison)}",
             {"tensors": len(comparison.pairs), "only_a": len(comparison.only_a), "only_b": len(comparison.only_b)},
@@ -65,7 +50,7 @@ def _equal(comparison: Comparison) -> str:
     return "equal in value, stored as " + ", ".join(f"{a} in A and {b} in B" for a, b in stored)
 
 
-def same_up_to_rounding(comparison: Comparison) -> Iterator[Finding]:
+def same_up_to_rounding(comparison: Comparison) -> Iterator[Observation]:
     deltas = [found for _, found in comparison.compared if not found.identical]
     if not deltas or comparison.reshaped or any(found.rounding is None for found in deltas):
         return
@@ -77,9 +62,7 @@ def same_up_to_rounding(comparison: Comparison) -> Iterator[Finding]:
         frozenset("a"): f"A is B rounded to {to}",
     }.get(frozenset(holders), f"A and B differ, but round to the same {to} numbers")
     largest = max((found.change for found in deltas if found.change is not None), default=None)
-    yield Finding(
-        "same-up-to-rounding",
-        "note",
+    yield Observation(
         None,
         f"{said}: {len(deltas):,} of {len(comparison.pairs):,} tensors differ, by no more than that"
         f"{_apart(comparison)}",
@@ -88,7 +71,7 @@ def same_up_to_rounding(comparison: Comparison) -> Iterator[Finding]:
     )
 
 
-def shapes_differ(comparison: Comparison) -> Iterator[Finding]:
+def shapes_differ(comparison: Comparison) -> Iterator[Observation]:
     a, b = comparison.a.anatomy, comparison.b.anatomy
     differing = []
     for what, one, other in (
@@ -105,9 +88,7 @@ def shapes_differ(comparison: Comparison) -> Iterator[Finding]:
     can = f"{len(comparison.pairs):,} tensors can be compared" if comparison.pairs else "none can be compared"
     if rows:
         can += f", of {printable(shortened([pair.name for pair in rows], 2))} the rows that both have"
-    yield Finding(
-        "shapes-differ",
-        "warning",
+    yield Observation(
         None,
         f"{'; '.join(parts)}: {can}",
         {
@@ -126,12 +107,10 @@ def _reshaped(comparison: Comparison) -> str:
     return f"{printable(name)} is {shapes} in B" + (f", and {more} more have other shapes" if more else "")
 
 
-def unrelated(comparison: Comparison) -> Iterator[Finding]:
+def unrelated(comparison: Comparison) -> Iterator[Observation]:
     cosines = [found.cosine for _, found in _matrices(comparison) if found.cosine is not None]
     if len(cosines) >= SOME_MATRICES and (middle := median(cosines)) < UNRELATED_BELOW:
-        yield Finding(
-            "unrelated",
-            "warning",
+        yield Observation(
             None,
             f"neither comes of the other: the median cosine of {len(cosines)} matrices is {middle:.3f}, as of any two",
             {"median_cosine": middle, "matrices": len(cosines), "below": UNRELATED_BELOW},
@@ -139,12 +118,10 @@ def unrelated(comparison: Comparison) -> Iterator[Finding]:
         )
 
 
-def became_not_finite(comparison: Comparison) -> Iterator[Finding]:
+def became_not_finite(comparison: Comparison) -> Iterator[Observation]:
     for pair, found in comparison.compared:
         if found.broken:
-            yield Finding(
-                "became-not-finite",
-                "error",
+            yield Observation(
                 pair.place.label,
                 f"{printable(pair.name)} has {found.broken:,} of {found.count:,} entries that are NaN or infinite "
                 "in one of the two only",
@@ -156,15 +133,13 @@ def became_not_finite(comparison: Comparison) -> Iterator[Finding]:
 # ------------------------------------------------------------------------------------------------ the pooler
 
 
-def pooler_lost(comparison: Comparison) -> Iterator[Finding]:
+def pooler_lost(comparison: Comparison) -> Iterator[Observation]:
     here, there = (of.anatomy.pooler is not None for of in (comparison.a, comparison.b))
     if not here or there or _left_out(comparison, "pooler") or never_pools(comparison.b.anatomy):
         return
     reason, saved_by = why_no_pooler(comparison.b.checkpoint, comparison.b.anatomy)
     a, b = (of.checkpoint.ref for of in (comparison.a, comparison.b))
-    yield Finding(
-        "pooler-lost",
-        "warning",
+    yield Observation(
         "pooler",
         f"A has a pooler, B has none: {reason}",
         {"architectures": saved_by, "verdict_a": _verdict(comparison, "a")},
@@ -174,7 +149,7 @@ def pooler_lost(comparison: Comparison) -> Iterator[Finding]:
     )
 
 
-def pooler_reinitialised(comparison: Comparison) -> Iterator[Finding]:
+def pooler_reinitialised(comparison: Comparison) -> Iterator[Observation]:
     a, b = (of.checkpoint.ref for of in (comparison.a, comparison.b))
     for found in _poolers(comparison):
         words = [_verdict(comparison, which) for which in ("a", "b")]
@@ -185,9 +160,7 @@ def pooler_reinitialised(comparison: Comparison) -> Iterator[Finding]:
         if found.identical or not (lost or (apart and kept)):
             continue
         then = "and trained since" if words[1] == "trained" else "and is as good as random"
-        yield Finding(
-            "pooler-reinitialised",
-            "warning",
+        yield Observation(
             "pooler",
             f"B's pooler is not A's: it was initialised anew, {then} (cosine {_number(found.cosine)}; A "
             f"{words[0] or 'not told'}, B {words[1] or 'not told'})",
@@ -214,13 +187,11 @@ def _whether_to_graft(comparison: Comparison, how: str) -> str:
 _BACK = "if that was not meant, a class without a pooler saved the model on the way: put A's back with"
 
 
-def pooler_unchanged(comparison: Comparison) -> Iterator[Finding]:
+def pooler_unchanged(comparison: Comparison) -> Iterator[Observation]:
     found = [d for pair, d in comparison.compared if pair.place.piece == "pooler"]
     rest = [d for pair, d in comparison.compared if pair.place.piece != "pooler"]
     if found and all(d.is_same for d in found) and any(not d.is_same for d in rest):
-        yield Finding(
-            "pooler-unchanged",
-            "note",
+        yield Observation(
             "pooler",
             f"the pooler is A's, {_bits(found)}, though {sum(not d.is_same for d in rest):,} other tensors changed",
             {"tensors": len(found), "others_changed": sum(not d.is_same for d in rest)},
@@ -231,7 +202,7 @@ def pooler_unchanged(comparison: Comparison) -> Iterator[Finding]:
 # ------------------------------------------------------------------------------------------------ layers
 
 
-def layers_frozen(comparison: Comparison) -> Iterator[Finding]:
+def layers_frozen(comparison: Comparison) -> Iterator[Observation]:
     places: dict[str, list[Delta]] = {}
     for pair, found in comparison.compared:
         places.setdefault(pair.place.label, []).append(found)
@@ -245,9 +216,7 @@ def layers_frozen(comparison: Comparison) -> Iterator[Finding]:
     named = [*(["the embeddings"] if embeddings else []), *([f"{plural} {spans(layers)}"] if layers else [])]
     what = " and ".join(named)
     one = len(named) == 1 and len(layers) == 1
-    yield Finding(
-        "layers-frozen",
-        "note",
+    yield Observation(
         None,
         f"{what} {'is' if one else 'are'} the same in both, "
         f"{_bits([found for where in same for found in places[where]])}",
@@ -256,7 +225,7 @@ def layers_frozen(comparison: Comparison) -> Iterator[Finding]:
     )
 
 
-def low_rank_change(comparison: Comparison) -> Iterator[Finding]:
+def low_rank_change(comparison: Comparison) -> Iterator[Observation]:
     ranked = [(p, d) for p, d in comparison.compared if d.full_rank is not None and not d.is_same]
     # A few rows or columns alone are of low rank, too, and no adapter's work.
     low = [(p, d) for p, d in ranked if d.is_low_rank and d.changed > (d.rank or 0) * max(p.a.shape)]
@@ -266,9 +235,7 @@ def low_rank_change(comparison: Comparison) -> Iterator[Finding]:
     shown = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
     kinds = sorted({re.sub(r"^.*?\.\d+\.", "", pair.name.removesuffix(".weight")) for pair, _ in low})
     of = "all" if len(low) == len(ranked) else f"{len(low):,} of"
-    yield Finding(
-        "low-rank-change",
-        "note",
+    yield Observation(
         None,
         f"the change of {of} {len(ranked):,} changed matrices has a low rank, {shown}: "
         f"{printable(shortened(kinds, 4))}",
@@ -277,7 +244,7 @@ def low_rank_change(comparison: Comparison) -> Iterator[Finding]:
     )
 
 
-RULES: tuple[Rule, ...] = (
+RULES: tuple[Rule[Comparison], ...] = (
     Rule("became-not-finite", "error", "Entries are NaN or infinite in one of the two only.", became_not_finite),
     Rule("pooler-lost", "warning", "A has a pooler, B has none.", pooler_lost),
     Rule("pooler-reinitialised", "warning", "B's pooler was initialised anew.", pooler_reinitialised),

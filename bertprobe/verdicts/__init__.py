@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 
 from bertprobe.anatomy import Part
 from bertprobe.verdicts import headers, numbers
 from bertprobe.verdicts.evidence import (
-    MOST_FINDINGS,
     OUTLIER_Z,
-    SEVERITIES,
     SMALLEST_SIDE,
     TRAINED_ABOVE,
     UNTRAINED_BELOW,
     Evidence,
-    Finding,
-    Rule,
     verdict,
 )
+from bertprobe.verdicts.rule import SEVERITIES, Finding, Observation, Rule, ask
 
 __all__ = [
     "OUTLIER_Z",
     "RULES",
+    "SEVERITIES",
     "SMALLEST_SIDE",
     "TRAINED_ABOVE",
     "UNTRAINED_BELOW",
     "Evidence",
     "Finding",
+    "Observation",
     "Rule",
     "about",
+    "ask",
     "judge",
     "verdict",
 ]
@@ -41,23 +40,7 @@ def judge(evidence: Evidence) -> tuple[Finding, ...]:
     Of a rule that finds more than a hundred, the first of them and one that counts the others: time grows with the
     number of tensors, and what is told ends there.
     """
-    found = [finding for rule in RULES for finding in _first(rule, evidence)]
-    return tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))
-
-
-def _first(rule: Rule, evidence: Evidence) -> Iterator[Finding]:
-    found = iter(rule.look(evidence))
-    yield from islice(found, MOST_FINDINGS)
-    more = sum(1 for _ in found)
-    if more:
-        yield Finding(
-            rule.name,
-            rule.severity,
-            None,
-            f"the same rule has found {more:,} more than the {MOST_FINDINGS} that are told",
-            {"more": more},
-            "mend these first, then look again",
-        )
+    return ask(RULES, evidence)
 
 
 def about(findings: Sequence[Finding], parts: Sequence[Part] | None) -> tuple[Finding, ...]:
@@ -66,13 +49,13 @@ def about(findings: Sequence[Finding], parts: Sequence[Part] | None) -> tuple[Fi
     return tuple(finding for finding in findings if labels is None or finding.part in labels)
 
 
-def duplicates(evidence: Evidence) -> Iterator[Finding]:
+def duplicates(evidence: Evidence) -> Iterator[Observation]:
     """One name claimed twice, and layers that are copies of each other."""
     yield from headers.duplicate_tensors(evidence)
     yield from numbers.copied_layers(evidence)
 
 
-RULES: tuple[Rule, ...] = (
+RULES: tuple[Rule[Evidence], ...] = (
     Rule("not-finite", "error", "A tensor holds NaN or infinite entries.", numbers.not_finite),
     Rule("config-invalid", "error", "The config gives a value that a setting cannot have.", headers.config_invalid),
     Rule("shape-mismatch", "error", "The config promises other shapes than the tensors have.", headers.shape_mismatch),

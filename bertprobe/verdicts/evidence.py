@@ -1,14 +1,13 @@
-"""What a rule looks at, what it gives, and the one word on a matrix that the thresholds allow."""
+"""What a rule looks at, and the one word on a matrix that the thresholds allow."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bertprobe.anatomy import Anatomy, Part
 from bertprobe.checkpoint import Checkpoint
-from bertprobe.shown import Shown
 
 if TYPE_CHECKING:
     from bertprobe.stats.numbers import Numbers
@@ -21,24 +20,9 @@ SMALLEST_SIDE = 64
 SIDE_FOR_RATIO_ALONE = 128  # below it, one in five pieces of a trained matrix looks like noise
 OUTLIER_Z = 8.0
 
-# A model of a fault in every layer or row must not be told by the gigabyte: what is counted is not all listed.
-MOST_FINDINGS = 100  # of one rule; one more says how many others there are
+# What is counted is not all listed, as `rule.MOST_FINDINGS` are not.
 MOST_NAMES = 100  # of tensors in a finding's evidence
 MOST_NUMBERS = 1_000  # of layers or neurons in it
-
-SEVERITIES = ("error", "warning", "note")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding(Shown):
-    """One thing worth knowing: which rule found it, on which part (None: the whole), how bad, and what to do."""
-
-    rule: str
-    severity: str
-    part: str | None
-    message: str
-    evidence: Mapping[str, Any]
-    cure: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +36,6 @@ class Evidence:
     def of(self, part: Part) -> Numbers | None:
         """The numbers of a part's matrix, if they were taken."""
         return self.numbers.get(part.weight_name)
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """A row of `RULES`: its name, how bad it is, what it says in a sentence, and the function that looks."""
-
-    name: str
-    severity: str
-    meaning: str
-    look: Callable[[Evidence], Iterable[Finding]]
 
 
 def verdict(evidence: Evidence, part: Part) -> str | None:

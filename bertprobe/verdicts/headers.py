@@ -11,17 +11,16 @@ from bertprobe.anatomy import Anatomy, Part, spans
 from bertprobe.anatomy.poolers import never_pools, pooling_modes, why_no_pooler
 from bertprobe.checkpoint import TensorHeader
 from bertprobe.errors import command, printable, quoted, shortened
-from bertprobe.verdicts.evidence import MOST_NAMES, MOST_NUMBERS, Evidence, Finding
+from bertprobe.verdicts.evidence import MOST_NAMES, MOST_NUMBERS, Evidence
+from bertprobe.verdicts.rule import Observation
 
 
-def pooler_absent(evidence: Evidence) -> Iterator[Finding]:
+def pooler_absent(evidence: Evidence) -> Iterator[Observation]:
     if evidence.anatomy.pooler is not None:
         return
     reason, saved_by = why_no_pooler(evidence.checkpoint, evidence.anatomy)
     never = never_pools(evidence.anatomy)
-    yield Finding(
-        "pooler-absent",
-        "note",
+    yield Observation(
         "pooler",
         f"there is no pooler: {reason}",
         {"architectures": saved_by, "tensors": len(evidence.anatomy.tensors)},
@@ -35,14 +34,12 @@ _INVENTED_POOLER = (
 _WITHOUT_POOLER = "nothing to mend: pool the hidden states, by mean or by the first token, as this family's users do"
 
 
-def pooler_unused(evidence: Evidence) -> Iterator[Finding]:
+def pooler_unused(evidence: Evidence) -> Iterator[Observation]:
     if evidence.checkpoint.pooling is None or evidence.anatomy.pooler is None:
         return
     modes = pooling_modes(evidence.checkpoint)
     mode = printable(" and ".join(modes).replace("_", " ")) or "its own"
-    yield Finding(
-        "pooler-unused",
-        "note",
+    yield Observation(
         "pooler",
         f"sentence-transformers takes {mode} of the last hidden states here, not the pooler",
         {"pooling": modes},
@@ -50,15 +47,13 @@ def pooler_unused(evidence: Evidence) -> Iterator[Finding]:
     )
 
 
-def quantised(evidence: Evidence) -> Iterator[Finding]:
+def quantised(evidence: Evidence) -> Iterator[Observation]:
     """Weights that are codes, of which no value is read."""
     codes = {name: header for name, header in evidence.anatomy.tensors.items() if header.is_code}
     if codes:
         name, header = next(iter(codes.items()))
         count = len(codes)
-        yield Finding(
-            "quantised",
-            "warning",
+        yield Observation(
             None,
             f"{printable(name)}{f' and {count - 1:,} more' if count > 1 else ''} cannot be read: {header.refusal}",
             {"tensors": list(islice(codes, MOST_NAMES)), "count": count},
@@ -66,14 +61,12 @@ def quantised(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def unreadable(evidence: Evidence) -> Iterator[Finding]:
+def unreadable(evidence: Evidence) -> Iterator[Observation]:
     """Tensors of the parts that the file lists in a way that gives no values."""
     for part in evidence.anatomy.parts:
         for name, header in part.tensors.items():
             if header.refusal is not None and not header.is_code:
-                yield Finding(
-                    "unreadable",
-                    "error",
+                yield Observation(
                     part.label,
                     f"{printable(name)} cannot be read: {printable(header.refusal)}",
                     {"tensor": name, "reason": header.refusal},
@@ -81,12 +74,10 @@ def unreadable(evidence: Evidence) -> Iterator[Finding]:
                 )
 
 
-def config_invalid(evidence: Evidence) -> Iterator[Finding]:
+def config_invalid(evidence: Evidence) -> Iterator[Observation]:
     """A setting of a type or size that none can have: transformers aborts, or computes with it."""
     for key, fault in evidence.checkpoint.faults.items():
-        yield Finding(
-            "config-invalid",
-            "error",
+        yield Observation(
             None,
             f"config.json gives {printable(key)} as {fault}",
             {"key": key},
@@ -94,7 +85,7 @@ def config_invalid(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def shape_mismatch(evidence: Evidence) -> Iterator[Finding]:
+def shape_mismatch(evidence: Evidence) -> Iterator[Observation]:
     anatomy, promised = evidence.anatomy, evidence.anatomy.promised
     for part in anatomy.parts:
         weight = part.weight
@@ -104,9 +95,7 @@ def shape_mismatch(evidence: Evidence) -> Iterator[Finding]:
             yield from _part_shape(part, weight, promised.hidden_size, promised.intermediate_size)
         if weight is not None and part.bias is not None and part.bias.count != _neurons(weight):
             shapes: dict[str, Any] = {"weight": list(weight.shape), "bias": list(part.bias.shape)}
-            yield Finding(
-                "shape-mismatch",
-                "error",
+            yield Observation(
                 part.label,
                 f"its weight has {_neurons(weight):,} rows, its bias {part.bias.count:,} entries",
                 shapes,
@@ -140,7 +129,7 @@ def _neurons(weight: TensorHeader) -> int:
     return weight.shape[0] * weight.shape[1] if len(weight.shape) == 3 and weight.axes else (weight.shape or (0,))[0]
 
 
-def _part_shape(part: Part, weight: TensorHeader, hidden: Any, inner: Any) -> Iterator[Finding]:
+def _part_shape(part: Part, weight: TensorHeader, hidden: Any, inner: Any) -> Iterator[Observation]:
     if len(weight.shape) != 2 or type(hidden) is not int:
         return
     expected = (hidden, hidden) if part.role == "pooler" else (inner, hidden)
@@ -152,13 +141,11 @@ def _part_shape(part: Part, weight: TensorHeader, hidden: Any, inner: Any) -> It
         )
 
 
-def _mismatch(part: str | None, message: str, evidence: Mapping[str, Any]) -> Finding:
-    return Finding(
-        "shape-mismatch", "error", part, message, evidence, "mend config.json: the shapes of the tensors say the truth"
-    )
+def _mismatch(part: str | None, message: str, evidence: Mapping[str, Any]) -> Observation:
+    return Observation(part, message, evidence, "mend config.json: the shapes of the tensors say the truth")
 
 
-def layers_missing(evidence: Evidence) -> Iterator[Finding]:
+def layers_missing(evidence: Evidence) -> Iterator[Observation]:
     anatomy = evidence.anatomy
     promised = anatomy.promised.layers
     there = anatomy.layers
@@ -171,9 +158,7 @@ def layers_missing(evidence: Evidence) -> Iterator[Finding]:
         count = there[-1] + 1 if there[-1] < 100_000 else 0
     missing = sorted(set(range(count)) - set(there))
     if missing:
-        yield Finding(
-            "layers-missing",
-            "error",
+        yield Observation(
             None,
             f"{len(missing)} of {count} layers have no intermediate: {spans(missing[:MOST_NUMBERS])}"
             + (" and more" if len(missing) > MOST_NUMBERS else ""),
@@ -193,7 +178,7 @@ def layers_missing(evidence: Evidence) -> Iterator[Finding]:
 _NUMBERED = r"(?:^|\.)(?:layers?|blocks?|h)\.\d{1,9}\."
 
 
-def _no_layers(evidence: Evidence) -> Iterator[Finding]:
+def _no_layers(evidence: Evidence) -> Iterator[Observation]:
     """A pooler and no layer that is known, though there are layers or should be; a file of `export` may be so."""
     anatomy, promised = evidence.anatomy, evidence.anatomy.promised.layers
     numbered = next((name for name in anatomy.tensors if re.search(_NUMBERED, name)), None)
@@ -203,9 +188,7 @@ def _no_layers(evidence: Evidence) -> Iterator[Finding]:
     why = (
         f"config.json says {promised}" if numbered is None else f"there are tensors such as {printable(numbered[:100])}"
     )
-    yield Finding(
-        "layers-missing",
-        "error",
+    yield Observation(
         None,
         f"no layer has an intermediate module under a name that is known, though {why}",
         {"missing": [], "count": promised if type(promised) is int else None, "there": [], "config": promised},
@@ -213,15 +196,13 @@ def _no_layers(evidence: Evidence) -> Iterator[Finding]:
     )
 
 
-def _tensors_missing(anatomy: Anatomy) -> Iterator[Finding]:
+def _tensors_missing(anatomy: Anatomy) -> Iterator[Observation]:
     """Parts that lack the weight or bias which their like have."""
     with_bias = {part.role for part in anatomy.parts if part.bias is not None} | {"pooler"}
     for part in anatomy.parts:
         lacks = [kind for kind, tensor in (("weight", part.weight), ("bias", part.bias)) if tensor is None]
         if "weight" in lacks or ("bias" in lacks and part.role in with_bias):
-            yield Finding(
-                "layers-missing",
-                "error",
+            yield Observation(
                 part.label,
                 f"the {' and '.join(lacks)} is missing",
                 {"missing": lacks, "there": list(part.tensors)},
@@ -232,7 +213,7 @@ def _tensors_missing(anatomy: Anatomy) -> Iterator[Finding]:
 _AROUND = r"encoder\.layer\.(0|[1-9][0-9]{0,8})\.((?!intermediate\.).+)"
 
 
-def _holes(anatomy: Anatomy) -> Iterator[Finding]:
+def _holes(anatomy: Anatomy) -> Iterator[Observation]:
     """Layers that lack a tensor, outside the intermediate module, which the other layers have."""
     layers: dict[int, set[str]] = {number: set() for number in anatomy.layers}
     around = re.compile(_AROUND)
@@ -247,9 +228,7 @@ def _holes(anatomy: Anatomy) -> Iterator[Finding]:
             # As far as they are listed: a difference of sets, layer by layer, would be a product of their sizes.
             missing = list(islice((name for name in everywhere if name not in names), MOST_NAMES))
             told = shortened(missing[:3]) + (f" and {count - 3} more" if count > 3 else "")
-            yield Finding(
-                "layers-missing",
-                "error",
+            yield Observation(
                 f"intermediate.{number}",
                 f"around it layer {number} lacks what other layers have: {printable(told)}",
                 {"missing": missing, "layer": number, "count": count},
@@ -257,23 +236,19 @@ def _holes(anatomy: Anatomy) -> Iterator[Finding]:
             )
 
 
-def names_hidden(evidence: Evidence) -> Iterator[Finding]:
+def names_hidden(evidence: Evidence) -> Iterator[Observation]:
     hiding, wrapper = evidence.anatomy.hiding, evidence.checkpoint.wrapper
     anew = command("bertprobe", "export", *evidence.checkpoint.words, "--part", "model", "-o", "NEW/model.safetensors")
     fate = "transformers would load random weights and raise no error"
     if wrapper:
-        yield Finding(
-            "names-hidden",
-            "warning",
+        yield Observation(
             None,
             f"the tensors lie inside {quoted(wrapper)} of the pickle, where nobody looks: {fate}",
             {"wrapper": wrapper, "prefix": evidence.anatomy.prefix, "hiding": hiding},
             f"write the file anew with {anew}, and put config.json beside it",
         )
     elif evidence.anatomy.spelling not in ("", evidence.checkpoint.storage):
-        yield Finding(
-            "names-hidden",
-            "warning",
+        yield Observation(
             None,
             f"the names are spelled as {evidence.anatomy.spelling} does, where nobody looks: {fate}",
             {"prefix": evidence.anatomy.prefix, "hiding": hiding},
@@ -281,9 +256,7 @@ def names_hidden(evidence: Evidence) -> Iterator[Finding]:
         )
     elif evidence.anatomy.wrapping:
         word = evidence.anatomy.wrapping
-        yield Finding(
-            "names-hidden",
-            "warning",
+        yield Observation(
             None,
             f"names have {quoted(word)} in their middle, as a training tool leaves it: {fate}",
             {"prefix": evidence.anatomy.prefix, "hiding": hiding, "wrapping": word},
@@ -293,9 +266,7 @@ def names_hidden(evidence: Evidence) -> Iterator[Finding]:
         pattern = f"^{re.escape(hiding)}"
         plain = pattern.isprintable() and '"' not in pattern  # else it would be other code than it looks
         mapping = f'key_mapping={{r"{pattern}": ""}}' if plain else f'key_mapping={{{pattern!r}: ""}}'
-        yield Finding(
-            "names-hidden",
-            "warning",
+        yield Observation(
             None,
             f"every name begins with {quoted(hiding)}: {fate}",
             {"prefix": evidence.anatomy.prefix, "hiding": hiding},
@@ -303,7 +274,7 @@ def names_hidden(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def tensorflow_checkpoint(evidence: Evidence) -> Iterator[Finding]:
+def tensorflow_checkpoint(evidence: Evidence) -> Iterator[Observation]:
     if evidence.checkpoint.storage != "TensorFlow":
         return
     config = evidence.checkpoint.config_file
@@ -314,9 +285,7 @@ def tensorflow_checkpoint(evidence: Evidence) -> Iterator[Finding]:
     export = command(
         "bertprobe", "export", *evidence.checkpoint.words, "--part", "model", "-o", "NEW/model.safetensors"
     )
-    yield Finding(
-        "tensorflow-checkpoint",
-        "note",
+    yield Observation(
         None,
         "transformers 5 reads no TensorFlow checkpoints, and says that there is no model.safetensors",
         {"storage": evidence.checkpoint.storage, "config": None if config is None else str(config)},
@@ -328,7 +297,7 @@ _WIDTH = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF1
 _DIGITS = {"F64": (11, 52), "F32": (8, 23), "F16": (5, 10), "BF16": (8, 7)}  # exponent and fraction bits
 
 
-def dtype_narrowed(evidence: Evidence) -> Iterator[Finding]:
+def dtype_narrowed(evidence: Evidence) -> Iterator[Observation]:
     config = evidence.checkpoint.config or {}
     said = config.get("dtype") or config.get("torch_dtype")
     target = _WIDTH.get(str(said).removeprefix("torch."))
@@ -337,9 +306,7 @@ def dtype_narrowed(evidence: Evidence) -> Iterator[Finding]:
         dtype for dtype in stored if target and any(a > b for a, b in zip(_DIGITS[dtype], _DIGITS[target], strict=True))
     ]
     if narrowed:
-        yield Finding(
-            "dtype-narrowed",
-            "warning",
+        yield Observation(
             None,
             f"the file holds {' and '.join(narrowed)}, config.json says {printable(str(said))}: "
             "from_pretrained narrows it without a word",
@@ -348,13 +315,11 @@ def dtype_narrowed(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def relative_positions(evidence: Evidence) -> Iterator[Finding]:
+def relative_positions(evidence: Evidence) -> Iterator[Observation]:
     kind = (evidence.checkpoint.config or {}).get("position_embedding_type")
     distances = [name for name in evidence.anatomy.tensors if name.endswith("distance_embedding.weight")]
     if kind in ("relative_key", "relative_key_query") and evidence.anatomy.row.canonical:
-        yield Finding(
-            "relative-positions",
-            "warning",
+        yield Observation(
             None,
             f"positions are {kind}, which transformers 5 ignores: it computes wrong activations without a word",
             {"position_embedding_type": kind, "distance_embeddings": len(distances)},
@@ -362,14 +327,12 @@ def relative_positions(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def duplicate_tensors(evidence: Evidence) -> Iterator[Finding]:
+def duplicate_tensors(evidence: Evidence) -> Iterator[Observation]:
     for name, stored in evidence.anatomy.duplicates.items():
         claims = (
             " and ".join(stored) if len(stored) <= 3 else shortened(list(stored[:3])) + f" and {len(stored) - 3} more"
         )
-        yield Finding(
-            "duplicate-tensors",
-            "warning",
+        yield Observation(
             None,
             f"{len(stored)} tensors claim to be {printable(name)}: {printable(claims)}",
             {"canonical": name, "stored": list(stored[:MOST_NAMES]), "count": len(stored)},

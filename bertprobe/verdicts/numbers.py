@@ -16,17 +16,17 @@ from bertprobe.verdicts.evidence import (
     TRAINED_ABOVE,
     UNTRAINED_BELOW,
     Evidence,
-    Finding,
     bias_is_zero,
     verdict,
 )
+from bertprobe.verdicts.rule import Finding, Observation
 
 if TYPE_CHECKING:
     from bertprobe.stats.numbers import Numbers
 
 
-def untrained(role: str) -> Callable[[Evidence], Iterator[Finding]]:
-    def look(evidence: Evidence) -> Iterator[Finding]:
+def untrained(role: str) -> Callable[[Evidence], Iterator[Observation]]:
+    def look(evidence: Evidence) -> Iterator[Observation]:
         roles = ("intermediate", "gate") if role == "intermediate" else (role,)
         for part in evidence.anatomy.of(*roles):
             word = verdict(evidence, part)
@@ -41,7 +41,7 @@ def untrained(role: str) -> Callable[[Evidence], Iterator[Finding]]:
 
 def _untrained_finding(
     role: str, part: Part, word: str, numbers: Numbers, bias_zero: bool | None, reader: str | None
-) -> Finding:
+) -> Observation:
     what = "the pooler" if role == "pooler" else "this layer"
     also = {True: " and its bias is all zero", False: ", though its bias is not zero", None: ""}[bias_zero]
     if reader is not None:
@@ -50,9 +50,7 @@ def _untrained_finding(
         cure = "do not use pooler_output: take mean pooling or the first hidden state, or train the pooler on your task"
     else:
         cure = "check that the right file was saved: a layer that shows no training should not be shipped"
-    return Finding(
-        f"{role}-untrained",
-        "warning",
+    return Observation(
         part.label,
         f"{what} is {word}: its spectrum is that of random numbers (edge ratio {numbers.edge_ratio:.3f}){also}",
         {
@@ -69,7 +67,7 @@ def _untrained_finding(
     )
 
 
-def verdict_withheld(evidence: Evidence) -> Iterator[Finding]:
+def verdict_withheld(evidence: Evidence) -> Iterator[Observation]:
     """Matrices of which it cannot be told whether they were trained, though they are large enough and not noise."""
     for part in evidence.anatomy.parts:
         word, numbers = verdict(evidence, part), evidence.of(part)
@@ -81,9 +79,7 @@ def verdict_withheld(evidence: Evidence) -> Iterator[Finding]:
             "cannot tell": f"its edge ratio of {edge:.3f} is what random numbers have whose rows, columns or mean are "
             f"scaled like its own (against those it is {noise:.3f})",
         }[word]
-        yield Finding(
-            "verdict-withheld",
-            "note",
+        yield Observation(
             part.label,
             f"whether it was trained cannot be told: {why}",
             {"verdict": word, "edge_ratio": numbers.edge_ratio, "noise_ratio": numbers.noise_ratio},
@@ -93,19 +89,21 @@ def verdict_withheld(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def not_finite(evidence: Evidence) -> Iterator[Finding]:
+def not_finite(evidence: Evidence) -> Iterator[Observation]:
     for part in evidence.anatomy.parts:
         for name in part.tensors:
             numbers = evidence.numbers.get(name)
             if numbers is not None and numbers.summary.nonfinite:
-                yield not_finite_tensor(name, part.label, numbers.summary.nonfinite, numbers.summary.count)
+                yield _not_finite(name, part.label, numbers.summary.nonfinite, numbers.summary.count)
 
 
 def not_finite_tensor(name: str, part: str | None, bad: int, count: int) -> Finding:
-    """The finding on a tensor with `bad` of `count` entries NaN or infinite."""
-    return Finding(
-        "not-finite",
-        "error",
+    """The finding on a tensor with `bad` of `count` entries NaN or infinite, for those who come upon it in a run."""
+    return _not_finite(name, part, bad, count).under("not-finite", "error")
+
+
+def _not_finite(name: str, part: str | None, bad: int, count: int) -> Observation:
+    return Observation(
         part,
         f"{printable(name)} has {bad:,} of {count:,} entries that are NaN or infinite",
         {"tensor": name, "nonfinite": bad, "count": count},
@@ -113,7 +111,7 @@ def not_finite_tensor(name: str, part: str | None, bad: int, count: int) -> Find
     )
 
 
-def zero_neurons(evidence: Evidence) -> Iterator[Finding]:
+def zero_neurons(evidence: Evidence) -> Iterator[Observation]:
     for part, numbers in _matrices(evidence):
         norms = numbers.row_norms
         if norms is None or numbers.summary.m2 == 0:
@@ -122,9 +120,7 @@ def zero_neurons(evidence: Evidence) -> Iterator[Finding]:
         if len(zeros):
             rows = zeros[:MOST_NUMBERS].tolist()
             shown = ", ".join(map(str, rows[:5])) + (f" and {len(zeros) - 5} more" if len(zeros) > 5 else "")
-            yield Finding(
-                "zero-neurons",
-                "warning",
+            yield Observation(
                 part.label,
                 f"{len(zeros):,} of {len(norms):,} neurons have a row of zeros: {shown}",
                 {"neurons": rows, "count": len(zeros), "of": len(norms)},
@@ -132,13 +128,11 @@ def zero_neurons(evidence: Evidence) -> Iterator[Finding]:
             )
 
 
-def constant_weights(evidence: Evidence) -> Iterator[Finding]:
+def constant_weights(evidence: Evidence) -> Iterator[Observation]:
     for part, numbers in _matrices(evidence):
         summary = numbers.summary
         if summary.count > 1 and summary.nonfinite == 0 and summary.min == summary.max:
-            yield Finding(
-                "constant-weights",
-                "error",
+            yield Observation(
                 part.label,
                 f"every one of its {summary.count:,} weights is {summary.min:g}",
                 {"value": summary.min, "count": summary.count},
@@ -146,7 +140,7 @@ def constant_weights(evidence: Evidence) -> Iterator[Finding]:
             )
 
 
-def outlier_neurons(evidence: Evidence) -> Iterator[Finding]:
+def outlier_neurons(evidence: Evidence) -> Iterator[Observation]:
     for part, numbers in _matrices(evidence):
         norms = numbers.row_norms
         if norms is None or len(norms) < SMALLEST_SIDE or part.role == "pooler":
@@ -159,9 +153,7 @@ def outlier_neurons(evidence: Evidence) -> Iterator[Finding]:
         if count:
             far = leading(z, min(count, MOST_NUMBERS), key=lambda block: -abs(block))
             worst = far[0]
-            yield Finding(
-                "outlier-neurons",
-                "note",
+            yield Observation(
                 part.label,
                 f"{count:,} of {len(norms):,} neurons {'has a norm' if count == 1 else 'have norms'} "
                 f"far from the rest, most of all neuron {worst} ({norms[worst]:.3g}, robust z {z[worst]:+.1f})",
@@ -177,7 +169,7 @@ def _matrices(evidence: Evidence) -> Iterator[tuple[Part, Numbers]]:
             yield part, numbers
 
 
-def copied_layers(evidence: Evidence) -> Iterator[Finding]:
+def copied_layers(evidence: Evidence) -> Iterator[Observation]:
     """Layers whose matrices agree in every sum, to the last bit: copies of each other."""
     seen: dict[tuple[Any, ...], Part] = {}
     for part in evidence.anatomy.parts:
@@ -187,9 +179,7 @@ def copied_layers(evidence: Evidence) -> Iterator[Finding]:
         key = (part.role, numbers.shape, numbers.summary, numbers.sigma)
         first = seen.setdefault(key, part)
         if first is not part:
-            yield Finding(
-                "duplicate-tensors",
-                "warning",
+            yield Observation(
                 part.label,
                 f"its weights are those of {first.label}",
                 {"same_as": first.label, "std": numbers.summary.std, "sigma_max": numbers.sigma},
