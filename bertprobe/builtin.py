@@ -6,3 +6,4 @@ from pathlib import Path
 
 POCKET = "pocket"  # a folder of that name is ./pocket
 FOLDER = Path(__file__).parent / POCKET
+WEIGHTS = "model.safetensors"

@@ -528,12 +528,15 @@ def sound(draw: st.DrawFn) -> bytes:
     for _ in range(draw(st.integers(1, 6))):
         name = draw(PREFIX) + draw(MODULE).format(draw(LAYER)) + "." + draw(KIND)
         dtype, shape = draw(st.sampled_from([*DTYPES, *["F32"] * 20])), draw(SHAPE)
-        bits = DTYPES[dtype].bits
         count = 1
         for n in shape:
             count *= n
-        if name not in header and count * bits % 8 == 0 and count <= 100_000:
-            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": (end, end := end + count * bits // 8)}
+        if name not in header and count % DTYPES[dtype].items == 0 and count <= 100_000:
+            header[name] = {
+                "dtype": dtype,
+                "shape": shape,
+                "data_offsets": (end, end := end + DTYPES[dtype].nbytes(count)),
+            }
     values = draw(st.binary(min_size=1, max_size=64))
     content = packed(as_json(header)) + (values * (end // len(values) + 1))[:end]
     safetensors.deserialize(content)

@@ -160,7 +160,7 @@ def sized(draw: st.DrawFn) -> bytes:
         count = 1
         for n in shape:
             count *= n
-        size = count * format_.DTYPES[dtype].bits // 8 if count < 10_000 else draw(st.integers(0, 16))
+        size = format_.DTYPES[dtype].nbytes(count) if count < 10_000 else draw(st.integers(0, 16))
         header[f"t{number}"] = {"dtype": dtype, "shape": shape, "data_offsets": (end, end := end + size)}
     return packed(as_json(header)) + bytes(i % 2 for i in range(end))
 

@@ -316,7 +316,7 @@ def test_rows_are_the_rows_of_the_matrix(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["F4", "F6_E2M3", "F6_E3M2"])
 def test_packed_elements_are_listed_and_not_read(dtype: str, tmp_path: Path, run: Run) -> None:
-    size = 16 * DTYPES[dtype].bits // 8
+    size = DTYPES[dtype].nbytes(16)
     name = "encoder.layer.0.intermediate.dense.weight"
     (header,) = headers(tmp_path / "model.safetensors", packed({name: entry(dtype, (4, 4), (0, size))}, size))
     assert header.nbytes == size

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from bertprobe.checkpoint import safetensors, tensorflow, torch_pickle
-from bertprobe.checkpoint.choose import OTHER_FORMATS, Located, Wanted
+from bertprobe import storages
+from bertprobe.checkpoint.choose import Located, Wanted
 from bertprobe.checkpoint.config import checked
-from bertprobe.checkpoint.folder import Folder
+from bertprobe.checkpoint.folder import Folder, FolderWithin, LocalFolder, parse_json
 from bertprobe.checkpoint.locate import locate
 from bertprobe.checkpoint.source import LocalFile, Source
 from bertprobe.checkpoint.tensors import DTYPES, Index, Piece, TensorHeader, check_readable, read_tensor, read_tensors
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, quoted, shortened
+from bertprobe.filenames import CONFIGS
+from bertprobe.storages import UNREAD_BY_START, UNREAD_BY_SUFFIX, storage_called, storage_of
 
 __all__ = [
     "DTYPES",
-    "STORAGES",
     "Checkpoint",
     "LocalFile",
     "Piece",
@@ -32,40 +32,6 @@ __all__ = [
 ]
 
 HEAD = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Storage:
-    """A row of `STORAGES`: a file format, how to tell it by its first bytes, and how to read its index.
-
-    `suffix` is what its files' names end in, where a broken file of that name should be told which rule it breaks.
-    """
-
-    name: str
-    recognises: Callable[[bytes], bool]
-    index: Callable[[Source], Index]
-    suffix: str | None = None
-
-
-def _storage(name: str, module: ModuleType, suffix: str | None = None) -> Storage:
-    return Storage(name, module.recognises, module.index, suffix)
-
-
-STORAGES: tuple[Storage, ...] = (
-    _storage("safetensors", safetensors, ".safetensors"),
-    _storage("PyTorch", torch_pickle),
-    _storage("TensorFlow", tensorflow, tensorflow.SUFFIX),
-)
-
-# What else lies under these names, told by its first bytes.
-_STRANGERS: tuple[tuple[bytes, str, str], ...] = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run: git lfs pull"),
-    (b"\x89HDF", "an HDF5 file", "only safetensors, PyTorch and TensorFlow checkpoints are read"),
-    (b"GGUF", "a GGUF file of llama.cpp", "name the checkpoint it was made from"),
-    (b"\x1f\x8b", "a gzip archive", "unpack it first"),
-    (b"<", "a web page or XML file", "it may be an error page saved under the file's name: fetch it again"),
-    (b"{", "a JSON file", "name the folder or the weights file"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +81,9 @@ class Checkpoint:
         """The file that `config` was read from, None where there is none on this disk."""
         if self.config is None or not isinstance(self.files[0], LocalFile):
             return None
-        for folder in (self.folder, self.folder.parent):  # of a SavedModel the weights lie in variables/
-            name = tensorflow.config_name({entry.name for entry in folder.iterdir()})
+        find = storage_called(self.storage).reader().config
+        for folder in (self.folder, self.folder.parent):  # where weights lie in a folder of their own
+            name = find(LocalFolder(folder))
             if name is not None:
                 return folder / name
         return None
@@ -165,7 +132,9 @@ def open_checkpoint(
         raise _no_root(located, indexes, root)
     if not headers:
         raise NotFound(f"{located.resolved} holds no tensors", "is it a checkpoint? it may be an empty or another file")
-    config = checked(located.config)
+    carried = {name: text for _, index in indexes for name, text in index.settings.items()}
+    settings = FolderWithin(located.folder, located.files[0], carried) if carried else located.folder
+    config = checked(_config(settings, carried) if located.config is None else located.config)
     return Checkpoint(
         # What names the model again, alone: a command that a finding suggests knows of no folder or file beside it.
         ref=located.resolved if subfolder or weights else located.ref or ref,
@@ -175,7 +144,7 @@ def open_checkpoint(
         files=(*located.files, *(file for _, index in indexes for file in index.others)),
         config=config.sound,
         faults=config.faults,
-        settings=located.folder,
+        settings=settings,
         pooling=located.pooling,
         metadata={key: value for _, index in indexes for key, value in index.metadata.items()},
         wrapper=indexes[0][1].wrapper,
@@ -183,6 +152,12 @@ def open_checkpoint(
         revision=located.revision,
         notes=(*located.notes, *_several(indexes, root)),
     )
+
+
+def _config(folder: Folder, carried: Mapping[str, str]) -> Mapping[str, Any] | None:
+    """The config that a weights file carries, where none lies beside it."""
+    name = next((name for name in CONFIGS if name in carried), None)
+    return None if name is None else parse_json(carried[name], folder.at(name))
 
 
 def _rooted(file: Source, index: Index, root: str) -> Index:
@@ -214,24 +189,20 @@ def _several(indexes: Sequence[tuple[str, Index]], root: str) -> list[str]:
 def _index(file: Source) -> tuple[str, Index]:
     """The index of one file by the storage that recognises its first bytes."""
     head = file.read(0, min(HEAD, file.size))
-    for storage in STORAGES:
-        if storage.recognises(head):
-            return storage.name, storage.index(file)
+    for storage in storages.STORAGES:
+        if storage.reader().recognises(head):
+            return storage.name, storage.reader().index(file)
     if not head:
         raise CorruptFile(f"{file.address} is empty", "fetch it again")
-    for start, what, cure in _STRANGERS:
-        if head.lstrip().startswith(start):
-            raise UnsupportedFile(f"{file.address} is {what}", cure)
-    if kind := OTHER_FORMATS.get(Path(file.name).suffix):
-        raise UnsupportedFile(
-            f"{file.address} is {kind}", "only safetensors, PyTorch and TensorFlow checkpoints are read"
-        )
-    for storage in STORAGES:
-        if storage.suffix is not None and file.name.endswith(storage.suffix):
-            return storage.name, storage.index(file)
+    starts = (unread for start, unread in UNREAD_BY_START.items() if head.lstrip().startswith(start))
+    if unread := next(starts, None) or UNREAD_BY_SUFFIX.get(Path(file.name).suffix):
+        raise UnsupportedFile(f"{file.address} is {unread.what}", unread.cure or storages.only_these())
+    named = storage_of(file.name)
+    if named is not None and named.exclusive:
+        return named.name, named.reader().index(file)
+    neither = " nor ".join(storage.name for storage in storages.STORAGES)
     raise UnsupportedFile(
-        f"{file.address} starts with {printable(repr(head[:8]))}: neither safetensors nor PyTorch nor TensorFlow",
-        "name a .safetensors file, a .bin, .pt or .pth that torch.save wrote, or a TensorFlow .index",
+        f"{file.address} starts with {printable(repr(head[:8]))}: neither {neither}", f"name {storages.asked_for()}"
     )
 
 

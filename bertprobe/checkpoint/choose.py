@@ -10,18 +10,17 @@ import json
 import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bertprobe.checkpoint import tensorflow
+from bertprobe import storages
 from bertprobe.checkpoint.folder import Folder, read_json
+from bertprobe.checkpoint.reader import Choice, usual_config
 from bertprobe.checkpoint.source import Source
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, quoted, shortened
-
-LOOKED_FOR = (
-    "model.safetensors, pytorch_model.bin, their .index.json, one other .safetensors, .bin, .pt or .pth file, "
-    "or a TensorFlow .index"
-)
+from bertprobe.filenames import CONFIGS, MODULES, POOLING
+from bertprobe.storages import UNREAD_BY_SUFFIX, Storage, storage_of
 
 # Files that training leaves beside the weights, and adapters, which are no model of their own.
 _NEVER_WEIGHTS = re.compile(
@@ -29,20 +28,6 @@ _NEVER_WEIGHTS = re.compile(
     r"|_embeddings?$|trainer_state|vocab)",
     re.IGNORECASE,
 )
-_SHARD = re.compile(
-    r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<total>[0-9]{5})(?P<suffix>\.safetensors|\.bin|\.pt|\.pth)"
-)
-OTHER_FORMATS = {
-    ".h5": "a Keras file",
-    ".msgpack": "a Flax file",
-    ".onnx": "an ONNX file",
-    ".gguf": "a GGUF file",
-    ".ckpt": "a Lightning checkpoint, or one of TensorFlow before 1.0",
-    ".meta": "the graph of a TensorFlow checkpoint alone",
-    ".ot": "a rust-bert file",
-    ".mlmodel": "a Core ML file",
-    ".tflite": "a TensorFlow Lite file",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +43,7 @@ class Wanted:
 class Located:
     """Where a checkpoint lies: `files` in order, the folder with its settings, and what was decided on the way.
 
-    `shards` are the names of files beside them that hold the data, where `files` do not: TensorFlow's. `ref` names it
+    `shards` are the names of files beside them that hold the data, where `files` do not. `ref` names it
     again where what was typed should not be repeated, an address with a password in it.
     """
 
@@ -102,7 +87,7 @@ def _locate_weights(folder: Folder, name: str) -> Located:
     """The weights file that was named, in the folder or below it."""
     above, _, name = name.rpartition("/")
     inner = _below(folder, above) if above else folder
-    if not inner.is_file(name) and not inner.is_file(name + tensorflow.SUFFIX):
+    if not inner.is_file(name) and not stands_for_weights(inner, name):
         there = sorted(found for found in inner.names if inner.is_file(found))
         raise NotFound(
             f"{inner.address} has no file {quoted(name)}", f"it has {printable(shortened(there)) if there else 'none'}"
@@ -116,111 +101,100 @@ def _locate_folder(folder: Folder) -> Located:
         inner = _locate_folder(transformer)
         note = f"the weights lie in {transformer.name}/, as sentence-transformers has it"
         return noted(replace(inner, pooling=_pooling(folder)), note)
-    bundle = None if _has_other_weights(folder.names) else tensorflow.choose(folder)
-    if bundle is not None:
-        return _locate_bundle(folder, bundle, folder.resolved)
-    chosen, weight_map, notes = _choose(folder)
-    return Located(
-        resolved=folder.resolved,
-        folder=folder,
-        files=tuple(folder.source(name) for name in chosen),
-        config=_config(folder),
-        pooling=_pooling(folder),
-        weight_map=weight_map,
-        notes=notes,
-    )
-
-
-def _has_other_weights(names: Set[str]) -> bool:
-    """Whether a folder holds safetensors or PyTorch weights, which go before TensorFlow's."""
-    endings = (".safetensors", ".bin", ".pt", ".pth", ".index.json")
-    return any(name.endswith(endings) and not _NEVER_WEIGHTS.search(Path(name).stem) for name in names)
-
-
-def _locate_bundle(folder: Folder, bundle: tensorflow.Choice, resolved: str) -> Located:
-    """A TensorFlow checkpoint in the folder or below it, with the config beside it or above."""
-    inside = folder.below(bundle.folder) if bundle.folder else folder
-    named = ((where, tensorflow.config_name(where.names)) for where in (inside, folder))
-    where, config = next(((where, name) for where, name in named if name is not None), (folder, None))
-    odd = (f"{config} is taken for the config",) if config not in (None, "config.json", "bert_config.json") else ()
-    return Located(
-        resolved=resolved,
-        folder=inside,
-        files=(inside.source(bundle.index),),
-        config=None if config is None else read_json(where, config),
-        pooling=_pooling(folder),
-        notes=(*bundle.notes, *odd),
-        shards=tensorflow.shards_of(bundle.index, inside.names),
-    )
-
-
-def locate_file(folder: Folder, name: str) -> Located:
-    """A weights file, the index of several, or what leads to a TensorFlow checkpoint, that was named."""
-    bundle = tensorflow.choose_named(folder, name)
-    if bundle is not None:
-        inside = "/".join(part for part in (bundle.folder, bundle.index) if part)
-        return _locate_bundle(folder, bundle, f"{folder.resolved}/{inside}")
-    names: tuple[str, ...] = (name,)
-    notes: tuple[str, ...] = ()
-    weight_map = None
-    if name.endswith(".index.json"):
-        weight_map = _weight_map(folder, name)
-        names = _shards_of(folder, name, weight_map)
-    elif shard := _SHARD.fullmatch(name):
-        names, notes = _whole_set(folder, name, shard)
-    elif name.startswith("adapter_model."):
-        raise _adapter(folder)
-    return Located(
-        resolved=f"{folder.resolved}/{name}",
-        folder=folder,
-        files=tuple(folder.source(name) for name in names),
-        config=_config(folder),
-        pooling=_pooling(folder),
-        weight_map=weight_map,
-        notes=notes,
-    )
-
-
-def _choose(folder: Folder) -> tuple[tuple[str, ...], Mapping[str, str] | None, tuple[str, ...]]:
-    """The weights files of a folder: safetensors before PyTorch, well-known names before what is merely unambiguous."""
-    names = folder.names
-    for stem, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
-        beside = _beside(names, suffix)
-        if stem + suffix in names:
-            return (stem + suffix,), None, beside
-        index = f"{stem}{suffix}.index.json"
-        if index in names:
-            weight_map = _weight_map(folder, index)
-            return _shards_of(folder, index, weight_map), weight_map, beside
-        chosen = _choose_by_suffix(folder, (suffix,) if suffix == ".safetensors" else (".bin", ".pt", ".pth"))
-        if chosen is not None:
-            return *chosen, beside
+    for storage in storages.STORAGES:
+        choose = storage.reader().choose
+        choice = _by_names(storage, folder) if choose is None else choose(folder)
+        if choice is not None:
+            return _located(folder, choice, folder.resolved)
     raise _nothing(folder)
 
 
-def _choose_by_suffix(
-    folder: Folder, suffixes: tuple[str, ...]
-) -> tuple[tuple[str, ...], Mapping[str, str] | None] | None:
-    """The one index, complete set of shards, or single file with one of these suffixes."""
-    names = folder.names
-    weights = sorted(name for name in names if name.endswith(suffixes) and not _NEVER_WEIGHTS.search(Path(name).stem))
-    indexes = sorted(name for name in names if any(name.endswith(f"{s}.index.json") for s in suffixes))
+def _located(folder: Folder, choice: Choice, resolved: str) -> Located:
+    """The chosen files, with the config beside them, or where they lie below the folder in that."""
+    inside = folder.below(choice.folder) if choice.folder else folder
+    storage = storage_of(choice.files[0])
+    find = storage.reader().config if storage else usual_config
+    named = ((where, find(where)) for where in (inside, folder))
+    where, config = next(((where, name) for where, name in named if name is not None), (folder, None))
+    odd = () if config is None or config in CONFIGS else (f"{config} is taken for the config",)
+    return Located(
+        resolved=resolved,
+        folder=inside,
+        files=tuple(inside.source(name) for name in choice.files),
+        config=None if config is None else read_json(where, config),
+        pooling=_pooling(folder),
+        weight_map=choice.weight_map,
+        notes=(*choice.notes, *odd),
+        shards=tuple(other for name in choice.files for other in others_of(name, inside)),
+    )
+
+
+def others_of(name: str, folder: Folder) -> tuple[str, ...]:
+    """The files beside a weights file that hold its data, where it does not."""
+    storage = storage_of(name)
+    others = storage.reader().others if storage else None
+    return others(name, folder.names) if others else ()
+
+
+def stands_for_weights(folder: Folder, name: str) -> bool:
+    """Whether a name that no file has leads to weights, as the prefix of several files."""
+    return _by_own_rules(folder, name) is not None
+
+
+def _by_own_rules(folder: Folder, name: str) -> Choice | None:
+    """What a name leads to by the rules of a format that has its own."""
+    readers = (storage.reader().named for storage in storages.STORAGES)
+    return next((choice for named in readers if named and (choice := named(folder, name))), None)
+
+
+def locate_file(folder: Folder, name: str) -> Located:
+    """A weights file, the index of several, or what else leads to a checkpoint, that was named."""
+    choice = _by_own_rules(folder, name)
+    if choice is not None:
+        return _located(folder, choice, "/".join(filter(None, (folder.resolved, choice.folder, choice.files[0]))))
+    if name.endswith(storages.shard_indexes()):
+        choice = _of_index(folder, name)
+    elif shard := _shard().fullmatch(name):
+        choice = _whole_set(folder, name, shard)
+    elif name.startswith("adapter_model."):
+        raise _adapter(folder)
+    return _located(folder, choice or Choice((name,)), f"{folder.resolved}/{name}")
+
+
+def _by_names(storage: Storage, folder: Folder) -> Choice | None:
+    """The weights files of a format in a folder: well-known names before what is merely unambiguous."""
+    index = storage.file + storage.shard_index
+    if storage.file and storage.file in folder.names:
+        choice: Choice | None = Choice((storage.file,))
+    elif storage.file and storage.shard_index and index in folder.names:
+        choice = _of_index(folder, index)
+    else:
+        choice = _by_suffix(storage, folder)
+    return None if choice is None else replace(choice, notes=_not_read(storage, folder.names))
+
+
+def _by_suffix(storage: Storage, folder: Folder) -> Choice | None:
+    """The one index, complete set of shards, or single file with one of the suffixes."""
+    weights = sorted(
+        name for name in folder.names if name.endswith(storage.suffixes) and not _NEVER_WEIGHTS.search(Path(name).stem)
+    )
+    endings = tuple(suffix + storage.shard_index for suffix in storage.suffixes if storage.shard_index)
+    indexes = sorted(name for name in folder.names if name.endswith(endings))
     if len(indexes) == 1:
-        weight_map = _weight_map(folder, indexes[0])
-        return _shards_of(folder, indexes[0], weight_map), weight_map
+        return _of_index(folder, indexes[0])
     sets: dict[tuple[str, str, str], list[str]] = {}
     singles = []
     for name in weights:
-        shard = _SHARD.fullmatch(name)
+        shard = _shard().fullmatch(name)
         if shard is None:
             singles.append(name)
         elif 1 <= int(shard["number"]) <= int(shard["total"]):
             sets.setdefault((shard["stem"], shard["total"], shard["suffix"]), []).append(name)
     complete = [found for (_, total, _), found in sets.items() if len(found) == int(total)]
     if len(complete) == 1 and not singles:
-        return tuple(complete[0]), None
+        return Choice(tuple(complete[0]))
     if len(singles) == 1 and not complete:
-        return (singles[0],), None
+        return Choice((singles[0],))
     if singles or len(complete) > 1:
         raise NotFound(
             f"{folder.address} holds several weights files ({shortened(singles + [found[0] for found in complete])})",
@@ -234,18 +208,26 @@ def _choose_by_suffix(
     return None
 
 
-def _beside(names: Set[str], suffix: str) -> tuple[str, ...]:
+def _shard() -> re.Pattern[str]:
+    """The name of a shard: `model-00001-of-00002.safetensors` is the first of two."""
+    return _shard_with(tuple(suffix for storage in storages.STORAGES for suffix in storage.suffixes))
+
+
+@cache
+def _shard_with(suffixes: tuple[str, ...]) -> re.Pattern[str]:
+    endings = "|".join(map(re.escape, suffixes))
+    return re.compile(rf"(?P<stem>.+)-(?P<number>[0-9]{{5}})-of-(?P<total>[0-9]{{5}})(?P<suffix>{endings})")
+
+
+def _not_read(storage: Storage, names: Set[str]) -> tuple[str, ...]:
+    """A note on what lies beside and goes behind this format."""
     others = sorted(
-        name
-        for name in names
-        if (name.endswith((".bin", ".h5", ".msgpack", ".onnx")) and not _NEVER_WEIGHTS.search(Path(name).stem))
+        name for name in names if name.endswith(storage.instead_of) and not _NEVER_WEIGHTS.search(Path(name).stem)
     )
-    if suffix != ".safetensors" or not others:
-        return ()
-    return (f"safetensors is read, not {shortened(others)} beside it",)
+    return (f"{storage.name} is read, not {shortened(others)} beside it",) if others else ()
 
 
-def _whole_set(folder: Folder, name: str, shard: re.Match[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _whole_set(folder: Folder, name: str, shard: re.Match[str]) -> Choice:
     """The complete set a shard belongs to, else the shard alone."""
     total = int(shard["total"])
     names = tuple(
@@ -253,8 +235,23 @@ def _whole_set(folder: Folder, name: str, shard: re.Match[str]) -> tuple[tuple[s
     )
     missing = [other for other in names if not folder.is_file(other)]
     if missing or not names:
-        return (name,), (f"shard {int(shard['number'])} of {total} alone: {len(missing)} others are not there",)
-    return names, (f"{name} is one of {total} shards: all are read",) if total > 1 else ()
+        note = f"shard {int(shard['number'])} of {total} alone: {len(missing)} others are not there"
+        return Choice((name,), notes=(note,))
+    return Choice(names, notes=(f"{name} is one of {total} shards: all are read",) if total > 1 else ())
+
+
+def _of_index(folder: Folder, index: str) -> Choice:
+    """The shards that an index lists; raises `NotFound` where some are missing."""
+    weight_map = _weight_map(folder, index)
+    shards = tuple(sorted(set(weight_map.values())))
+    missing = [name for name in shards if not folder.is_file(name)]
+    if missing:
+        raise NotFound(
+            f"{folder.at(index)} names {len(shards)} shards, {len(missing)} of them missing: "
+            + printable(shortened(missing)),
+            "fetch the missing ones",
+        )
+    return Choice(shards, weight_map=weight_map)
 
 
 def _weight_map(folder: Folder, index: str) -> Mapping[str, str]:
@@ -273,30 +270,40 @@ def _weight_map(folder: Folder, index: str) -> Mapping[str, str]:
     return found
 
 
-def _shards_of(folder: Folder, index: str, weight_map: Mapping[str, str]) -> tuple[str, ...]:
-    shards = tuple(sorted(set(weight_map.values())))
-    missing = [name for name in shards if not folder.is_file(name)]
-    if missing:
-        raise NotFound(
-            f"{folder.at(index)} names {len(shards)} shards, {len(missing)} of them missing: "
-            + printable(shortened(missing)),
-            "fetch the missing ones",
-        )
-    return shards
-
-
 def _nothing(folder: Folder) -> Exception:
     """Why a folder has no weights that can be read, as precisely as its file names tell."""
     names = folder.names
     if any(name.startswith("adapter_model.") for name in names):
         return _adapter(folder)
+    looked = f"looked for {looked_for()}"
     for name in sorted(names):
-        kind = OTHER_FORMATS.get(Path(name).suffix)
-        if kind:
-            how = "name the file itself, if torch wrote it" if name.endswith(".ckpt") else f"looked for {LOOKED_FOR}"
-            return UnsupportedFile(f"{folder.address} has {printable(name)}, {kind}, which is not read", how)
+        if kind := UNREAD_BY_SUFFIX.get(Path(name).suffix):
+            return UnsupportedFile(
+                f"{folder.address} has {printable(name)}, {kind.what}, which is not read", kind.cure or looked
+            )
     there = f"holds no weights, only {printable(shortened(sorted(names)))}" if names else "is empty"
-    return NotFound(f"the folder {folder.address} {there}", f"looked for {LOOKED_FOR}")
+    return NotFound(f"the folder {folder.address} {there}", looked)
+
+
+def looked_for() -> str:
+    """The files that make a folder a checkpoint: a format's own, one with its suffix, or what its own rules find."""
+    own = [storage for storage in storages.STORAGES if storage.reader().choose is not None]
+    plain = [storage for storage in storages.STORAGES if storage not in own]
+    files = ", ".join(storage.file for storage in plain if storage.file)
+    suffixes = storages.listed([suffix for storage in plain for suffix in storage.suffixes], "or")
+    others = [storage.called.format(storages.listed(storage.suffixes, "or")) for storage in own]
+    looked = [f"{files}, their {' or '.join(storages.shard_indexes())}, one other {suffixes} file", *others]
+    return storages.listed(looked, "or", ", ")
+
+
+def settings_of(folder: Folder) -> tuple[str, ...]:
+    """The small files that opening a folder will read."""
+    index: tuple[str, ...] = ()
+    for storage in storages.STORAGES:
+        if storage.file and (folder.is_file(storage.file) or folder.is_file(storage.file + storage.shard_index)):
+            index = () if folder.is_file(storage.file) else (storage.file + storage.shard_index,)
+            break
+    return tuple(name for name in (*CONFIGS, MODULES, POOLING, *index) if folder.is_file(name))
 
 
 def _adapter(folder: Folder) -> UnsupportedFile:
@@ -312,9 +319,9 @@ def _adapter(folder: Folder) -> UnsupportedFile:
 def _transformer_folder(folder: Folder) -> Folder | None:
     """The folder of the transformer inside a sentence-transformers model that keeps it apart."""
     path = "0_Transformer"
-    if folder.is_file("modules.json"):
+    if folder.is_file(MODULES):
         try:
-            modules = json.loads(folder.text("modules.json"))
+            modules = json.loads(folder.text(MODULES))
             path = next(str(m["path"]) for m in modules if str(m["type"]).endswith(".Transformer"))
         except (ValueError, RecursionError, TypeError, KeyError, StopIteration):
             pass  # the settings of another tool: without them the well-known name still serves
@@ -323,10 +330,4 @@ def _transformer_folder(folder: Folder) -> Folder | None:
 
 
 def _pooling(folder: Folder) -> Mapping[str, Any] | None:
-    name = "1_Pooling/config.json"
-    return read_json(folder, name) if folder.is_file(name) else None
-
-
-def _config(folder: Folder) -> Mapping[str, Any] | None:
-    name = next((name for name in ("config.json", "bert_config.json") if folder.is_file(name)), None)
-    return None if name is None else read_json(folder, name)
+    return read_json(folder, POOLING) if folder.is_file(POOLING) else None

@@ -146,3 +146,51 @@ class LocalFolder:
 
     def source(self, name: str) -> LocalFile:
         return LocalFile(self.path / name)
+
+
+class FolderWithin:
+    """A folder with the small files that a weights file in it carries; what lies beside that file goes before."""
+
+    def __init__(self, folder: Folder, file: Source, carried: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._file = file
+        self._carried = carried
+
+    @property
+    def address(self) -> str:
+        return self._folder.address
+
+    @property
+    def resolved(self) -> str:
+        return self._folder.resolved
+
+    @property
+    def name(self) -> str:
+        return self._folder.name
+
+    @property
+    def names(self) -> Set[str]:
+        return {*self._folder.names, *self._carried}
+
+    def at(self, name: str) -> str:
+        return f"{name} in {self._file.address}" if self._is_carried(name) else self._folder.at(name)
+
+    def is_file(self, name: str) -> bool:
+        return name in self._carried or self._folder.is_file(name)
+
+    def is_folder(self, name: str) -> bool:
+        return self._folder.is_folder(name)
+
+    def below(self, name: str) -> Folder:
+        return self._folder.below(name)
+
+    def text(self, name: str) -> str:
+        return self._carried[name] if self._is_carried(name) else self._folder.text(name)
+
+    def source(self, name: str) -> Source:
+        if self._is_carried(name):
+            raise UnsupportedFile(f"{self.at(name)} is no file of its own", "write it beside the weights")
+        return self._folder.source(name)
+
+    def _is_carried(self, name: str) -> bool:
+        return name in self._carried and not self._folder.is_file(name)

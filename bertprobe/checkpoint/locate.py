@@ -9,8 +9,7 @@ from pathlib import Path
 
 from bertprobe import builtin
 from bertprobe.builtin import POCKET
-from bertprobe.checkpoint import tensorflow
-from bertprobe.checkpoint.choose import Located, Wanted, locate_file, locate_in, noted
+from bertprobe.checkpoint.choose import Located, Wanted, locate_file, locate_in, noted, stands_for_weights
 from bertprobe.checkpoint.folder import LocalFolder
 from bertprobe.errors import NotFound, printable
 
@@ -27,8 +26,8 @@ def locate(ref: str, wanted: Wanted) -> Located:
     if ref and _exists(path):
         located = _locate_path(path, wanted)
         return noted(located, _on_disk(ref)) if path.is_dir() else located
-    if ref and LocalFolder(path.parent).is_file(path.name + tensorflow.SUFFIX):
-        return locate_file(LocalFolder(path.parent), path.name)  # a TensorFlow prefix, of which there is no file
+    if ref and stands_for_weights(LocalFolder(path.parent), path.name):
+        return locate_file(LocalFolder(path.parent), path.name)
     if not _begins_here(ref):
         from bertprobe.checkpoint.hub.locate import locate_on_hub
 
@@ -53,7 +52,7 @@ def _on_disk(ref: str) -> str:
 def _locate_pocket(wanted: Wanted) -> Located:
     """The model that ships with the package. Weights are read by byte ranges of a file, so a zip will not do."""
     folder = LocalFolder(builtin.FOLDER)
-    if not folder.is_file("model.safetensors"):
+    if not folder.is_file(builtin.WEIGHTS):
         raise NotFound(
             f"the built-in model is not in {folder.path}",
             "install bertprobe as files (pip install bertprobe); from a zip archive its weights cannot be read",

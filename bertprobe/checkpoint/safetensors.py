@@ -18,6 +18,7 @@ from itertools import accumulate
 from operator import mul
 from typing import Any
 
+from bertprobe.checkpoint.reader import Reader
 from bertprobe.checkpoint.source import Source
 from bertprobe.checkpoint.tensors import DTYPES, MAX_DIMENSIONS, Index, Piece, TensorHeader
 from bertprobe.errors import CorruptFile, UnsupportedFile, is_text, printable, quoted
@@ -158,10 +159,10 @@ def _tensor(source: Source, name: str, entry: Any, data_start: int) -> TensorHea
         raise CorruptFile(f"{shown} has data_offsets that are not a range", DAMAGED)
     if _largest_product(shape) >= 2**64:  # it may be 0 in the end; the library multiplies in 64 bits
         raise CorruptFile(f"{shown} has a shape whose product is beyond 2^64", DAMAGED)
-    bits = math.prod(shape) * DTYPES[dtype].bits
-    if bits % 8 or bits // 8 != offsets[1] - offsets[0]:
+    count, nbytes = math.prod(shape), DTYPES[dtype].nbytes(math.prod(shape))
+    if count % DTYPES[dtype].items or nbytes != offsets[1] - offsets[0]:
         raise CorruptFile(
-            f"{shown} has shape {shape} in {dtype}, {bits // 8:,} bytes, but a range of {offsets[1] - offsets[0]:,}",
+            f"{shown} has shape {shape} in {dtype}, {nbytes:,} bytes, but a range of {offsets[1] - offsets[0]:,}",
             DAMAGED,
         )
     return TensorHeader(name, dtype, tuple(shape), (Piece(source, data_start + offsets[0], data_start + offsets[1]),))
@@ -208,3 +209,6 @@ def _check_coverage(source: Source, headers: list[TensorHeader], data_start: int
         raise CorruptFile(f"{source.name} should have {end:,} bytes by its header, it has {source.size:,}", DAMAGED)
     if end < source.size:
         raise CorruptFile(f"{source.name} has {source.size - end:,} bytes after its last tensor", DAMAGED)
+
+
+READER = Reader(recognises, index)

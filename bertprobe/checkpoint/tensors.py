@@ -30,12 +30,25 @@ RUN_LIMIT = 16 * 2**20  # and no merged read grows past this, so that memory fol
 
 @dataclass(frozen=True, slots=True)
 class Dtype:
-    """An element type under the safetensors format's name for it."""
+    """An element type, under the safetensors format's name where that has it: so many `items` lie in so many `bytes`.
+
+    `numpy` is the type of an array of it, None where there is none.
+    """
 
     name: str
-    bits: int
+    items: int
+    bytes: int
     numpy: str | None
     kind: str
+
+    @property
+    def bits(self) -> float:
+        """Bits of an element, on average over a block."""
+        return 8 * self.bytes / self.items
+
+    def nbytes(self, count: int) -> int:
+        """Bytes of so many elements in whole blocks."""
+        return -(-count // self.items) * self.bytes
 
     @property
     def is_float(self) -> bool:
@@ -45,28 +58,28 @@ class Dtype:
 DTYPES: dict[str, Dtype] = {
     dtype.name: dtype
     for dtype in (
-        Dtype("F64", 64, "float64", "float"),
-        Dtype("F32", 32, "float32", "float"),
-        Dtype("F16", 16, "float16", "float"),
-        Dtype("BF16", 16, "bfloat16", "float"),
-        Dtype("F8_E4M3", 8, "float8_e4m3fn", "float"),
-        Dtype("F8_E5M2", 8, "float8_e5m2", "float"),
-        Dtype("F8_E8M0", 8, "float8_e8m0fnu", "float"),
-        Dtype("F8_E4M3FNUZ", 8, "float8_e4m3fnuz", "float"),
-        Dtype("F8_E5M2FNUZ", 8, "float8_e5m2fnuz", "float"),
-        Dtype("F6_E2M3", 6, None, "float"),
-        Dtype("F6_E3M2", 6, None, "float"),
-        Dtype("F4", 4, None, "float"),
-        Dtype("C64", 64, "complex64", "complex"),
-        Dtype("I64", 64, "int64", "int"),
-        Dtype("I32", 32, "int32", "int"),
-        Dtype("I16", 16, "int16", "int"),
-        Dtype("I8", 8, "int8", "int"),
-        Dtype("U64", 64, "uint64", "int"),
-        Dtype("U32", 32, "uint32", "int"),
-        Dtype("U16", 16, "uint16", "int"),
-        Dtype("U8", 8, "uint8", "int"),
-        Dtype("BOOL", 8, "bool", "bool"),
+        Dtype("F64", 1, 8, "float64", "float"),
+        Dtype("F32", 1, 4, "float32", "float"),
+        Dtype("F16", 1, 2, "float16", "float"),
+        Dtype("BF16", 1, 2, "bfloat16", "float"),
+        Dtype("F8_E4M3", 1, 1, "float8_e4m3fn", "float"),
+        Dtype("F8_E5M2", 1, 1, "float8_e5m2", "float"),
+        Dtype("F8_E8M0", 1, 1, "float8_e8m0fnu", "float"),
+        Dtype("F8_E4M3FNUZ", 1, 1, "float8_e4m3fnuz", "float"),
+        Dtype("F8_E5M2FNUZ", 1, 1, "float8_e5m2fnuz", "float"),
+        Dtype("F6_E2M3", 4, 3, None, "float"),
+        Dtype("F6_E3M2", 4, 3, None, "float"),
+        Dtype("F4", 2, 1, None, "float"),
+        Dtype("C64", 1, 8, "complex64", "complex"),
+        Dtype("I64", 1, 8, "int64", "int"),
+        Dtype("I32", 1, 4, "int32", "int"),
+        Dtype("I16", 1, 2, "int16", "int"),
+        Dtype("I8", 1, 1, "int8", "int"),
+        Dtype("U64", 1, 8, "uint64", "int"),
+        Dtype("U32", 1, 4, "uint32", "int"),
+        Dtype("U16", 1, 2, "uint16", "int"),
+        Dtype("U8", 1, 1, "uint8", "int"),
+        Dtype("BOOL", 1, 1, "bool", "bool"),
     )
 }
 
@@ -78,7 +91,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     dtype = DTYPES[name]
     if dtype.numpy is None:
         raise UnsupportedFile(
-            f"dtype {name} packs {dtype.bits} bits an element", "numpy cannot hold it; read its shape with --shapes"
+            f"dtype {name} packs {dtype.bits:g} bits an element", "numpy cannot hold it; read its shape with --shapes"
         )
     if name == "BF16" or name.startswith("F8"):
         import ml_dtypes
@@ -145,7 +158,7 @@ class TensorHeader:
     @property
     def nbytes(self) -> int:
         """Bytes of the elements, row after row."""
-        return (self.count * DTYPES[self.dtype].bits + 7) // 8 if self.dtype in DTYPES else 0
+        return DTYPES[self.dtype].nbytes(self.count) if self.dtype in DTYPES else 0
 
     @property
     def location(self) -> tuple[tuple[str, int, int], ...]:
@@ -162,16 +175,16 @@ class TensorHeader:
         if self.refusal is not None:
             return self
         plain = self.axes is None and len(self.pieces) == 1 and self.shape
-        if not plain or not 0 <= start <= stop <= self.shape[0]:
+        dtype = DTYPES[self.dtype]
+        step = self.strides[0] if self.strides else math.prod(self.shape[1:])
+        if not plain or not 0 <= start <= stop <= self.shape[0] or start * step % dtype.items:  # amid a block
             raise UnsupportedFile(
                 f"{self.name} is fused and stored in an odd way", "save the model again with save_pretrained"
             )
         (piece,) = self.pieces
-        bits = DTYPES[self.dtype].bits
-        step = self.strides[0] if self.strides else math.prod(self.shape[1:])
         shape = (stop - start, *self.shape[1:])
-        first = piece.start + start * step * bits // 8
-        last = first + (_extent(shape, self.strides) * bits + 7) // 8
+        first = piece.start + dtype.nbytes(start * step)
+        last = first + dtype.nbytes(_extent(shape, self.strides))
         return replace(self, shape=shape, pieces=(replace(piece, start=first, stop=last, checksum=None),))
 
 
@@ -180,7 +193,8 @@ class Index:
     """What a storage finds in one file: the tensors, the file's own notes, and the dictionary key they lay under.
 
     `models` are other models in the file, by the dotted keys they lay under; `others` are the files that hold the data,
-    where they are not in the one with the index.
+    where they are not in the one with the index. `settings` are the texts of small files that the file carries, each
+    under the name it has where it lies beside the weights: config.json, tokenizer.json, vocab.txt.
     """
 
     headers: tuple[TensorHeader, ...]
@@ -188,6 +202,7 @@ class Index:
     wrapper: str = ""
     models: Mapping[str, tuple[TensorHeader, ...]] = field(default_factory=dict)
     others: tuple[Source, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 def _extent(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> int:
@@ -235,7 +250,7 @@ def check_readable(header: TensorHeader) -> None:
         raise UnsupportedFile(f"tensor {name} cannot be read: {header.refusal}", "only its name is known")
     if DTYPES[header.dtype].numpy is None:
         raise UnsupportedFile(
-            f"tensor {name} has dtype {header.dtype}, {DTYPES[header.dtype].bits} bits an element",
+            f"tensor {name} has dtype {header.dtype}, {DTYPES[header.dtype].bits:g} bits an element",
             "no array library here can hold that; --shapes lists it",
         )
     if header.nbytes > machine_memory():

@@ -11,11 +11,11 @@ from typing import Any
 from bertprobe.builtin import POCKET
 from bertprobe.cli.model import resolve_model
 from bertprobe.errors import BertprobeError
+from bertprobe.filenames import CONFIGS, MODULES
+from bertprobe.storages import endings
 
 # A name with other characters would have to be quoted for the shell: left to its own completion of files.
 _PLAIN = re.compile(r"[\w.+@-]+", re.ASCII)
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".index", ".index.json")
-_CHECKPOINT = ("config.json", "bert_config.json", "modules.json", *_WEIGHTS)
 MOST_ENTRIES = 10_000  # of a folder: who waits after TAB should not wait for a listing
 
 TABLES = ("intermediate", "pooler", "spectrum", "neurons", "tensors", "findings")
@@ -52,10 +52,12 @@ def _hub_cache() -> Path:
 
 def _here() -> Iterator[str]:
     """Weights files of this folder, and folders in it with a checkpoint."""
+    weights = endings()
+    checkpoint = (*CONFIGS, MODULES, *weights)
     for entry in _entries(Path()):
         if not _PLAIN.fullmatch(entry.name) or entry.name.startswith((".", "-")):
             continue
-        if entry.name.endswith(_WEIGHTS) or any(inner.name.endswith(_CHECKPOINT) for inner in _entries(entry)):
+        if entry.name.endswith(weights) or any(inner.name.endswith(checkpoint) for inner in _entries(entry)):
             yield entry.name
 
 

@@ -8,13 +8,14 @@ from typing import Annotated, Literal
 import typer
 
 from bertprobe.cli import completion
+from bertprobe.storages import endings
 
 Model = Annotated[
     str | None,
     typer.Argument(
         metavar="[MODEL]",
         autocompletion=completion.models,
-        help="A folder, a weights file (.safetensors, .bin, .pt, .pth, .index, .index.json), a model on the Hub "
+        help=f"A folder, a weights file ({', '.join(endings())}), a model on the Hub "
         "(owner/name, owner/name@revision, hf:// or its page) or pocket, the built-in model; $BERTPROBE_MODEL, else "
         "pocket.",
         show_default=False,

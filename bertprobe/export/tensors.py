@@ -57,7 +57,7 @@ class Item:
 
     @property
     def nbytes(self) -> int:
-        return self.header.count * DTYPES[self.dtype].bits // 8
+        return DTYPES[self.dtype].nbytes(self.header.count)
 
 
 OnTensor = Callable[[str, Any], None]

@@ -13,6 +13,7 @@ from bertprobe.checkpoint import Checkpoint, TensorHeader
 from bertprobe.report import Column, Report, View, facts, finding_view
 from bertprobe.stats.table import STATISTICS, Statistic, columns_of, statistics
 from bertprobe.verdicts import Evidence, Finding, verdict
+from bertprobe.verdicts.headers import UNREAD_STORAGE
 
 if TYPE_CHECKING:
     from bertprobe.export import Written
@@ -67,12 +68,12 @@ def exportation(checkpoint: Checkpoint, anatomy: Anatomy, written: Written, find
 
 
 def _after_export(checkpoint: Checkpoint, written: Written, findings: Sequence[Finding]) -> Iterator[Finding]:
-    """The findings, but that a TensorFlow checkpoint that has just been converted needs only its small files."""
+    """The findings, but that a checkpoint that has just been converted needs only its small files."""
     from bertprobe.export.files import copies  # here, as `inspect` has no use for the rooms that write files
 
     canonical = not any("/" in tensor.name for tensor in written.tensors)
     for finding in findings:
-        if finding.rule == "tensorflow-checkpoint" and canonical:
+        if finding.rule == UNREAD_STORAGE and canonical:
             commands = copies(checkpoint, Path(written.path))
             if commands:
                 message = f"BertModel.from_pretrained looks for config.json beside {Path(written.path).name}"

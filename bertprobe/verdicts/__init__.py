@@ -79,9 +79,9 @@ RULES: tuple[Rule[Evidence], ...] = (
     Rule("pooler-absent", "note", "The checkpoint holds no pooler.", headers.pooler_absent),
     Rule("pooler-unused", "note", "The model's users pool otherwise.", headers.pooler_unused),
     Rule(
-        "tensorflow-checkpoint",
+        headers.UNREAD_STORAGE,
         "note",
         "transformers 5 does not read it.",
-        headers.tensorflow_checkpoint,
+        headers.unread_storage,
     ),
 )

@@ -11,8 +11,11 @@ from bertprobe.anatomy import Anatomy, Part, spans
 from bertprobe.anatomy.poolers import never_pools, pooling_modes, why_no_pooler
 from bertprobe.checkpoint import TensorHeader
 from bertprobe.errors import command, printable, quoted, shortened
+from bertprobe.storages import storage_called
 from bertprobe.verdicts.evidence import MOST_NAMES, MOST_NUMBERS, Evidence
 from bertprobe.verdicts.rule import Observation
+
+UNREAD_STORAGE = "tensorflow-checkpoint"  # of the one format that transformers does not read
 
 
 def pooler_absent(evidence: Evidence) -> Iterator[Observation]:
@@ -274,8 +277,9 @@ def names_hidden(evidence: Evidence) -> Iterator[Observation]:
         )
 
 
-def tensorflow_checkpoint(evidence: Evidence) -> Iterator[Observation]:
-    if evidence.checkpoint.storage != "TensorFlow":
+def unread_storage(evidence: Evidence) -> Iterator[Observation]:
+    unread = storage_called(evidence.checkpoint.storage).unread
+    if not unread:
         return
     config = evidence.checkpoint.config_file
     copies = [] if config is None else [command("cp", str(config), "NEW/config.json")]
@@ -287,7 +291,7 @@ def tensorflow_checkpoint(evidence: Evidence) -> Iterator[Observation]:
     )
     yield Observation(
         None,
-        "transformers 5 reads no TensorFlow checkpoints, and says that there is no model.safetensors",
+        unread,
         {"storage": evidence.checkpoint.storage, "config": None if config is None else str(config)},
         f"convert it: mkdir NEW && {export}{copy}",
     )

@@ -25,6 +25,7 @@ from bertprobe.checkpoint.hub.headers import asked_to_wait
 from bertprobe.checkpoint.hub.patience import FAREWELL, Dropped, Pace, hang_up, is_done, started
 from bertprobe.checkpoint.hub.repository import HubFolder, Repository, snapshot
 from bertprobe.errors import BertprobeError, HubError
+from bertprobe.filenames import POOLING
 
 _SMALL = (".json", ".txt", ".model", ".codes", ".bpe")
 MOST_SETTINGS = 50 * 2**20  # bytes of a file that can be settings or a vocabulary
@@ -41,7 +42,7 @@ def download(folder: HubFolder, weights: Iterable[str], revision: str) -> LocalF
     """
     repository = folder.repository
     beside = [name for name in folder.names if folder.is_file(name) and name.endswith(_SMALL)]
-    beside += [name for name in ("1_Pooling/config.json",) if folder.is_file(name)]
+    beside += [name for name in (POOLING,) if folder.is_file(name)]
     settings = [path for path in map(folder.inside, beside) if (repository.sizes[path] or 0) <= MOST_SETTINGS]
     here = Path()
     for path in (*settings, *map(folder.inside, weights)):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from bertprobe.checkpoint.choose import others_of, settings_of
 from bertprobe.checkpoint.folder import check_small
 from bertprobe.checkpoint.hub.address import COMMIT, could_be_on_hub
 from bertprobe.checkpoint.hub.client import Client
@@ -16,13 +17,11 @@ from bertprobe.checkpoint.hub.endpoint import without_secrets
 from bertprobe.checkpoint.hub.file import AT_ONCE, HubFile
 from bertprobe.checkpoint.hub.patience import started
 from bertprobe.checkpoint.source import LocalFile, Source
-from bertprobe.checkpoint.tensorflow import SUFFIX, shards_of
 from bertprobe.errors import CorruptFile, HubError, NotFound, printable, quoted, shortened
+from bertprobe.filenames import CONFIGS, MODULES
+from bertprobe.storages import usual_files
 
 LONGEST_PATH = 1024  # characters of a file's path in a repository
-
-# Fetched side by side at the start, where a repository has them: each would cost a round trip of its own.
-SETTINGS = ("config.json", "bert_config.json", "modules.json", "1_Pooling/config.json", "model.safetensors.index.json")
 
 
 @dataclass(frozen=True)
@@ -57,11 +56,10 @@ class Repository:
         return self.sources[path]
 
     def _is_whole_in_cache(self, path: str) -> bool:
-        """Whether what a file needs beside it is in the cache, too: a TensorFlow index reads its shards from there."""
-        folder, _, name = path.rpartition("/")
-        beside = {other.rpartition("/")[2] for other in self.sizes if other.rpartition("/")[0] == folder}
-        shards = shards_of(name, beside) if name.endswith(SUFFIX) else ()
-        return all(self.cached(f"{folder}/{shard}" if folder else shard) is not None for shard in shards)
+        """Whether what a file needs beside it is in the cache, too: an index reads the data's shards from there."""
+        above, _, name = path.rpartition("/")
+        folder = HubFolder(self, above)
+        return all(self.cached(folder.inside(other)) is not None for other in others_of(name, folder))
 
 
 def ask(client: Client, id: str, revision: str, *, tries: int) -> Repository:
@@ -163,7 +161,7 @@ class HubFolder:
 
     def warm(self) -> None:
         """Fetches the settings that will be asked for, side by side."""
-        warm(self.source(name) for name in SETTINGS if self.is_file(name))
+        warm(map(self.source, settings_of(self)))
 
     def inside(self, name: str) -> str:
         """The path in the repository of a name in this folder."""
@@ -172,25 +170,12 @@ class HubFolder:
 
 # ------------------------------------------------------------------------------------------------ the cache
 
-# Files of which a model has at least one: the client finds a snapshot by a file in it.
-_CACHED = (
-    "config.json",
-    "bert_config.json",
-    "model.safetensors",
-    "pytorch_model.bin",
-    "model.safetensors.index.json",
-    "pytorch_model.bin.index.json",
-    "bert_model.ckpt.index",
-    "modules.json",
-    "tokenizer.json",
-    "vocab.txt",
-    "README.md",
-)
-
 
 def snapshot(id: str, revision: str) -> Path | None:
     """The folder of the local cache with a repository at a revision, as far as it is there."""
-    return next((path.parent for name in _CACHED if (path := _cached(id, name, revision or "main"))), None)
+    # The client finds a snapshot by a file in it: of these a model has at least one.
+    files = (*CONFIGS, *usual_files(), MODULES, "tokenizer.json", "vocab.txt", "README.md")
+    return next((path.parent for name in files if (path := _cached(id, name, revision or "main"))), None)
 
 
 def _cached(id: str, path: str, revision: str) -> Path | None:

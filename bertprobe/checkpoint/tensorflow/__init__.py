@@ -7,12 +7,13 @@ Sources: tensor_bundle.proto and lib/io/table of TensorFlow, LevelDB's table_for
 
 from __future__ import annotations
 
+from bertprobe.checkpoint.reader import Reader
 from bertprobe.checkpoint.source import Source
-from bertprobe.checkpoint.tensorflow.naming import SUFFIX, Choice, choose, choose_named, config_name, shards_of
+from bertprobe.checkpoint.tensorflow.naming import choose, choose_named, config_name, shards_of
 from bertprobe.checkpoint.tensorflow.table import recognises
 from bertprobe.checkpoint.tensors import Index
 
-__all__ = ["SUFFIX", "Choice", "choose", "choose_named", "config_name", "index", "recognises", "shards_of"]
+__all__ = ["READER", "index", "recognises"]
 
 
 def index(source: Source) -> Index:
@@ -21,3 +22,6 @@ def index(source: Source) -> Index:
     from bertprobe.checkpoint.tensorflow import bundle
 
     return bundle.index(source)
+
+
+READER = Reader(recognises, index, choose, choose_named, config_name, shards_of)

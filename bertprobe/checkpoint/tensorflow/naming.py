@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Set
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 from bertprobe.checkpoint.folder import Folder
+from bertprobe.checkpoint.reader import Choice, usual_config
 from bertprobe.errors import BertprobeError, NotFound, printable, quoted, shortened
 
 SUFFIX = ".index"
@@ -19,15 +20,6 @@ _NAMED = r'(?m)^[ \t]*model_checkpoint_path\s*:\s*"((?:[^"\\]|\\.){0,10000})"'
 _OTHER_CONFIGS = re.compile(r"tokenizer|generation|adapter|processor|sentence|quant|train|task|pooling", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """An index: its file name, the folder it lies in below the one that was looked at, and what was decided."""
-
-    index: str
-    folder: str = ""
-    notes: tuple[str, ...] = field(default=())
-
-
 def choose(folder: Folder) -> Choice | None:
     """The index meant by a folder, None where there is no TensorFlow checkpoint in it.
 
@@ -35,16 +27,19 @@ def choose(folder: Folder) -> Choice | None:
     """
     names = folder.names
     if "saved_model.pb" in names and folder.is_folder("variables"):
-        return Choice("variables.index", "variables", ("the weights lie in variables/, as a SavedModel has it",))
+        return Choice(
+            ("variables.index",), "variables", notes=("the weights lie in variables/, as a SavedModel has it",)
+        )
     shards = {match["stem"] for name in names if (match := _DATA.fullmatch(name))}
     found = sorted(name for name in names if name.endswith(SUFFIX) and name != SUFFIX)
     # Other tools call files .index, too: without data shards it is believed only where nothing else is there.
     indexes = [name for name in found if name.removesuffix(SUFFIX) in shards] or found
     named = _named(folder)
     if named is not None and (choice := _by_state(folder, named)) is not None:
-        others = len(indexes) - (choice.index in indexes)
-        chosen = f"{STATE} chooses {choice.index} among {others + 1} checkpoints"
-        return Choice(choice.index, choice.folder, choice.notes or ((chosen,) if others else ()))
+        (index,) = choice.files
+        others = len(indexes) - (index in indexes)
+        chosen = f"{STATE} chooses {index} among {others + 1} checkpoints"
+        return replace(choice, notes=choice.notes or ((chosen,) if others else ()))
     if len(indexes) > 1:
         raise NotFound(
             f"{folder.address} holds several TensorFlow checkpoints ({printable(shortened(indexes))})",
@@ -52,7 +47,7 @@ def choose(folder: Folder) -> Choice | None:
         )
     if indexes:
         astray = f"{STATE} names {quoted(named)}, which is not here: {indexes[0]} is read" if named is not None else ""
-        return Choice(indexes[0], notes=(astray,) if astray else ())
+        return Choice((indexes[0],), notes=(astray,) if astray else ())
     if shards:
         raise _without_index(folder, min(shards))
     return None
@@ -64,9 +59,9 @@ def choose_named(folder: Folder, name: str) -> Choice | None:
     Raises `NotFound` for a shard without its index, and for a `checkpoint` that names what is not there.
     """
     if not folder.is_file(name):
-        return Choice(name + SUFFIX) if folder.is_file(name + SUFFIX) else None
+        return Choice((name + SUFFIX,)) if folder.is_file(name + SUFFIX) else None
     if name.endswith(SUFFIX):
-        return Choice(name)
+        return Choice((name,))
     shard = _DATA.fullmatch(name)
     graph = name.endswith(".meta") and folder.is_file(name.removesuffix(".meta") + SUFFIX)
     if shard or graph:
@@ -74,7 +69,7 @@ def choose_named(folder: Folder, name: str) -> Choice | None:
         if not folder.is_file(stem + SUFFIX):
             raise _without_index(folder, stem)
         what = "holds data alone" if shard else "holds the graph alone"
-        return Choice(stem + SUFFIX, notes=(f"{name} {what}: the checkpoint is that of {stem}{SUFFIX}",))
+        return Choice((stem + SUFFIX,), notes=(f"{name} {what}: the checkpoint is that of {stem}{SUFFIX}",))
     named = _named(folder) if name == STATE else None
     if named is None:
         return None
@@ -84,13 +79,12 @@ def choose_named(folder: Folder, name: str) -> Choice | None:
     return choice
 
 
-def config_name(names: Set[str]) -> str | None:
-    """The file with the model's settings: config.json, bert_config.json, or the only other one called a config."""
-    for name in ("config.json", "bert_config.json"):
-        if name in names:
-            return name
+def config_name(folder: Folder) -> str | None:
+    """The file with the model's settings: under a usual name, or the only other one called a config."""
+    if usual := usual_config(folder):
+        return usual
     others = [
-        n for n in names if "config" in n and n.endswith(".json") and "/" not in n and not _OTHER_CONFIGS.search(n)
+        name for name in folder.names if "config" in name and name.endswith(".json") and not _OTHER_CONFIGS.search(name)
     ]
     return others[0] if len(others) == 1 else None
 
@@ -122,10 +116,10 @@ def _by_state(folder: Folder, named: str) -> Choice | None:
     *above, stem = named.replace("\\", "/").split("/")
     if stem and folder.is_file(stem + SUFFIX):
         note = f"{STATE} names {named}: {stem}{SUFFIX} of this folder is read"
-        return Choice(stem + SUFFIX, notes=(printable(note),) if above and above != ["."] else ())
+        return Choice((stem + SUFFIX,), notes=(printable(note),) if above and above != ["."] else ())
     below = "/".join(above)
     plain = all(name and name not in (".", "..") for name in above)
-    return Choice(stem + SUFFIX, below) if above and plain and folder.is_file(f"{below}/{stem}{SUFFIX}") else None
+    return Choice((stem + SUFFIX,), below) if above and plain and folder.is_file(f"{below}/{stem}{SUFFIX}") else None
 
 
 def _without_index(folder: Folder, stem: str) -> NotFound:

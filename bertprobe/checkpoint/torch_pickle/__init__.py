@@ -12,6 +12,7 @@ others that can.
 
 from __future__ import annotations
 
+from bertprobe.checkpoint.reader import Reader
 from bertprobe.checkpoint.source import Source
 from bertprobe.checkpoint.tensors import Index
 from bertprobe.checkpoint.torch_pickle.cures import RESAVE
@@ -56,3 +57,6 @@ def _is_tar(head: bytes) -> bool:
     except tarfile.HeaderError:
         return False
     return True
+
+
+READER = Reader(recognises, index)

@@ -302,7 +302,7 @@ def _whole_numbers(value: Value) -> tuple[int, ...]:
 
 def _piece(source: Source, locate: Locate, view: _View) -> Piece:
     """Where the values lie; raises `Refused` unless the storage is whole and holds a value for every element."""
-    storage, item = view.storage, DTYPES[view.dtype].bits // 8
+    storage, item = view.storage, DTYPES[view.dtype].bytes
     place = locate(storage.key)
     if place is None and 0 in view.shape:
         return Piece(source, 0, 0)
