@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bertprobe.cli.options import Download, Format, Json, Layers, Seen, check_format
+from bertprobe.cli.options import Download, Format, Json, Layers, Printer, Seen
 from bertprobe.cli.text import File, lines_of
 from bertprobe.cli.weights import one_thread_per_product
 from bertprobe.errors import OutputError
@@ -50,12 +50,11 @@ def diff(
 
     Storages, dtypes, prefixes and spellings do not matter: a TensorFlow checkpoint compares with a safetensors file.
     """
-    from bertprobe import render
     from bertprobe.anatomy import select
     from bertprobe.compare import pair_up, require_common
     from bertprobe.report.comparison import comparison
 
-    check_format(format, json, table)
+    printer = Printer.of(format, json, table)
     if layers is not None and part == [Seen.pooler]:
         raise typer.BadParameter("--layers chooses among intermediate modules: the pooler has none")
     if shapes and (texts or file):
@@ -72,7 +71,7 @@ def diff(
     if not shapes:
         found = _measured(found, lines, neurons)
     report = comparison(found, tolerance, whole=not shapes)
-    render.show(report, "json" if json else format, table)
+    printer.show(report)
     if strict and not report.data["summary"]["within"]:
         beyond = len(report.data["summary"]["beyond"])
         typer.echo(
@@ -128,14 +127,13 @@ def graft(
 
     Weights, config and tokenizer are the recipient's; only the part is the donor's, in the recipient's dtype.
     """
-    from bertprobe import render
     from bertprobe.export.graft import Graft
     from bertprobe.export.graft import graft as write
     from bertprobe.report.comparison import grafting
 
-    check_format(format, json, None)
+    printer = Printer.of(format, json)
     if layers is not None and part == "pooler":
         raise typer.BadParameter("--layers chooses among intermediate modules: add --part intermediate")
     one_thread_per_product()
     done = write(_side(donor, False), _side(recipient, True), Graft(output, part, layers, replace, force))
-    render.show(grafting(done), "json" if json else format)
+    printer.show(grafting(done))

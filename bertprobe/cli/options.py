@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from bertprobe import render
 from bertprobe.cli import completion
 from bertprobe.storages import endings
+
+if TYPE_CHECKING:
+    from bertprobe.report import Report
 
 Model = Annotated[
     str | None,
@@ -66,20 +72,52 @@ class Exported(StrEnum):
     model = "model"
 
 
-Formats = Literal["table", "json", "csv", "markdown", "github"]
+def _named(rows: Sequence[render.Format]) -> str:
+    """The formats in a phrase: `table, json, csv, markdown or github (findings as annotations of a run)`."""
+    *most, last = (f"{row.name} ({row.hint})" if row.hint else row.name for row in rows)
+    return f"{', '.join(most)} or {last}"
+
+
+_TABLES = [row for row in render.FORMATS.values() if not row.findings_only]
+_WORDS = [row for row in render.FORMATS.values() if row.words]
+if TYPE_CHECKING:
+    AnyName = str
+    TableName = str
+    WordsName = str
+else:  # typer makes the choices of a Literal, which the rows fill
+    AnyName, TableName, WordsName = (
+        Literal[tuple(row.name for row in rows)] for rows in (render.FORMATS.values(), _TABLES, _WORDS)
+    )
 Format = Annotated[
-    Formats,
-    typer.Option(
-        "--format", metavar="FORMAT", help="table, json, csv, markdown, or github: findings as annotations of a run."
-    ),
+    AnyName, typer.Option("--format", metavar="FORMAT", help=f"{_named(list(render.FORMATS.values()))}.")
 ]
+TableFormat = Annotated[TableName, typer.Option("--format", metavar="FORMAT", help=f"{_named(_TABLES)}.")]
+WordsFormat = Annotated[WordsName, typer.Option("--format", metavar="FORMAT", help=f"{_named(_WORDS)}.")]
 Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
 
 
-def check_format(format: Formats, json: bool, table: str | None) -> None:
-    if json and format not in ("table", "json"):
-        raise typer.BadParameter(f"--json and --format {format} contradict each other: choose one")
-    if table is not None and (json or format == "json"):
-        raise typer.BadParameter("--table goes with --format table, csv or markdown: JSON holds everything")
-    if table is not None and format == "github":
-        raise typer.BadParameter("--table goes with --format table, csv or markdown: github takes the findings")
+@dataclass(frozen=True, slots=True)
+class Printer:
+    """How a command's report is printed: what --format, --json and --table say, checked before any work is done."""
+
+    format: str
+    table: str | None = None
+
+    @classmethod
+    def of(cls, format: str, json: bool, table: str | None = None) -> Printer:
+        """Raises `typer.BadParameter` for options that contradict each other."""
+        if json and format not in ("table", "json"):
+            raise typer.BadParameter(f"--json and --format {format} contradict each other: choose one")
+        chosen = render.FORMATS["json" if json else format]
+        if table is not None and chosen.no_table:
+            takers = [row for row in render.FORMATS.values() if not row.no_table]
+            raise typer.BadParameter(f"--table goes with --format {_named(takers)}: {chosen.no_table}")
+        return cls(chosen.name, table)
+
+    def show(self, report: Report, *, whole: bool = True) -> None:
+        """Prints a report; one that is not `whole` leaves out the facts where people read."""
+        render.show(report, self.format, self.table, whole=whole)
+
+
+def check_format(format: str, json: bool, table: str | None) -> None:
+    Printer.of(format, json, table)

@@ -18,12 +18,12 @@ from bertprobe.cli.options import (
     Json,
     Layers,
     Model,
+    Printer,
     Root,
     Seen,
     Subfolder,
     Table,
     Weights,
-    check_format,
 )
 
 
@@ -55,7 +55,6 @@ def inspect(
 
     No model is built and nothing in a file is executed: the tensors wanted are read from the files, and only those.
     """
-    from bertprobe import render
     from bertprobe.anatomy import find_parts, select
     from bertprobe.checkpoint import open_checkpoint
     from bertprobe.measurement import bytes_to_measure, measure_parts
@@ -63,7 +62,7 @@ def inspect(
     from bertprobe.report.inspection import inspection
     from bertprobe.verdicts import Evidence, judge
 
-    check_format(format, json, table)
+    printer = Printer.of(format, json, table)
     if layers is not None and part == [Seen.pooler]:
         raise typer.BadParameter("--layers chooses among intermediate modules: the pooler has none")
     if shapes and (spectrum or neurons):
@@ -80,7 +79,7 @@ def inspect(
             numbers = measure_parts(parts, spectrum=spectrum, progress=advance)
     evidence = Evidence(checkpoint, anatomy, numbers)
     report = inspection(evidence, parts, judge(evidence), neurons=neurons)
-    render.show(report, "json" if json else format, table)
+    printer.show(report)
     if strict and report.is_alarming:
         raise typer.Exit(3)
 
@@ -119,7 +118,6 @@ def export(
     json: Json = False,
 ) -> None:
     """Writes the pooler, intermediate modules or the whole model to a file of its own."""
-    from bertprobe import render
     from bertprobe.anatomy import find_parts, select
     from bertprobe.anatomy.poolers import require_pooler
     from bertprobe.checkpoint import open_checkpoint
@@ -129,7 +127,7 @@ def export(
     from bertprobe.report.inspection import exportation
     from bertprobe.verdicts import Evidence, about, judge
 
-    check_format(format, json, None)
+    printer = Printer.of(format, json)
     wanted = part or [Exported.pooler]
     if layers is not None and "intermediate" not in wanted:
         raise typer.BadParameter("--layers chooses among intermediate modules: add --part intermediate")
@@ -146,7 +144,7 @@ def export(
     evidence = Evidence(checkpoint, anatomy, measured.numbers())
     findings = about(judge(evidence), parts)
     report = exportation(checkpoint, anatomy, written, findings)
-    render.show(report, "json" if json else format, whole=checkpoint.revision is not None)
+    printer.show(report, whole=checkpoint.revision is not None)
 
 
 def one_thread_per_product() -> None:

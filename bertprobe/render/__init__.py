@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TextIO
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TextIO
 
 from bertprobe.errors import NotFound, quoted
-from bertprobe.report import Report, View
 
-Format = Callable[[Report, TextIO, str | None, bool], None]
+if TYPE_CHECKING:
+    from bertprobe.report import Report, View
 
 
 def _table(report: Report, out: TextIO, table: str | None, whole: bool) -> None:
@@ -43,12 +44,37 @@ def _github(report: Report, out: TextIO, table: str | None, whole: bool) -> None
     machine.write_github(report, out)
 
 
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A row of `FORMATS`: its name, the function that writes, and what it is good for.
+
+    `hint` stands behind the name in the help of --format; `words` says whether it can write a report that is prose.
+    `no_table` says why it takes no --table, empty where it takes one.
+    """
+
+    name: str
+    write: Callable[[Report, TextIO, str | None, bool], None]
+    hint: str = ""
+    words: bool = False
+    findings_only: bool = False
+    no_table: str = ""
+
+
 FORMATS: dict[str, Format] = {
-    "table": _table,
-    "json": _json,
-    "csv": _csv,
-    "markdown": _markdown,
-    "github": _github,
+    row.name: row
+    for row in (
+        Format("table", _table, words=True),
+        Format("json", _json, words=True, no_table="JSON holds everything"),
+        Format("csv", _csv),
+        Format("markdown", _markdown, words=True),
+        Format(
+            "github",
+            _github,
+            hint="findings as annotations of a run",
+            findings_only=True,
+            no_table="github takes the findings",
+        ),
+    )
 }
 
 
@@ -60,7 +86,7 @@ def show(
     `table` names a single view, JSON and github take none; a report that is not `whole` leaves out the facts where
     people read.
     """
-    FORMATS[format](report, out or sys.stdout, table, whole)
+    FORMATS[format].write(report, out or sys.stdout, table, whole)
 
 
 def chosen(report: Report, table: str | None) -> tuple[View, ...]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from bertprobe._version import __version__
 from bertprobe.anatomy import Anatomy
 from bertprobe.checkpoint import DTYPES, Checkpoint
 from bertprobe.shown import Shown
@@ -74,6 +75,18 @@ class Report(Shown):
     def is_alarming(self) -> bool:
         """Whether a finding is a warning or worse."""
         return any(finding.severity in ("error", "warning") for finding in self.findings)
+
+
+def report_of(
+    data: Mapping[str, Any], views: Sequence[View], findings: Sequence[Finding], *, say_none: bool = False
+) -> Report:
+    """The report of data that end, as all do, with the findings and the version; the last table is the findings'.
+
+    With `say_none` that table is there without findings, too: nothing was found where something was looked for.
+    """
+    told = [asdict(finding) for finding in findings]
+    last = (finding_view(told),) if told or say_none else ()
+    return Report({**data, "findings": told, "version": __version__}, (*views, *last), tuple(findings))
 
 
 def facts(checkpoint: Checkpoint, anatomy: Anatomy) -> dict[str, Any]:

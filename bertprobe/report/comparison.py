@@ -7,12 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from bertprobe._version import __version__
 from bertprobe.anatomy import Part, spans
 from bertprobe.checkpoint import TensorHeader
 from bertprobe.compare import Comparison, Pair, Side
 from bertprobe.compare.rules import judge
-from bertprobe.report import Column, Report, View, facts, finding_view
+from bertprobe.report import Column, Report, View, facts, report_of
 from bertprobe.verdicts import verdict
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ def comparison(found: Comparison, tolerance: float = 0.0, *, whole: bool = True)
     parts = list(_parts(found))
     in_parts = {tensor["name"] for part in parts for tensor in part["tensors"]}
     findings = judge(found)
-    told = [asdict(finding) for finding in findings]
     beyond = found.beyond(tolerance)
     data: dict[str, Any] = {
         "a": _side(found.a),
@@ -50,12 +48,10 @@ def comparison(found: Comparison, tolerance: float = 0.0, *, whole: bool = True)
         "places": list(_places(found)) if whole and found.labels is None and found.pairs else [],
         "apart": _apart(found),
         "texts": None if found.moved is None else _texts(found.moved),
-        "findings": told,
-        "version": __version__,
     }
     views = [*_part_views(parts, whole), *_place_view(data["places"]), *_apart_view(found)]
-    views += [*_text_views(data["texts"]), _tensor_view(data), *_neuron_view(parts), finding_view(told)]
-    return Report(data, tuple(views), findings)
+    views += [*_text_views(data["texts"]), _tensor_view(data), *_neuron_view(parts)]
+    return report_of(data, views, findings, say_none=True)
 
 
 def _side(of: Side) -> dict[str, Any]:
@@ -64,7 +60,6 @@ def _side(of: Side) -> dict[str, Any]:
 
 def grafting(found: Grafted) -> Report:
     """The report of `graft`: what was taken from the donor, the files written, and what there is to know about it."""
-    told = [asdict(finding) for finding in found.findings]
     tensors = [{**asdict(tensor), "source": tensor.source} for tensor in found.tensors]
     data = {
         "donor": _side(found.donor),
@@ -75,8 +70,6 @@ def grafting(found: Grafted) -> Report:
             "metadata": dict(found.metadata),
             "tensors": tensors,
         },
-        "findings": told,
-        "version": __version__,
     }
     columns = (
         Column("tensor", ("name",), "text"),
@@ -91,10 +84,10 @@ def grafting(found: Grafted) -> Report:
     files = (Column("file", ("name",), "text"), Column("bytes", ("bytes",), "integer"))
     views = [
         View("grafted", title, columns, new),
-        View("files", "files", files, tuple(data["written"]["files"])),  # type: ignore[index]
+        View("files", "files", files, tuple(data["written"]["files"])),
         View("tensors", "tensors", columns, tuple(tensors), machine_only=True),
     ]
-    return Report(data, (*views, *([finding_view(told)] if told else [])), tuple(found.findings))
+    return report_of(data, views, found.findings)
 
 
 # ------------------------------------------------------------------------------------------------ nodes

@@ -7,10 +7,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertprobe._version import __version__
 from bertprobe.anatomy import Anatomy, Part
 from bertprobe.checkpoint import Checkpoint, TensorHeader
-from bertprobe.report import Column, Report, View, facts, finding_view
+from bertprobe.report import Column, Report, View, facts, report_of
 from bertprobe.stats.table import STATISTICS, Statistic, columns_of, statistics
 from bertprobe.verdicts import Evidence, Finding, verdict
 from bertprobe.verdicts.headers import UNREAD_STORAGE
@@ -25,22 +24,18 @@ LAST_RANK = 12  # of the columns in a table of all tensors: what is ranked behin
 def inspection(evidence: Evidence, parts: Sequence[Part], findings: Sequence[Finding], *, neurons: int = 0) -> Report:
     """The report of `inspect`: facts, parts with their statistics, findings, and `neurons` rows a part of each kind."""
     nodes = [_part(evidence, part, neurons) for part in parts]
-    told = [asdict(finding) for finding in findings]
-    data: dict[str, Any] = {
+    data = {
         "model": evidence.checkpoint.ref,
         "facts": facts(evidence.checkpoint, evidence.anatomy),
         "parts": nodes,
-        "findings": told,
-        "version": __version__,
     }
     views = [*_part_views(evidence, parts, nodes), *_spectrum_view(nodes), *_neuron_view(nodes)]
-    return Report(data, (*views, _tensor_view(nodes), finding_view(told)), tuple(findings))
+    return report_of(data, (*views, _tensor_view(nodes)), findings, say_none=True)
 
 
 def exportation(checkpoint: Checkpoint, anatomy: Anatomy, written: Written, findings: Sequence[Finding]) -> Report:
     """The report of `export`: what was written where, with the metadata, and what there is to know about it."""
     findings = tuple(_after_export(checkpoint, written, findings))
-    told = [asdict(finding) for finding in findings]
     tensors = [asdict(tensor) for tensor in written.tensors]
     data = {
         "model": checkpoint.ref,
@@ -51,8 +46,6 @@ def exportation(checkpoint: Checkpoint, anatomy: Anatomy, written: Written, find
             "metadata": dict(written.metadata),
             "tensors": tensors,
         },
-        "findings": told,
-        "version": __version__,
     }
     columns = (
         Column("tensor", ("name",), "text"),
@@ -61,10 +54,7 @@ def exportation(checkpoint: Checkpoint, anatomy: Anatomy, written: Written, find
         Column("dtype", ("dtype",), "text"),
         Column("was", ("stored_dtype",), "text", 1),
     )
-    views = [View("tensors", f"written to {written.path}", columns, tuple(tensors))]
-    if told:
-        views.append(finding_view(told))
-    return Report(data, tuple(views), tuple(findings))
+    return report_of(data, [View("tensors", f"written to {written.path}", columns, tuple(tensors))], findings)
 
 
 def _after_export(checkpoint: Checkpoint, written: Written, findings: Sequence[Finding]) -> Iterator[Finding]:
