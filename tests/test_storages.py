@@ -133,11 +133,17 @@ def test_it_opens_from_the_hub(hub: Hub, content: bytes, stored: dict[str, np.nd
 
 @pytest.mark.usefixtures("row")
 def test_what_it_carries_is_used_and_what_lies_beside_it_goes_before(content: bytes, tmp_path: Path, run: Run) -> None:
+    tmp_path = tmp_path / "model"
+    tmp_path.mkdir()
     (tmp_path / "some.toy").write_bytes(content)
     vectors = [json.loads(run(["pool", "A text.", "-m", ref, "--json"]).out) for ref in (tmp_path, POCKET)]
     assert vectors[0]["texts"] == vectors[1]["texts"]
+    (tmp_path.parent / "config.json").write_text("{}")  # of something else
+    assert open_checkpoint(str(tmp_path)).config_file is None
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_act": "relu"}))
-    assert (open_checkpoint(str(tmp_path)).config or {})["hidden_act"] == "relu"
+    checkpoint = open_checkpoint(str(tmp_path))
+    assert (checkpoint.config or {})["hidden_act"] == "relu"
+    assert checkpoint.config_file == tmp_path / "config.json"
 
 
 @pytest.mark.usefixtures("row")

@@ -79,7 +79,8 @@ class Checkpoint:
     @property
     def config_file(self) -> Path | None:
         """The file that `config` was read from, None where there is none on this disk."""
-        if self.config is None or not isinstance(self.files[0], LocalFile):
+        carried = isinstance(self.settings, FolderWithin) and any(map(self.settings.carries, CONFIGS))
+        if self.config is None or carried or not isinstance(self.files[0], LocalFile):
             return None
         find = storage_called(self.storage).reader().config
         for folder in (self.folder, self.folder.parent):  # where weights lie in a folder of their own

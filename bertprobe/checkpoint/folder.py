@@ -88,6 +88,15 @@ def check_small(address: str, size: int) -> None:
         raise UnsupportedFile(f"{address} has {size:,} bytes, too many for settings", "is it the right file?")
 
 
+def small_text(source: Source) -> str:
+    """A settings file whole; raises `UnsupportedFile` for one too large, `CorruptFile` for what is no text."""
+    check_small(source.address, source.size)
+    try:
+        return source.read(0, source.size).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CorruptFile(f"{source.address} is not text ({error.reason})", "is it the right file?") from error
+
+
 class LocalFolder:
     """A folder on this disk. What cannot be looked at counts as absent.
 
@@ -137,12 +146,8 @@ class LocalFolder:
 
     def text(self, name: str) -> str:
         file = LocalFile(self.path / name)
-        check_small(file.address, file.size)
         self._read.append(file)
-        try:
-            return file.read(0, file.size).decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise CorruptFile(f"{file.address} is not text ({error.reason})", "is it the right file?") from error
+        return small_text(file)
 
     def source(self, name: str) -> LocalFile:
         return LocalFile(self.path / name)
@@ -173,7 +178,7 @@ class FolderWithin:
         return {*self._folder.names, *self._carried}
 
     def at(self, name: str) -> str:
-        return f"{name} in {self._file.address}" if self._is_carried(name) else self._folder.at(name)
+        return f"{name} in {self._file.address}" if self.carries(name) else self._folder.at(name)
 
     def is_file(self, name: str) -> bool:
         return name in self._carried or self._folder.is_file(name)
@@ -185,12 +190,13 @@ class FolderWithin:
         return self._folder.below(name)
 
     def text(self, name: str) -> str:
-        return self._carried[name] if self._is_carried(name) else self._folder.text(name)
+        return self._carried[name] if self.carries(name) else self._folder.text(name)
 
     def source(self, name: str) -> Source:
-        if self._is_carried(name):
+        if self.carries(name):
             raise UnsupportedFile(f"{self.at(name)} is no file of its own", "write it beside the weights")
         return self._folder.source(name)
 
-    def _is_carried(self, name: str) -> bool:
+    def carries(self, name: str) -> bool:
+        """Whether a small file is the one that the weights file carries."""
         return name in self._carried and not self._folder.is_file(name)

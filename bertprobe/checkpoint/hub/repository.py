@@ -10,14 +10,14 @@ from typing import Any
 from urllib.parse import quote
 
 from bertprobe.checkpoint.choose import others_of, settings_of
-from bertprobe.checkpoint.folder import check_small
+from bertprobe.checkpoint.folder import small_text
 from bertprobe.checkpoint.hub.address import COMMIT, could_be_on_hub
 from bertprobe.checkpoint.hub.client import Client
 from bertprobe.checkpoint.hub.endpoint import without_secrets
 from bertprobe.checkpoint.hub.file import AT_ONCE, HubFile
 from bertprobe.checkpoint.hub.patience import started
 from bertprobe.checkpoint.source import LocalFile, Source
-from bertprobe.errors import CorruptFile, HubError, NotFound, printable, quoted, shortened
+from bertprobe.errors import HubError, NotFound, printable, quoted, shortened
 from bertprobe.filenames import CONFIGS, MODULES
 from bertprobe.storages import usual_files
 
@@ -148,12 +148,7 @@ class HubFolder:
 
     def text(self, name: str) -> str:
         if name not in self._texts:
-            source = self.source(name)
-            check_small(source.address, source.size)
-            try:
-                self._texts[name] = source.read(0, source.size).decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise CorruptFile(f"{source.address} is not text ({error.reason})", "is it the right file?") from error
+            self._texts[name] = small_text(self.source(name))
         return self._texts[name]
 
     def source(self, name: str) -> Source:
