@@ -33,9 +33,9 @@ def _csv(report: Report, out: TextIO, table: str | None, whole: bool) -> None:
 
 
 def _markdown(report: Report, out: TextIO, table: str | None, whole: bool) -> None:
-    from bertprobe.render import machine
+    from bertprobe.render import markdown
 
-    machine.write_markdown(report, out, chosen(report, table))
+    markdown.write_markdown(report, out, chosen(report, table))
 
 
 def _github(report: Report, out: TextIO, table: str | None, whole: bool) -> None:

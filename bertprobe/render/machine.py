@@ -1,4 +1,4 @@
-"""JSON, CSV and Markdown: every value, unrounded; and findings as annotations of a run on GitHub."""
+"""JSON and CSV: every value, unrounded; and findings as annotations of a run on GitHub."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from bertprobe.errors import printable
-from bertprobe.render.markdown import escaped, write_sections
-from bertprobe.render.words import report_lines, report_name
+from bertprobe.render.words import report_name
 from bertprobe.report import Report, View
 
 
@@ -50,19 +49,6 @@ def _for_csv(value: Any) -> str:
     return f"'{text}" if isinstance(value, str) and _FORMULA.match(text) else text
 
 
-def write_markdown(report: Report, out: TextIO, views: Sequence[View]) -> None:
-    """The facts as a list, then each view as a table; of a report in words its sections."""
-    if report.sections:
-        write_sections(report.sections, out)
-        return
-    for label, text in report_lines(report.data):
-        out.write(f"- **{label}**: {escaped(text)}\n")
-    for view in views:
-        if view.rows:
-            out.write(f"\n## {escaped(view.title)}\n\n")
-            _write_table(view, out)
-
-
 # The words for a severity in workflow commands, https://docs.github.com/actions/reference/workflow-commands.
 _COMMANDS = {"error": "error", "warning": "warning", "note": "notice"}
 
@@ -89,14 +75,6 @@ def _data(text: str) -> str:
 
 def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
-
-
-def _write_table(view: View, out: TextIO) -> None:
-    out.write("| " + " | ".join(escaped(column.title, table=True) for column in view.columns) + " |\n")
-    rule = ("---" if column.kind in ("text", "place", "verdict", "flag") else "---:" for column in view.columns)
-    out.write("| " + " | ".join(rule) + " |\n")
-    for row in view.rows:
-        out.write("| " + " | ".join(escaped(plain(column.value(row)), table=True) for column in view.columns) + " |\n")
 
 
 def plain(value: Any) -> str:

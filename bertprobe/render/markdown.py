@@ -1,17 +1,51 @@
-"""Sections in Markdown."""
+"""Reports in Markdown: tables with every value, unrounded, or sections."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from bertprobe.errors import printable
 from bertprobe.render.drawing import path_lines
+from bertprobe.render.machine import plain
+from bertprobe.render.words import report_lines
 from bertprobe.render.wrapping import colon, spans
+from bertprobe.report import Column, Report, View
 from bertprobe.report.sections import Checked, Code, Grid, Path, Prose, Section, Verbatim
 
 MARKS = {True: "✓", False: "✗", None: "?"}
+
+
+def write_markdown(report: Report, out: TextIO, views: Sequence[View]) -> None:
+    """The facts as a list, then each view as a table; of a report in words its sections."""
+    if report.sections:
+        write_sections(report.sections, out)
+        return
+    for label, text in report_lines(report.data):
+        out.write(f"- **{label}**: {escaped(text)}\n")
+    for view in views:
+        if view.rows:
+            out.write(f"\n## {escaped(view.title)}\n\n")
+            titles, rules = [column.title for column in view.columns], [_rule(column) for column in view.columns]
+            rows = ([plain(column.value(row)) for column in view.columns] for row in view.rows)
+            out.writelines(f"{line}\n" for line in table_lines(titles, rules, rows))
+
+
+def table_lines(titles: Sequence[str], rules: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """A table: its head, the rule below, which says how columns are aligned, and a line a row."""
+    yield _table_line(escaped(title, table=True) for title in titles)
+    yield _table_line(rules)
+    for row in rows:
+        yield _table_line(escaped(cell, table=True) for cell in row)
+
+
+def _table_line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _rule(column: Column) -> str:
+    return "---" if column.kind in ("text", "place", "verdict", "flag") else "---:"
 
 
 def write_sections(sections: Sequence[Section], out: TextIO) -> None:
@@ -64,10 +98,8 @@ def _fenced(lines: Sequence[str], language: str) -> Iterator[str]:
 
 
 def _grid(block: Grid) -> Iterator[str]:
-    yield f"| {' | '.join(escaped(cell, table=True) for cell in block.head)} |"
-    yield f"| {' | '.join('---' for _ in block.head)} |"
-    for row in block.rows:
-        yield f"| {' | '.join(escaped(cell.strip(), table=True) for cell in row)} |"
+    rows = ([cell.strip() for cell in row] for row in block.rows)
+    return table_lines(block.head, ["---"] * len(block.head), rows)
 
 
 def _code(block: Code) -> Iterator[str]:

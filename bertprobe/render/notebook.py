@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from html import escape
 from typing import Any
 
-from bertprobe.errors import printable
+from bertprobe.render.markup import Markup, element, joined, table
 from bertprobe.render.terminal import NUMERIC, fitting, texts_of
 from bertprobe.render.words import fact_lines
 from bertprobe.report import Column, Report, View
@@ -18,10 +17,10 @@ MOST_ROWS = 200  # a notebook keeps what it shows: of longer tables the beginnin
 
 def html(value: Any) -> str:
     """A report, part or finding, or several of them, as an HTML fragment."""
-    return f'<div class="bertprobe">{"".join(_blocks(as_report(value)))}</div>'
+    return element("div", *_blocks(as_report(value)), class_="bertprobe")
 
 
-def _blocks(report: Report) -> Iterator[str]:
+def _blocks(report: Report) -> Iterator[Markup]:
     if has_facts(report):
         yield _facts(str(report.data["model"]), report.data["facts"])
     for view in report.views:
@@ -31,33 +30,26 @@ def _blocks(report: Report) -> Iterator[str]:
             yield _table(view)
 
 
-def _facts(model: str, facts: Mapping[str, Any]) -> str:
-    left = 'style="text-align:left"'
+def _facts(model: str, facts: Mapping[str, Any]) -> Markup:
+    left = "text-align:left"
     rows = (
-        f'<tr><th scope="row" {left}>{_text(label)}</th><td {left}>{_text(text)}</td></tr>'
-        for label, text in fact_lines(model, facts)
+        element("tr", element("th", label, scope="row", style=left), element("td", words, style=left))
+        for label, words in fact_lines(model, facts)
     )
-    return f"<table><tbody>{''.join(rows)}</tbody></table>"
+    return element("table", element("tbody", *rows))
 
 
-def _table(view: View) -> str:
+def _table(view: View) -> Markup:
     """The columns of a view that a terminal of `WIDTH` would show; numbers to the right, nothing folded."""
     rows = view.rows[:MOST_ROWS]
     cells = {id(column): texts_of(column, rows) for column in view.columns}
     columns = fitting(view.columns, cells, WIDTH)
-    head = "".join(f'<th scope="col" style="{_style(column)}">{_text(column.title)}</th>' for column in columns)
-    body = "".join(
-        f"<tr>{''.join(_cell(column, cells[id(column)][i]) for column in columns)}</tr>" for i in range(len(rows))
-    )
+    head = [element("th", column.title, scope="col", style=_style(column)) for column in columns]
+    body = [[element("td", cells[id(column)][i], style=_style(column)) for column in columns] for i in range(len(rows))]
     left = len(view.rows) - len(rows)
-    more = f"<p>and {left:,} rows more</p>" if left else ""
-    caption = f'<caption style="text-align:left;font-weight:bold">{_text(view.title)}</caption>'
-    table = f"{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
-    return f'<table style="margin:1em 0">{table}</table>{more}'
-
-
-def _cell(column: Column, text: str) -> str:
-    return f'<td style="{_style(column)}">{_text(text)}</td>'
+    more = [element("p", f"and {left:,} rows more")] if left else []
+    caption = element("caption", view.title, style="text-align:left;font-weight:bold")
+    return joined([table(caption, head, body, style="margin:1em 0"), *more])
 
 
 def _style(column: Column) -> str:
@@ -66,16 +58,15 @@ def _style(column: Column) -> str:
     return f"white-space:nowrap;text-align:{'right' if column.kind in (*NUMERIC, 'shape') else 'left'}"
 
 
-def _findings(view: View) -> str:
+def _findings(view: View) -> Markup:
     if not view.rows:
-        return "<p>no findings</p>"
-    items = []
-    for row in view.rows:
-        where = f" {_text(str(row['part']))}" if row["part"] else ""
-        words = f"<strong>{_text(str(row['severity']))}</strong> <code>{_text(str(row['rule']))}</code>{where}<br>"
-        items.append(f"<li>{words}{_text(str(row['message']))}<br>→ {_text(str(row['cure']))}</li>")
-    return f"<p><strong>findings</strong></p><ul>{''.join(items)}</ul>"
+        return element("p", "no findings")
+    title = element("p", element("strong", "findings"))
+    return joined([title, element("ul", *(element("li", *_finding(row)) for row in view.rows))])
 
 
-def _text(text: str) -> str:
-    return escape(printable(text))
+def _finding(row: Mapping[str, Any]) -> Iterator[str]:
+    yield from (element("strong", str(row["severity"])), " ", element("code", str(row["rule"])))
+    if row["part"]:
+        yield f" {row['part']}"
+    yield from (element("br"), str(row["message"]), element("br"), f"→ {row['cure']}")

@@ -5,12 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from html import escape
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from bertprobe.errors import printable
 from bertprobe.render.html.charts import DRAWERS
 from bertprobe.render.html.charts.spec import BOTH_WAYS, CONFIG, MAP_STOPS, Panel, without_legends
 from bertprobe.render.html.charts.texts import most, neurons_in_words, short
@@ -19,6 +17,7 @@ from bertprobe.render.html.figures import FIGURES, Figure
 from bertprobe.render.html.files import bundle
 from bertprobe.render.html.theme import variables
 from bertprobe.render.machine import finite
+from bertprobe.render.markup import Markup, element, joined, table
 from bertprobe.render.words import NOT_GOOD, alike, fact_lines, four_digits, spans, text_of
 from bertprobe.report import Column, Report, View
 
@@ -34,29 +33,34 @@ def page(report: Report) -> str:
     panels = {name: list(draw_panels(data)) for name, draw_panels in DRAWERS.items()}
     specs = {f"{name}-{i}": without_legends(p) for name, found in panels.items() for i, p in enumerate(found)}
     sections = [section for section in _sections(report, data, panels) if section is not None]
-    model = _text(str(data["model"]))
+    title = f"bertprobe: {data['model']}"
     scripts = [bundle(), _resource("page.js")]
-    body = [
-        '<a class="skip" href="#main">Skip to the content</a>',
-        f"<header><h1>bertprobe: {model}</h1>{_lead(data)}{_contents(sections)}</header>",
-        f'<main id="main" tabindex="-1">{"".join(html for _, _, html in sections)}</main>',
-        f"<footer>{_foot(data)}</footer>",
+    body = element(
+        "body",
+        Markup("\n"),
+        element("a", "Skip to the content", class_="skip", href="#main"),
+        element("header", element("h1", title), _lead(data), _contents(sections)),
+        element("main", *(html for _, _, html in sections), id="main", tabindex="-1"),
+        element("footer", _foot(data)),
         _json("charts", {"config": CONFIG, "panels": specs}),
         _json("data", data),
-        *(f"<script>{script}</script>" for script in scripts),
-    ]
-    return f'<!DOCTYPE html>\n<html lang="en">{_head(model, scripts)}<body>\n{"".join(body)}</body></html>\n'
+        *(element("script", Markup(script)) for script in scripts),
+    )
+    return f"<!DOCTYPE html>\n{element('html', _head(title, scripts), body, lang='en')}\n"
 
 
-def _head(model: str, scripts: Sequence[str]) -> str:
+def _head(title: str, scripts: Sequence[str]) -> Markup:
     sums = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
-    policy = f"default-src 'none'; script-src {sums}; {POLICY}"
-    return (
-        '<head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>bertprobe: {model}</title>'
-        f'<link rel="icon" href="data:,"><style>{variables()}{_resource("page.css")}</style></head>'
+    policy = Markup(f"default-src 'none'; script-src {sums}; {POLICY}")
+    return element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=policy),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="color-scheme", content="light dark"),
+        element("title", title),
+        element("link", rel="icon", href="data:,"),
+        element("style", Markup(variables() + _resource("page.css"))),
     )
 
 
@@ -64,24 +68,19 @@ def _resource(name: str) -> str:
     return (files("bertprobe.render.html") / name).read_text(encoding="utf-8")
 
 
-def _json(name: str, value: Any) -> str:
+def _json(name: str, value: Any) -> Markup:
     """Data for a script: no character in it can end the element."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     for char in "<>&":
         text = text.replace(char, f"\\u{ord(char):04x}")
-    return f'<script type="application/json" id="{name}">{text}</script>'
-
-
-def _text(text: str) -> str:
-    """Foreign text, safe in HTML and to read."""
-    return escape(printable(text))
+    return element("script", Markup(text), type="application/json", id=name)
 
 
 # ------------------------------------------------------------------------------------------------ in words
 
 
-def _lead(data: Mapping[str, Any]) -> str:
-    return "".join(f'<p class="lead">{_text(sentence)}</p>' for sentence in in_words(data))
+def _lead(data: Mapping[str, Any]) -> Markup:
+    return joined(element("p", sentence, class_="lead") for sentence in in_words(data))
 
 
 def in_words(data: Mapping[str, Any]) -> Iterator[str]:
@@ -119,23 +118,27 @@ def _pooler_in_words(data: Mapping[str, Any]) -> str:
     )
 
 
-def _foot(data: Mapping[str, Any]) -> str:
-    return (
-        f"<p>Made by bertprobe {_text(data['version'])} from the files themselves. “Trained” means that there is "
+def _foot(data: Mapping[str, Any]) -> Markup:
+    made = element(
+        "p",
+        f"Made by bertprobe {data['version']} from the files themselves. “Trained” means that there is "
         "structure which fresh weights do not have, not that the model is good. Every number of this page, unrounded, "
-        "stands in it as JSON, in the element <code>data</code>. Nothing is fetched.</p>"
-        "<p>Charts are drawn by Vega and Vega-Lite (BSD 3-clause licence), which this file carries.</p>"
+        "stands in it as JSON, in the element ",
+        element("code", "data"),
+        ". Nothing is fetched.",
     )
+    drawn = "Charts are drawn by Vega and Vega-Lite (BSD 3-clause licence), which this file carries."
+    return joined([made, element("p", drawn)])
 
 
-def _contents(sections: Sequence[tuple[str, str, str]]) -> str:
-    items = "".join(f'<li><a href="#{name}">{escape(title)}</a></li>' for name, title, _ in sections)
-    return f'<nav aria-label="Contents"><ul>{items}</ul></nav>'
+def _contents(sections: Sequence[Section]) -> Markup:
+    items = (element("li", element("a", title, href=f"#{name}")) for name, title, _ in sections)
+    return element("nav", element("ul", *items), aria_label="Contents")
 
 
 # ------------------------------------------------------------------------------------------------ sections
 
-Section = tuple[str, str, str]
+Section = tuple[str, str, Markup]  # its name, its title, and what stands in it
 
 
 def _sections(
@@ -145,34 +148,36 @@ def _sections(
     yield _section("findings", "Findings", _findings(data["findings"]))
     yield _section("facts", "Facts", _facts(data))
     yield _layer(data)
-    yield _section("statistics", "Statistics", "".join(_tables(views, ("intermediate", "pooler"))))
+    yield _section("statistics", "Statistics", joined(_tables(views, ("intermediate", "pooler"))))
     for name in ("weights", "neurons", "spectrum"):
-        below = {"neurons": _outlier_table(data), "spectrum": "".join(_tables(views, ("spectrum",)))}.get(name, "")
+        below = {"neurons": [_outlier_table(data)], "spectrum": _tables(views, ("spectrum",))}.get(name, ())
         yield _figure(FIGURES[name], data, panels[name], below)
     if not data["texts"]:
-        yield _section("texts", "Texts", "<p>None was given: add texts to the command to see the modules at work.</p>")
+        none = element("p", "None was given: add texts to the command to see the modules at work.")
+        yield _section("texts", "Texts", none)
         return
     yield _section("texts", "Texts", _texts(views))
-    yield _figure(FIGURES["tokens"], data, panels["tokens"], "".join(_token_tables(data)))
-    yield _section("activity", "Activity of each layer", "".join(_tables(views, ("layers", "top"))))
-    yield _figure(FIGURES["pooled"], data, panels["pooled"], "".join(_tables(views, ("strongest",))))
+    yield _figure(FIGURES["tokens"], data, panels["tokens"], _token_tables(data))
+    yield _section("activity", "Activity of each layer", joined(_tables(views, ("layers", "top"))))
+    yield _figure(FIGURES["pooled"], data, panels["pooled"], _tables(views, ("strongest",)))
     if data["similarity"]:
         yield _figure(FIGURES["similarity"], data, panels["similarity"], _closed(views, "similarity"))
 
 
-def _section(name: str, title: str, html: str) -> Section:
-    head = f'<h2 id="{name}-title">{escape(title)}</h2>'
-    return name, title, f'<section id="{name}" aria-labelledby="{name}-title">{head}{html}</section>'
+def _section(name: str, title: str, html: Markup) -> Section:
+    head = element("h2", title, id=f"{name}-title")
+    return name, title, element("section", head, html, id=name, aria_labelledby=f"{name}-title")
 
 
 def _layer(data: Mapping[str, Any]) -> Section:
     row = FIGURES["layer"]
-    caption = f'<p class="caption">{_text(row.caption(data))}</p>'
-    drawing = f'<div class="drawing">{draw(data)}</div>'
-    return _section(row.name, row.title, f'{caption}<div class="beside">{drawing}<div>{_apart(data)}</div></div>')
+    caption = element("p", row.caption(data), class_="caption")
+    drawing = element("div", Markup(draw(data)), class_="drawing")
+    beside = element("div", drawing, element("div", _apart(data)), class_="beside")
+    return _section(row.name, row.title, joined([caption, beside]))
 
 
-def _apart(data: Mapping[str, Any]) -> str:
+def _apart(data: Mapping[str, Any]) -> Markup:
     """What the two modules have in common and in what they differ, with this model's shapes."""
     names = module_names(data)
     hidden, inner = (f"{n:,}" if n else "?" for n in (data["facts"]["hidden_size"], data["facts"]["intermediate_size"]))
@@ -194,82 +199,82 @@ def _apart(data: Mapping[str, Any]) -> str:
     return _table(view)
 
 
-def _figure(row: Figure, data: Mapping[str, Any], panels: Sequence[Panel], below: str) -> Section:
+def _figure(row: Figure, data: Mapping[str, Any], panels: Sequence[Panel], below: Iterable[Markup]) -> Section:
     if not panels:
-        return _section(row.name, row.title, f'<p class="caption">Nothing to draw: {_text(row.absent)}.</p>{below}')
+        nothing = element("p", f"Nothing to draw: {row.absent}.", class_="caption")
+        return _section(row.name, row.title, joined([nothing, *below]))
     shape = {"tokens": " free", "similarity": " free", "pooled": " wide"}.get(row.name, "")
-    caption = f'<p class="caption">{_text(row.caption(data))}</p>{_legend(row, data)}'
-    drawn = "".join(_panel(f"{row.name}-{i}", panel) for i, panel in enumerate(panels))
-    without = "<noscript><p>The charts need JavaScript; the numbers stand in the tables.</p></noscript>"
-    return _section(row.name, row.title, f'{caption}{without}<div class="panels{shape}">{drawn}</div>{below}')
+    without = element("noscript", element("p", "The charts need JavaScript; the numbers stand in the tables."))
+    drawn = element("div", *(_panel(f"{row.name}-{i}", p) for i, p in enumerate(panels)), class_=f"panels{shape}")
+    caption = element("p", row.caption(data), class_="caption")
+    return _section(row.name, row.title, joined([caption, *_legend(row, data), without, drawn, *below]))
 
 
-def _panel(name: str, panel: Panel) -> str:
-    return (
-        f"<figure><figcaption>{_text(panel.title)}</figcaption>"
-        f'<div class="chart" id="{name}" role="img" aria-label="{_text(panel.description)}"></div></figure>'
-    )
+def _panel(name: str, panel: Panel) -> Markup:
+    chart = element("div", class_="chart", id=name, role="img", aria_label=panel.description)
+    return element("figure", element("figcaption", panel.title), chart)
 
 
-def _legend(row: Figure, data: Mapping[str, Any]) -> str:
-    if not row.legend:
-        return ""
+def _legend(row: Figure, data: Mapping[str, Any]) -> Iterator[Markup]:
     if row.legend == "both ways":
-        return _bar(BOTH_WAYS, "−1", "1", "from −1 in blue over 0 in white to 1 in orange")
-    top = four_digits(most(data["activations"]["heat"]))
-    return _bar(MAP_STOPS, "0", top, f"from 0, dark, to {top}, light, by the square root")
+        yield _bar(BOTH_WAYS, "−1", "1", "from −1 in blue over 0 in white to 1 in orange")
+    elif row.legend:
+        top = four_digits(most(data["activations"]["heat"]))
+        yield _bar(MAP_STOPS, "0", top, f"from 0, dark, to {top}, light, by the square root")
 
 
-def _bar(stops: Sequence[str], low: str, high: str, words: str) -> str:
-    return (
-        f'<div class="legend" role="img" aria-label="Colour scale {escape(words)}"><span>{low}</span>'
-        f'<span class="bar" style="background:linear-gradient(90deg,{",".join(stops)})"></span>'
-        f"<span>{high}</span></div>"
-    )
+def _bar(stops: Sequence[str], low: str, high: str, words: str) -> Markup:
+    bar = element("span", class_="bar", style=f"background:linear-gradient(90deg,{','.join(stops)})")
+    ends = (element("span", low), bar, element("span", high))
+    return element("div", *ends, class_="legend", role="img", aria_label=f"Colour scale {words}")
 
 
 # ------------------------------------------------------------------------------------------------ findings and facts
 
 
-def _findings(findings: Sequence[Mapping[str, Any]]) -> str:
+def _findings(findings: Sequence[Mapping[str, Any]]) -> Markup:
     if not findings:
-        return "<p>None: nothing about this checkpoint gave cause to speak.</p>"
-    return f'<ul class="findings">{"".join(map(_finding, alike(findings)))}</ul>'
+        return element("p", "None: nothing about this checkpoint gave cause to speak.")
+    return element("ul", *map(_finding, alike(findings)), class_="findings")
 
 
-def _finding(rows: Sequence[Mapping[str, Any]]) -> str:
+def _finding(rows: Sequence[Mapping[str, Any]]) -> Markup:
     first = rows[0]
-    where = f" in <code>{_text(str(first['part']))}</code>" if first["part"] else ""
+    severity = element("span", SEVERITIES[first["severity"]], class_="severity")
+    where = (" in ", element("code", str(first["part"]))) if first["part"] else ()
     others = ", ".join(spans([str(row["part"]) for row in rows[1:]]))
-    return (
-        f'<li class="{escape(first["severity"])}"><p><span class="severity">{SEVERITIES[first["severity"]]}</span> '
-        f"<code>{_text(first['rule'])}</code>{where}</p><p>{_text(str(first['message']))}</p>"
-        + (f"<p>Likewise {_text(others)}.</p>" if others else "")
-        + f'<p class="soft">→ {_text(str(first["cure"]))}</p></li>'
+    return element(
+        "li",
+        element("p", severity, " ", element("code", first["rule"]), *where),
+        element("p", str(first["message"])),
+        *([element("p", f"Likewise {others}.")] if others else []),
+        element("p", f"→ {first['cure']}", class_="soft"),
+        class_=first["severity"],
     )
 
 
-def _facts(data: Mapping[str, Any]) -> str:
+def _facts(data: Mapping[str, Any]) -> Markup:
     lines = fact_lines(str(data["model"]), data["facts"])
-    items = "".join(f"<dt>{escape(label)}</dt><dd>{escape(text)}</dd>" for label, text in lines)
-    return f'<dl class="facts">{items}</dl>'
+    items = (item for label, words in lines for item in (element("dt", label), element("dd", words)))
+    return element("dl", *items, class_="facts")
 
 
 # ------------------------------------------------------------------------------------------------ tables
 
 
-def _tables(views: Mapping[str, View], names: Sequence[str]) -> Iterator[str]:
+def _tables(views: Mapping[str, View], names: Sequence[str]) -> Iterator[Markup]:
     for name in names:
         if name in views and views[name].rows:
             yield _table(views[name])
 
 
-def _closed(views: Mapping[str, View], name: str) -> str:
-    tables = "".join(_tables(views, (name,)))
-    return f"<details><summary>The numbers as a table</summary>{tables}</details>" if tables else ""
+def _closed(views: Mapping[str, View], name: str) -> Iterator[Markup]:
+    tables = list(_tables(views, (name,)))
+    if tables:
+        yield element("details", element("summary", "The numbers as a table"), *tables)
 
 
-def _table(view: View) -> str:
+def _table(view: View) -> Markup:
     """A view as a table with a caption; columns of least importance are left to the data."""
     cells = {id(c): [text_of(c, c.value(row)) for row in view.rows] for c in view.columns}
     columns = [
@@ -277,32 +282,28 @@ def _table(view: View) -> str:
         for c in view.columns
         if c.kind not in ("bar", "heat") and c.priority <= SHOWN and any(cell != "–" for cell in cells[id(c)])
     ]
-    head = [_cell("th", c, c.title or c.name, ' scope="col"') for c in columns]
+    head = [_cell("th", c, c.title or c.name, "col") for c in columns]
     body = [
-        [_cell("td" if j else "th", c, cells[id(c)][i], "" if j else ' scope="row"') for j, c in enumerate(columns)]
+        [_cell("td" if j else "th", c, cells[id(c)][i], None if j else "row") for j, c in enumerate(columns)]
         for i in range(len(view.rows))
     ]
-    return _markup(view.title, head, body)
+    return _scrolling(view.title, head, body)
 
 
-def _markup(title: str, head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    rows = "".join(f"<tr>{''.join(row)}</tr>" for row in body)
-    return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{_text(title)}"><table>'
-        f"<caption>{_text(title)}</caption><thead><tr>{''.join(head)}</tr></thead><tbody>{rows}</tbody></table></div>"
-    )
+def _scrolling(title: str, head: Sequence[Markup], body: Sequence[Sequence[Markup]]) -> Markup:
+    inside = table(element("caption", title), head, body)
+    return element("div", inside, class_="scroll", role="region", tabindex="0", aria_label=title)
 
 
-def _cell(tag: str, column: Column, text: str, scope: str) -> str:
+def _cell(tag: str, column: Column, words: str, scope: str | None) -> Markup:
     numeric = column.kind in ("integer", "real", "share", "shape")
-    classes = ["n"] if numeric else ["wrap"] if len(text) > WRAPPING and column.kind == "text" else []
-    if column.kind == "verdict" and text in NOT_GOOD:
+    classes = ["n"] if numeric else ["wrap"] if len(words) > WRAPPING and column.kind == "text" else []
+    if column.kind == "verdict" and words in NOT_GOOD:
         classes.append("odd")
-    kind = f' class="{" ".join(classes)}"' if classes else ""
-    return f"<{tag}{scope}{kind}>{_text(text)}</{tag}>"
+    return element(tag, words, scope=scope, class_=" ".join(classes) or None)
 
 
-def _outlier_table(data: Mapping[str, Any]) -> str:
+def _outlier_table(data: Mapping[str, Any]) -> Markup:
     rows = tuple(
         {"part": part["label"], **row}
         for part in data["parts"]
@@ -310,7 +311,7 @@ def _outlier_table(data: Mapping[str, Any]) -> str:
         for row in part["row_norms"]["outliers"]
     )
     if not rows:
-        return "<p>No neuron lies that far from the others.</p>"
+        return element("p", "No neuron lies that far from the others.")
     columns = (
         Column("part", ("part",), "text"),
         Column("neuron", ("neuron",), "integer"),
@@ -320,12 +321,13 @@ def _outlier_table(data: Mapping[str, Any]) -> str:
     return _table(View("outliers", "neurons far from the rest, ten of each part at most", columns, rows))
 
 
-def _texts(views: Mapping[str, View]) -> str:
-    tables = "".join(_tables(views, ("vectors",)))
-    return f"<p>{'What the model makes of each text, one vector a text.'}</p>{tables}"
+def _texts(views: Mapping[str, View]) -> Markup:
+    return joined(
+        [element("p", "What the model makes of each text, one vector a text."), *_tables(views, ("vectors",))]
+    )
 
 
-def _token_tables(data: Mapping[str, Any]) -> Iterator[str]:
+def _token_tables(data: Mapping[str, Any]) -> Iterator[Markup]:
     """A table for each text: tokens by layers, in each cell the strongest neurons."""
     labels = [layer["label"] for layer in data["activations"]["layers"]]
     found: dict[tuple[int, str], list[Mapping[str, Any]]] = {}
@@ -335,14 +337,15 @@ def _token_tables(data: Mapping[str, Any]) -> Iterator[str]:
     for number in range(1, len(data["texts"]) + 1):
         rows = zip(*(found.get((number, label), []) for label in labels), strict=False)
         body = [
-            [_cell("th", heads[0], same[0]["token"], ' scope="row"'), *(_strongest(row["strongest"]) for row in same)]
+            [_cell("th", heads[0], same[0]["token"], "row"), *(_strongest(row["strongest"]) for row in same)]
             for same in rows
         ]
         title = f"text {number}: the strongest neurons of each token, layer by layer"
-        table = _markup(title, [_cell("th", head, head.title, ' scope="col"') for head in heads], body)
-        summary = f"<summary>Strongest neurons of each token of text {number}</summary>"
-        yield f"<details{' open' if number == 1 else ''}>{summary}{table}</details>"
+        tokens = _scrolling(title, [_cell("th", head, head.title, "col") for head in heads], body)
+        summary = element("summary", f"Strongest neurons of each token of text {number}")
+        yield element("details", summary, tokens, open="" if number == 1 else None)
 
 
-def _strongest(neurons: Sequence[Mapping[str, Any]]) -> str:
-    return f"<td>{'<br>'.join(neurons_in_words([n]) for n in neurons)}</td>"
+def _strongest(neurons: Sequence[Mapping[str, Any]]) -> Markup:
+    lines = [piece for n in neurons for piece in (element("br"), neurons_in_words([n]))]
+    return element("td", *lines[1:])
