@@ -23,11 +23,6 @@ from bertprobe.errors import PartMissing, UnsupportedFile, printable, quoted
 if TYPE_CHECKING:
     from bertprobe.tokens import Packed
 
-NATIVE = ("bert", "roberta", "xlm-roberta", "camembert", "data2vec-text", "electra", "ernie", "dpr")
-# These count positions from the padding token's id on, so that the first real token stands at padding_idx + 1; with the
-# id that transformers' config class has where a config.json leaves it out.
-COUNTS_FROM_PADDING = {"roberta": 1, "xlm-roberta": 1, "camembert": 1, "data2vec-text": 1}
-
 SPARE = 2**20  # bytes beside a layer's own that reading it may take: what lies between its tensors, and alignment
 
 Tap = Callable[[int, Array, Array], None]
@@ -149,7 +144,7 @@ class Encoder:
 def why_not_native(checkpoint: Checkpoint, anatomy: Anatomy) -> str | None:
     """Why a checkpoint cannot go through this encoder, None where it can."""
     config = checkpoint.config or {}
-    if not anatomy.row.canonical or anatomy.family not in NATIVE:
+    if not (anatomy.layout.canonical and anatomy.row.native):
         return f"the family {anatomy.family} is not of BERT's layout"
     if config.get("is_decoder") or config.get("add_cross_attention"):
         return "its config makes it a decoder"
@@ -170,7 +165,7 @@ def load_encoder(
     reason = why_not_native(checkpoint, anatomy)
     if reason is not None:
         raise UnsupportedFile(f"{printable(checkpoint.ref)} cannot be run here: {reason}", "it needs transformers")
-    check_faults(checkpoint.faults, printable(checkpoint.ref), (*_SETTINGS, *anatomy.row.activation))
+    check_faults(checkpoint.faults, printable(checkpoint.ref), (*_SETTINGS, *anatomy.layout.activation))
     count = len(anatomy.layers)
     if not count:
         raise PartMissing(
@@ -193,7 +188,7 @@ def load_encoder(
         heads=_heads(checkpoint, within),
         eps=float(config.get("layer_norm_eps", 1e-12)),
         activation=backend.activation(activation),
-        padding_idx=_padding_idx(config, anatomy.family),
+        padding_idx=_padding_idx(config, anatomy.row.padding),
     )
 
 
@@ -235,11 +230,11 @@ def _check_shapes(tensors: Mapping[str, TensorHeader], shapes: Mapping[str, str]
             )
 
 
-def _padding_idx(config: Mapping[str, Any], family: str) -> int | None:
-    """The id that positions are counted from, None where they are counted from 0."""
-    if family not in COUNTS_FROM_PADDING:
+def _padding_idx(config: Mapping[str, Any], default: int | None) -> int | None:
+    """The id that positions are counted from, the first token's being the next; None where they are counted from 0."""
+    if default is None:
         return None
-    found = config.get("pad_token_id", COUNTS_FROM_PADDING[family])
+    found = config.get("pad_token_id", default)
     if type(found) is not int or found < 0:
         shown = "null" if found is None else found
         raise UnsupportedFile(f"config.json gives pad_token_id as {shown}", "positions are counted from it: mend it")

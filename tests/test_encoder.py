@@ -18,10 +18,13 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from bertprobe.anatomy import find_parts
+from bertprobe.anatomy.families import FAMILIES
 from bertprobe.backends import BACKENDS
 from bertprobe.checkpoint import open_checkpoint
-from bertprobe.encoder import NATIVE, Encoder, encode, first_tokens, load_encoder, pool, why_not_native
+from bertprobe.encoder import Encoder, encode, first_tokens, load_encoder, pool, why_not_native
 from bertprobe.errors import BertprobeError, PartMissing, UnsupportedFile
+
+NATIVE = [name for name, row in FAMILIES.items() if row.native]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 import bertprobe
-from bertprobe.anatomy.families import FAMILIES
+from bertprobe.anatomy.families import FAMILIES, Family
+from bertprobe.anatomy.layouts import BERT
 from bertprobe.render.wrapping import _NEVER_FIRST, cells, wrap
 from bertprobe.report.explanation import ORDER, en, explanation, zh
 from bertprobe.report.explanation.claims import CLAIMS
@@ -205,12 +206,12 @@ def test_verdicts_and_parameters_are_those_of_inspect(odd: list[Path], run: Run)
 
 # ------------------------------------------------------------------------------------------------ the source
 
-_MODELS = sorted({family for row in FAMILIES for family in row.model_types})
+_MODELS = sorted(FAMILIES)
 
 
 @pytest.mark.parametrize("family", _MODELS)
 def test_the_source_shown_is_the_installed_class(family: str) -> None:
-    library = read_library(family)
+    library = read_library(FAMILIES[family])
     for source in (library.widening, library.pooling):
         if source is None:
             continue
@@ -230,10 +231,10 @@ def above(model: torch.nn.Module, names: list[str]) -> set[str]:
 def test_the_class_shown_is_the_one_the_model_is_made_of(family: str) -> None:
     """Of a real model: the class stands above its up-projection, and above its pooler where it has one."""
     model = zoo.build(family)
-    row = next(row for row in FAMILIES if family in row.model_types and not (row.needs_config and family == "gte"))
+    row = FAMILIES[family]
     names = list(model.state_dict())
-    library = read_library(family)
-    spelled = [name for name in names for role, pattern in row.patterns if pattern.fullmatch(name)]
+    library = read_library(FAMILIES[family])
+    spelled = [name for name in names for role, pattern in row.layout.patterns if pattern.fullmatch(name)]
     if library.widening is not None and spelled:
         assert library.widening.name in above(model, spelled)
     poolers = [name for name in names if re.search(r"(^|\.)pooler\.", name)]
@@ -243,7 +244,7 @@ def test_the_class_shown_is_the_one_the_model_is_made_of(family: str) -> None:
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "albert", "ernie"])
 def test_classes_said_to_pool_do(family: str) -> None:
-    library = read_library(family)
+    library = read_library(FAMILIES[family])
     module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
     config = zoo.build(family).config
     for names, there in ((library.with_pooler, True), (library.without_pooler, False)):
@@ -257,7 +258,7 @@ def test_classes_said_to_pool_do(family: str) -> None:
 
 def test_a_family_is_no_way_out_of_the_folder_of_models() -> None:
     for family in ("../../evil", "bert/../bert", "", "no_such_family", "__init__"):
-        assert read_library(family).widening is None
+        assert read_library(Family(family, BERT)).widening is None
 
 
 # ------------------------------------------------------------------------------------------------ languages

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,15 @@ import pytest
 import zoo
 from safetensors.numpy import load_file, save_file
 
+import bertprobe
 from bertprobe.anatomy import Anatomy, Part, find_parts
-from bertprobe.anatomy.families import FAMILIES
+from bertprobe.anatomy.families import FAMILIES, GENERIC, Family, families_of
+from bertprobe.anatomy.layouts import LAYOUTS
+from bertprobe.anatomy.poolers import BY_DESIGN
 from bertprobe.checkpoint import open_checkpoint, read_tensor
+from bertprobe.reference import staging
 from bertprobe.report import facts
+from bertprobe.report.explanation.source import read_library
 from bertprobe.verdicts import Evidence, judge
 
 ALIASES = {"gelu_pytorch_tanh": "gelu_new"}
@@ -27,7 +35,7 @@ def values(part: Part, kind: str) -> bytes | None:
 
 def neurons_first(anatomy: Anatomy, weight: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """ConvBERT's grouped linear is stored (groups, in, out); the anatomy turns it."""
-    return weight.transpose(0, 2, 1) if weight.ndim == 3 and anatomy.row.canonical else weight
+    return weight.transpose(0, 2, 1) if weight.ndim == 3 and anatomy.layout.canonical else weight
 
 
 @pytest.mark.parametrize("family", zoo.FAMILIES)
@@ -109,8 +117,8 @@ def test_gte_as_transformers_spells_its_modules_has_gate_and_up_apart(tmp_path: 
 
 
 def test_every_row_says_how_its_path_reads() -> None:
-    for row in FAMILIES:
-        assert not set("\\()?") & set(row.path), row.path
+    for layout in LAYOUTS:
+        assert not set("\\()?") & set(layout.path), layout.path
 
 
 def test_a_gated_t5_shows_gate_and_up(tmp_path: Path) -> None:
@@ -139,3 +147,71 @@ def test_albert_says_how_often_it_runs_its_layer(tmp_path: Path) -> None:
     found = facts(checkpoint, find_parts(checkpoint))
     assert found["layers"] == 1
     assert "it runs 5 layers, which share the weights of one" in found["notes"]
+
+
+# ------------------------------------------------------------------------------------------------ the table
+
+PACKAGE = Path(bertprobe.__file__).parent
+NAMING_FAMILIES = {
+    "anatomy/families.py": "the table",
+    "anatomy/layouts.py": "layouts have names of their own, some of them those of the family that has them alone",
+}
+
+
+def literals(path: Path) -> set[str]:
+    """The texts that stand alone in a module's code, docstrings and pieces of longer texts aside."""
+    return {
+        node.value
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+
+
+def test_no_other_module_asks_for_a_family_by_name() -> None:
+    naming = {str(path.relative_to(PACKAGE)): literals(path) & FAMILIES.keys() for path in PACKAGE.rglob("*.py")}
+    assert {path: names for path, names in naming.items() if names and path not in NAMING_FAMILIES} == {}
+    assert all(naming[path] for path in NAMING_FAMILIES), "an exception that is none any more"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_row_is_complete(name: str) -> None:
+    row = FAMILIES[name]
+    assert row.name == name
+    assert row.prefixes
+    assert all(prefixes for _, prefixes in row.also)
+    assert {layout for layout, _ in ((row.layout, ""), *row.also)} <= set(LAYOUTS)
+    assert row.pooling in {"yes", "never", *BY_DESIGN}
+    assert bool(row.title) == (row.pooling in BY_DESIGN), "the sentence that says so has its name in it"
+    assert row.tokens in ("", "[CLS]", "<s>", "characters")
+    assert row.tokenizer in {"", GENERIC, *staging.CLASSES}
+    if row.native:
+        assert row.layout.canonical
+        assert row.rows_are_tokens
+        assert row.more_than_text is None
+    library = read_library(row)
+    if library.version is not None:
+        place = Path(str(find_spec("transformers").origin)).parent / "models"  # type: ignore[union-attr]
+        assert place.joinpath(*row.folder_and_file).is_file()
+        classes = classes_in(place.joinpath(*row.folder_and_file))
+        assert {row.base, row.widening or "", row.pooler or ""} - {""} <= classes
+
+
+def classes_in(path: Path) -> set[str]:
+    return {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)}
+
+
+def test_every_layout_is_some_familys_and_knows_its_down_projection() -> None:
+    for layout in LAYOUTS:
+        assert families_of(layout), layout.name
+        assert layout.down is not None, layout.name
+        assert layout.family in {"", *families_of(layout)}
+
+
+def test_a_family_without_a_row_has_no_facts(tmp_path: Path) -> None:
+    zoo.save("bert", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "of-tomorrow"}))
+    anatomy = find_parts(open_checkpoint(str(tmp_path)))
+    assert (anatomy.family, anatomy.layout.name) == ("of-tomorrow", "bert")
+    assert anatomy.row == Family("of-tomorrow", anatomy.layout)
+    assert not anatomy.row.native

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,16 @@ from bertprobe import reference
 from bertprobe.activations import UNBOUNDED, Foreign
 from bertprobe.anatomy import find_parts
 from bertprobe.anatomy.families import FAMILIES
+from bertprobe.anatomy.layouts import LAYOUTS
 from bertprobe.backends import TorchBackend
 from bertprobe.checkpoint import open_checkpoint
 from bertprobe.errors import BertprobeError, NotFound, PartMissing, UnsupportedFile
 from bertprobe.reference import (
-    DOWN,
     SEED,
     Hidden,
     Record,
     Reference,
     load_reference,
-    needs_more_than_text,
     tokenizer,
 )
 
@@ -156,7 +156,7 @@ def test_text_alone_runs_or_is_refused_by_name(family: str, tmp_path: Path) -> N
     model = zoo.save(family, tmp_path)
     loaded = opened(tmp_path)
     ids = ids_of(family)
-    if needs_more_than_text(family):
+    if FAMILIES[family].more_than_text:
         with pytest.raises(UnsupportedFile, match=family):
             loaded.run(ids)
         return
@@ -176,7 +176,7 @@ def test_text_alone_runs_or_is_refused_by_name(family: str, tmp_path: Path) -> N
 
 
 def test_families_that_need_more_than_text_are_those_that_refuse_it() -> None:
-    refusing = {family for family in zoo.FAMILIES if needs_more_than_text(family)}
+    refusing = {family for family in zoo.FAMILIES if FAMILIES[family].more_than_text}
     assert refusing == {"bros", "lxmert", "blip_2_qformer", "instructblip_qformer"}
 
 
@@ -211,13 +211,14 @@ def test_the_longest_text_is_the_longest_that_runs(
             engine.reference.run([20] * (longest + 1), [0] * (longest + 1))
 
 
-def test_every_row_of_the_families_knows_its_down_projection() -> None:
-    assert set(DOWN) == {row.name for row in FAMILIES}
+def test_every_layout_knows_its_down_projection() -> None:
+    assert all(layout.down for layout in LAYOUTS)
 
 
 def test_a_row_that_does_not_know_it_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     zoo.save("bert", tmp_path)
-    monkeypatch.delitem(DOWN, "bert")
+    layouts = tuple(replace(layout, down=None) if layout.name == "bert" else layout for layout in LAYOUTS)
+    monkeypatch.setattr("bertprobe.anatomy.naming.LAYOUTS", layouts)
     with pytest.raises(UnsupportedFile, match="of the kind 'bert'"):
         opened(tmp_path)
 

@@ -17,12 +17,12 @@ import transformers
 from safetensors.numpy import save_file
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
+from bertprobe.anatomy.families import FAMILIES, GENERIC
 from bertprobe.checkpoint import open_checkpoint
 from bertprobe.checkpoint.folder import LocalFolder
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile
 from bertprobe.reference import tokenizer
-from bertprobe.reference.kinds import KNOWN
-from bertprobe.reference.staging import CLASSES, FILES, GENERIC, class_name, staged
+from bertprobe.reference.staging import CLASSES, FILES, class_name, staged
 from bertprobe.reference.token_settings import is_judged
 
 TEXTS = [("hello he cab", None), ("Hello, he <new> [MASK]", "abc d"), ("", None), ("日本 abc\u0301 @user", None)]
@@ -83,7 +83,11 @@ def test_tokenizers_that_need_no_other_package_give_their_ids(kind: str, dressed
 
 
 @pytest.mark.parametrize(
-    "model_type", sorted(set(CLASSES["BertTokenizer"].split()) | {"mobilebert", "mpnet", "funnel", "lxmert", "esm"})
+    "model_type",
+    sorted(
+        {row.within or row.name for row in FAMILIES.values() if row.tokenizer == "BertTokenizer"}
+        | {"mobilebert", "mpnet", "funnel", "lxmert", "esm"}
+    ),
 )
 def test_wordpiece_of_every_family_gives_their_ids(model_type: str, tmp_path: Path) -> None:
     words = f"{WORDPIECE}\n<cls>\n<sep>\n<eos>\n<mask>\n"
@@ -218,7 +222,9 @@ def test_every_argument_of_a_tokenizer_is_judged(name: str) -> None:
     assert set(made.vocab_files_names.values()) <= {*FILES, "tokenizer_config.json"}
 
 
-@pytest.mark.parametrize("model_type", sorted(KNOWN | {"align", "blip", "chinese_clip", "clap", "clip", "flava"}))
+@pytest.mark.parametrize(
+    "model_type", sorted(FAMILIES.keys() | {"align", "blip", "chinese_clip", "clap", "clip", "flava"})
+)
 def test_a_family_has_the_tokenizer_that_transformers_gives_it(model_type: str, tmp_path: Path) -> None:
     folder = folder_of(tmp_path, {"model_type": model_type}, {})
     named = class_name(open_checkpoint(str(folder)))

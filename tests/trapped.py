@@ -108,13 +108,14 @@ def _on_a_text(family: str, folder: Path, text: str) -> tuple[int, list[str]]:
 
     from bertprobe.activations import Compute, open_runner
     from bertprobe.anatomy import find_parts
+    from bertprobe.anatomy.families import FAMILIES
     from bertprobe.checkpoint import open_checkpoint
-    from bertprobe.reference import load_reference, needs_more_than_text
+    from bertprobe.reference import load_reference
 
     checkpoint = open_checkpoint(str(folder))
     anatomy = find_parts(checkpoint)
     reference = load_reference(checkpoint, anatomy)
-    if needs_more_than_text(family):
+    if FAMILIES[family].more_than_text:
         hidden = reference.run_inputs(zoo.inputs(family, reference.model)).last_hidden_state
     else:
         runner = open_runner(checkpoint, anatomy, Compute(backend="torch", device="cpu"))

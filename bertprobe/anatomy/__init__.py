@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bertprobe.anatomy.config import Promised, model_type_of, promised_of, text_config, towers_of
-from bertprobe.anatomy.families import Family
+from bertprobe.anatomy.families import FAMILIES, Family
+from bertprobe.anatomy.layouts import Layout
 from bertprobe.anatomy.naming import Naming, family_of, halved, recognise, unwrapped, whole
 from bertprobe.anatomy.spelling import dialect_of, respelled
 from bertprobe.checkpoint import Checkpoint, TensorHeader
@@ -82,7 +83,7 @@ class Anatomy:
     """
 
     family: str
-    row: Family
+    layout: Layout
     prefix: str
     hiding: str
     promised: Promised
@@ -109,13 +110,18 @@ class Anatomy:
             n if type(n) is int else None for n in (self.promised.hidden_size, self.promised.intermediate_size)
         )
         up, pooler = self._shape("intermediate"), self._shape("pooler")
-        wide = pooler if self.row.narrow else up or pooler
+        wide = pooler if self.layout.narrow else up or pooler
         return wide[1] if wide else hidden, up[0] if up else inner
 
     def _shape(self, role: str) -> tuple[int, ...] | None:
         """The shape of the first matrix of a role."""
         shapes = (part.weight.shape for part in self.of(role) if part.weight is not None)
         return next((shape for shape in shapes if len(shape) == 2), None)
+
+    @property
+    def row(self) -> Family:
+        """What is known of its family; little of one that no row is for."""
+        return FAMILIES.get(self.family) or Family(self.family, self.layout)
 
     @property
     def pooler(self) -> Part | None:
@@ -131,20 +137,20 @@ def find_parts(checkpoint: Checkpoint) -> Anatomy:
     """The parts of a checkpoint, from tensor names and shapes; raises `NotAnEncoder` for what is none."""
     config = text_config(checkpoint.config or {})
     stored, wrapping = unwrapped(_marked(respelled(checkpoint.headers), checkpoint.config or {}))
-    row = recognise(checkpoint, stored, config)
+    layout = recognise(checkpoint, stored, config)
     towers = towers_of(checkpoint.config or {})
-    naming = Naming(row, model_type_of(config), stored, composite=bool(towers))
+    naming = Naming(layout, model_type_of(config), stored, composite=bool(towers))
     config = next((towers[word] for word in re.split("[._]", naming.prefix) if word in towers), config)
     tensors, duplicates = naming.canonical_names(stored)
-    promised = promised_of(row, config, checkpoint)
+    promised = promised_of(layout, config, checkpoint)
     dialect = dialect_of(checkpoint.headers)
     return Anatomy(
-        family=family_of(row, config, naming.prefix, tensors),
-        row=row,
+        family=family_of(layout, config, naming.prefix, tensors),
+        layout=layout,
         prefix=naming.prefix,
         hiding=naming.hiding,
         promised=promised,
-        parts=tuple(_parts(row, tensors, promised.activation, config)),
+        parts=tuple(_parts(layout, tensors, promised.activation, config)),
         tensors=tensors,
         duplicates=duplicates,
         spelling=dialect.library if dialect else "",
@@ -222,14 +228,14 @@ def spans(numbers: Sequence[int]) -> str:
 
 
 def _parts(
-    row: Family, tensors: Mapping[str, TensorHeader], activation: str | None, config: Mapping[str, Any]
+    layout: Layout, tensors: Mapping[str, TensorHeader], activation: str | None, config: Mapping[str, Any]
 ) -> Iterator[Part]:
     found: dict[tuple[str, str | None, int | None, int | None], dict[str, TensorHeader]] = {}
     for name, header in tensors.items():
-        for role, pattern in row.patterns:
+        for role, pattern in layout.patterns:
             if match := pattern.fullmatch(name):
                 place = _place(match)
-                for half, half_name, half_header in _halves(row, role, name, header):
+                for half, half_name, half_header in _halves(layout, role, name, header):
                     found.setdefault((half, *place), {})[half_name] = half_header
                 if match["kind"] == "weight":
                     found[(role, *place)].update(_norms(match["prefix"] + match["path"], tensors))
@@ -242,7 +248,7 @@ def _parts(
     for (role, stack, index, layer), members in sorted(found.items(), key=_order):
         acts = activation if role == "gate" or not gated else None
         yield Part(role, layer, stack, index, acts, _weight_first(members))
-    yield from _poolers(row, tensors, config)
+    yield from _poolers(layout, tensors, config)
 
 
 def _weight_first(members: Mapping[str, TensorHeader]) -> dict[str, TensorHeader]:
@@ -263,14 +269,14 @@ def _order(item: tuple[tuple[str, str | None, int | None, int | None], Any]) -> 
     return stack or "", -1 if index is None else index, -1 if layer is None else layer, role
 
 
-def _halves(row: Family, role: str, name: str, header: TensorHeader) -> Iterable[tuple[str, str, TensorHeader]]:
+def _halves(layout: Layout, role: str, name: str, header: TensorHeader) -> Iterable[tuple[str, str, TensorHeader]]:
     """A tensor in canonical orientation; a fused one as its two halves, each with its rows in its name."""
-    if row.fused is None or not header.shape:
-        grouped = row.canonical and len(header.shape) == 3  # ConvBERT's GroupedLinear is (groups, in, out)
+    if layout.fused is None or not header.shape:
+        grouped = layout.canonical and len(header.shape) == 3  # ConvBERT's GroupedLinear is (groups, in, out)
         return [(role, name, header.permuted((0, 2, 1)) if grouped else header)]
     rows = header.shape[0] if header.shape else 0
     half = rows // 2
-    first, second = ("gate", "intermediate") if row.fused.startswith("first") else ("intermediate", "gate")
+    first, second = ("gate", "intermediate") if layout.fused.startswith("first") else ("intermediate", "gate")
     return [
         (first, halved(name, 0, half), header.rows(0, half)),
         (second, halved(name, half, rows), header.rows(half, rows)),
@@ -284,12 +290,12 @@ def _norms(path: str, tensors: Mapping[str, TensorHeader]) -> dict[str, TensorHe
     return {name: tensors[name] for name in names if name in tensors}
 
 
-def _poolers(row: Family, tensors: Mapping[str, TensorHeader], config: Mapping[str, Any]) -> Iterator[Part]:
-    if row.pooler_pattern is None:
+def _poolers(layout: Layout, tensors: Mapping[str, TensorHeader], config: Mapping[str, Any]) -> Iterator[Part]:
+    if layout.pooler_pattern is None:
         return
     found: dict[str | None, dict[str, TensorHeader]] = {}
     for name, header in tensors.items():
-        if match := row.pooler_pattern.fullmatch(name):
+        if match := layout.pooler_pattern.fullmatch(name):
             found.setdefault(match["prefix"].rstrip(".") or None, {})[name] = header
     for stack, members in sorted(found.items(), key=lambda item: item[0] or ""):
         # DeBERTa's classifier keeps a pooler of its own, with an activation of its own.

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bertprobe.anatomy.families import ALIASES, OTHER_DEFAULTS, Family
+from bertprobe.anatomy.families import FAMILIES
+from bertprobe.anatomy.layouts import ALIASES, Layout
 from bertprobe.checkpoint import Checkpoint
 
 _HIDDEN = ("hidden_size", "d_model", "dim", "emb_dim", "n_embd")
@@ -63,7 +64,7 @@ def _first(config: Mapping[str, Any], keys: Iterable[str]) -> Any:
     return next((config[key] for key in keys if config.get(key) is not None), None)
 
 
-def promised_of(row: Family, config: Mapping[str, Any], checkpoint: Checkpoint) -> Promised:
+def promised_of(layout: Layout, config: Mapping[str, Any], checkpoint: Checkpoint) -> Promised:
     notes = checkpoint.metadata  # of a file that `export` wrote
     hidden, inner = (
         int(notes[key]) if re.fullmatch("[0-9]{1,9}", notes.get(key, "")) else None
@@ -74,17 +75,18 @@ def promised_of(row: Family, config: Mapping[str, Any], checkpoint: Checkpoint) 
         hidden_size=_first(config, _HIDDEN) if config else hidden,
         intermediate_size=_first(config, _INTERMEDIATE) if config else inner,
         vocab_size=config.get("vocab_size"),
-        activation=_activation(row, config, checkpoint),
+        activation=_activation(layout, config, checkpoint),
     )
 
 
-def _activation(row: Family, config: Mapping[str, Any], checkpoint: Checkpoint) -> str | None:
+def _activation(layout: Layout, config: Mapping[str, Any], checkpoint: Checkpoint) -> str | None:
     """The activation in force: the config's, else transformers' default for that family, else unknown."""
     if not checkpoint.config:
         return checkpoint.metadata.get("hidden_act")
-    value = _first(config, row.activation)
+    value = _first(config, layout.activation)
     if isinstance(value, bool):  # XLM says gelu_activation: true
         return "gelu" if value else "relu"
     if isinstance(value, str):
         return ALIASES.get(value, value)
-    return OTHER_DEFAULTS.get(model_type_of(config), row.default)
+    row = FAMILIES.get(model_type_of(config))
+    return layout.default if row is None or row.activation is None else row.activation

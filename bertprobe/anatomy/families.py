@@ -1,342 +1,389 @@
-"""`FAMILIES`: how each layout spells its modules, and what else a tensor's name gives away.
+"""`FAMILIES`: all that is known of the models that a config calls by one model_type, a row each.
 
-Read off tiny models of 70 encoders of transformers 5.23, as their files spell them and as older files on the Hub do. A
-row is recognised by tensor names; only where they are shared with other models has the config a say.
+Read off the models of transformers 5.23, their code and what their authors say of them. Rows are plain data: what is
+done with a fact is done where it is needed, by the fact and never by the family's name.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from typing import Any, NamedTuple
 
-# Digits as PyTorch writes them: of layer.03, or of other scripts' digits, it would know nothing.
-LAYER = r"(?P<layer>0|[1-9][0-9]{0,8})"
-INDEX = r"(?P<index>0|[1-9][0-9]{0,8})"
-DEEPEST = 32  # modules around an encoder
-BERT_LIKE = {
-    "bert": "bert",
-    "roberta": "roberta",
-    "xlm-roberta": "roberta",
-    "camembert": "roberta",
-    "electra": "electra",
-    "mpnet": "mpnet",
-    "megatron-bert": "bert",
-    "deberta": "deberta",
-    "deberta-v2": "deberta",
-    "layoutlm": "layoutlm",
-    "ernie": "ernie",
-    "convbert": "convbert",
-    "mobilebert": "mobilebert",
-    "rembert": "rembert",
-    "big_bird": "bert",
-    "roformer": "roformer",
-    "esm": "esm",
-    "data2vec-text": "data2vec_text",
-    "luke": "luke",
-    "ibert": "ibert",
-    "nystromformer": "nystromformer",
-    "splinter": "splinter",
-    "tapas": "tapas",
-    "bros": "bros",
-    "xmod": "roberta",
-    "xlm-roberta-xl": "roberta",
-    "roberta-prelayernorm": "roberta_prelayernorm",
-    "dpr": "question_encoder.bert_model ctx_encoder.bert_model span_predictor.encoder.bert_model",
-    "bert-generation": "bert",
-    "roc_bert": "roc_bert",
-    "markuplm": "markuplm",
-    "mra": "mra",
-    "yoso": "yoso",
-    "fnet": "fnet",
-    "longformer": "longformer",
-    "layoutlmv3": "layoutlmv3",
-    "align_text_model": "align",
-    "blip_text_model": "bert",
-    "chinese_clip_text_model": "chinese_clip",
-    "clap_text_model": "clap",
-    "bridgetower_text_model": "bridgetower",
-    "flava_text_model": "flava.text_model",
-    "visual_bert": "visual_bert",
-}
+from bertprobe.anatomy import layouts
+from bertprobe.anatomy.layouts import Layout
 
-# Families whose class in transformers has no pooler, though their layout has a name for one.
-WITHOUT_POOLER = (
-    "convbert", "roformer", "nystromformer", "splinter", "bert-generation", "mra", "yoso", "nomic_bert", "gte",
-    "layoutlmv3", "eurobert", "neomme", "esmc", "ultrabert", "blip_2_qformer", "instructblip_qformer",
-)  # fmt: skip
+GENERIC = "PreTrainedTokenizerFast"
 
 
-@dataclass(frozen=True)
-class Family:
-    """A row of `FAMILIES`: how one layout spells its modules.
+class Family(NamedTuple):
+    """A row of `FAMILIES`.
 
-    `up` are patterns of the up-projection's path behind the prefix, with groups `layer`, and `stack` and `index` where
-    a layer number alone is not unique; `gate` likewise. `fused` says which half of one matrix is activated. `sign` must
-    be found in the names too where `up` alone could be somebody else's. `model_types` maps the config's name to the
-    prefixes (blank between several) under which its head classes keep the encoder. A row that `needs_config` spells its
-    layers as others do, and is believed only when the config says one of these types. The layers of a `narrow` one are
-    narrower than its hidden states.
+    What its files are like: `name` is the model_type, and `prefixes` (blank between several) those under which its head
+    classes keep the encoder in its `layout`; it may come in other layouts `also`, with the prefixes there. `within` is
+    the model_type of models that hold it beside other encoders. `activation` is the one in force where a config is
+    silent, None where that is its layout's.
+
+    How it runs: a `native` one is computed by `encoder`. Positions count from `padding`, which is the id its config
+    class has where a config is silent, or from 0. `segments` says whether token_type_ids tell one text from another.
+    Where not `rows_are_tokens` there are fewer rows than tokens, or later ones; a prompt's rows may stand
+    `prompt_first`, and it may need `more_than_text`. `mixing` is how tokens meet.
+
+    What goes in and out: `tokens` is what its special tokens are like, `[CLS]` or `<s>`, or `characters` where no file
+    is needed; `tokenizer` the class in transformers that reads its files, or those of what it lies `within`. `pooling`
+    says whether models have a pooler: `yes`, `never`, not `by design`, only in its `classifiers`, or that the `first
+    token` or the `end token` is taken instead; `title` is its name in such a sentence, and `nsp` says whether it was
+    pretrained with next-sentence prediction.
+
+    Where transformers has it: the `module` behind `models.`; its `base` class, where AutoModel gives another, or by
+    prefix the class that it is `wrapped` in; and the classes that are its `widening` and its `pooler`, None where they
+    are the only ones whose names end in Intermediate and in Pooler, empty where there is none.
     """
 
     name: str
-    model_types: Mapping[str, str]
-    up: tuple[str, ...]
-    gate: tuple[str, ...] = ()
-    fused: str | None = None
-    sign: str | None = None
-    pooler: str | None = r"pooler\.dense"
-    activation: tuple[str, ...] = ("hidden_act",)
-    default: str | None = "gelu"
-    needs_config: bool = False
-    canonical: bool = False
-    position: str = "between attention and output"
-    narrow: bool = False
-
-    @cached_property
-    def patterns(self) -> tuple[tuple[str, re.Pattern[str]], ...]:
-        """Role and compiled pattern of every module, with the prefix in front and the tensor's kind behind."""
-        spelled = [("gate", path) for path in self.gate] + [("intermediate", path) for path in self.up]
-        return tuple((role, _tensor_pattern(path)) for role, path in spelled)
-
-    @cached_property
-    def pooler_pattern(self) -> re.Pattern[str] | None:
-        return _tensor_pattern(self.pooler) if self.pooler else None
+    layout: Layout
+    prefixes: str = ""
+    also: tuple[tuple[Layout, str], ...] = ()
+    within: str = ""
+    activation: str | None = None
+    native: bool = False
+    padding: int | None = None
+    segments: bool = True
+    rows_are_tokens: bool = True
+    prompt_first: bool = False
+    more_than_text: str | None = None
+    mixing: str = "self-attention"
+    tokens: str = ""
+    tokenizer: str = ""
+    title: str = ""
+    pooling: str = "yes"
+    nsp: bool = True
+    module: str = ""
+    base: str = ""
+    wrapped: tuple[tuple[str, str], ...] = ()
+    widening: str | None = None
+    pooler: str | None = None
 
     @property
-    def path(self) -> str:
-        """The up-projection's path as a reader would write it: `encoder.layer.N.intermediate.dense`."""
-        path = self.up[0].replace(LAYER, "N").replace(INDEX, "M")
-        path = re.sub(r"\(\?P<\w+>([^()]*)\)", r"\1", path)
-        path = re.sub(r"\(\?:[^()]*\)\?", "", path)
-        path = re.sub(r"\(\?:0\|[^()]*\)", "M", path)
-        path = re.sub(r"\(\?:([^()]*)\)", lambda match: "{" + match[1].replace("|", ",") + "}", path)
-        return path.replace("\\", "")
+    def folder_and_file(self) -> tuple[str, str]:
+        """Where its classes are written down, below transformers' `models`."""
+        folder = self.name.replace("-", "_")
+        place, _, file = (self.module or f"{folder}.modeling_{folder}").partition(".")
+        return place, f"{file}.py"
 
 
-def _tensor_pattern(path: str) -> re.Pattern[str]:
-    # A segment cannot contain a dot, so the prefix matches in one way only and a hostile name costs no backtracking;
-    # nor a search from each of hundreds of segments, for no encoder lies as deep in other modules.
-    return re.compile(rf"(?P<prefix>(?:[^.]+\.){{0,{DEEPEST}}}?)(?P<path>{path})\.(?P<kind>weight|bias)")
+def _roberta(name: str, prefixes: str, **facts: Any) -> Family:
+    """One of RoBERTa's kin: positions from the padding on, `<s>` and `</s>`, no next-sentence prediction."""
+    return Family(name, layouts.BERT, prefixes, padding=1, tokens="<s>", nsp=False, **facts)
 
 
-FAMILIES: tuple[Family, ...] = (
+_DPR = (
+    ("question_encoder.bert_model.", "DPRQuestionEncoder"),
+    ("ctx_encoder.bert_model.", "DPRContextEncoder"),
+    ("span_predictor.encoder.bert_model.", "DPRReader"),
+)
+
+_ROWS = (
+    Family(
+        "bert",
+        layouts.BERT,
+        "bert",
+        native=True,
+        tokens="[CLS]",
+        tokenizer="BertTokenizer",
+        widening="BertIntermediate",
+        pooler="BertPooler",
+    ),
+    _roberta("roberta", "roberta", native=True, tokenizer="RobertaTokenizer"),
+    _roberta("xlm-roberta", "roberta", also=((layouts.JINA, "roberta"),), native=True, tokenizer="XLMRobertaTokenizer"),
+    _roberta("camembert", "roberta", native=True, tokenizer="CamembertTokenizer"),
+    Family(
+        "electra",
+        layouts.BERT,
+        "electra",
+        native=True,
+        tokens="[CLS]",
+        tokenizer="BertTokenizer",
+        pooling="by design",
+        title="ELECTRA",
+    ),
+    Family("mpnet", layouts.BERT, "mpnet", tokenizer="MPNetTokenizer"),
+    Family("megatron-bert", layouts.BERT, "bert", tokenizer="BertTokenizer"),
+    Family(
+        "deberta",
+        layouts.BERT,
+        "deberta",
+        tokenizer="DebertaTokenizer",
+        pooling="classifiers",
+        title="DeBERTa",
+        pooler="ContextPooler",
+    ),
+    Family(
+        "deberta-v2",
+        layouts.BERT,
+        "deberta",
+        tokenizer="DebertaV2Tokenizer",
+        pooling="classifiers",
+        title="DeBERTa",
+        pooler="ContextPooler",
+    ),
+    Family("layoutlm", layouts.BERT, "layoutlm", tokenizer="BertTokenizer"),
+    Family("ernie", layouts.BERT, "ernie", native=True, tokens="[CLS]", tokenizer="BertTokenizer"),
+    Family("convbert", layouts.BERT, "convbert", tokenizer="BertTokenizer", pooling="never"),
     Family(
         "mobilebert",
-        {"mobilebert": "mobilebert"},
-        up=(rf"encoder\.layer\.{LAYER}\.(?:(?P<stack>ffn)\.{INDEX}\.)?intermediate\.dense",),
-        sign=r"encoder\.layer\.\d+\.ffn\.\d+\.intermediate\.dense",
-        default="relu",
-        narrow=True,
+        layouts.MOBILEBERT,
+        "mobilebert",
+        also=((layouts.BERT, "mobilebert"),),
+        tokenizer="MobileBertTokenizer",
+    ),
+    Family("rembert", layouts.BERT, "rembert", tokenizer="RemBertTokenizer"),
+    Family("big_bird", layouts.BERT, "bert", tokenizer="BigBirdTokenizer", activation="gelu_new"),
+    Family("roformer", layouts.BERT, "roformer", tokenizer="RoFormerTokenizer", pooling="never"),
+    Family("esm", layouts.BERT, "esm", tokenizer="EsmTokenizer"),
+    _roberta(
+        "data2vec-text",
+        "data2vec_text",
+        native=True,
+        tokenizer="RobertaTokenizer",
+        module="data2vec.modeling_data2vec_text",
+    ),
+    Family("luke", layouts.BERT, "luke", tokenizer="LukeTokenizer"),
+    Family("ibert", layouts.BERT, "ibert", tokenizer="RobertaTokenizer"),
+    Family("nystromformer", layouts.BERT, "nystromformer", tokenizer=GENERIC, pooling="never", activation="gelu_new"),
+    Family("splinter", layouts.BERT, "splinter", tokenizer="SplinterTokenizer", pooling="never"),
+    Family("tapas", layouts.BERT, "tapas", tokenizer="TapasTokenizer", segments=False),
+    Family(
+        "bros",
+        layouts.BERT,
+        "bros",
+        tokenizer="BertTokenizer",
+        more_than_text="it wants the place of every token on a page",
+    ),
+    _roberta("xmod", "roberta", tokenizer="XLMRobertaTokenizer"),
+    _roberta("xlm-roberta-xl", "roberta", tokenizer=GENERIC),
+    _roberta("roberta-prelayernorm", "roberta_prelayernorm", tokenizer="RobertaTokenizer"),
+    Family(
+        "dpr",
+        layouts.BERT,
+        "question_encoder.bert_model ctx_encoder.bert_model span_predictor.encoder.bert_model",
+        native=True,
+        tokens="[CLS]",
+        tokenizer="DPRQuestionEncoderTokenizer",
+        pooling="first token",
+        title="DPR",
+        module="bert.modeling_bert",
+        wrapped=_DPR,
+    ),
+    Family("bert-generation", layouts.BERT, "bert", tokenizer="BertGenerationTokenizer", pooling="never"),
+    Family("roc_bert", layouts.BERT, "roc_bert", tokenizer="RoCBertTokenizer"),
+    Family("markuplm", layouts.BERT, "markuplm", tokenizer="MarkupLMTokenizer"),
+    Family("mra", layouts.BERT, "mra", tokenizer="RobertaTokenizer", pooling="never"),
+    Family("yoso", layouts.BERT, "yoso", tokenizer="AlbertTokenizer", pooling="never"),
+    Family("fnet", layouts.BERT, "fnet", tokenizer="FNetTokenizer", activation="gelu_new", mixing="Fourier mixing"),
+    Family("longformer", layouts.BERT, "longformer", tokenizer="RobertaTokenizer"),
+    Family("layoutlmv3", layouts.BERT, "layoutlmv3", tokenizer="LayoutLMv3Tokenizer", pooling="never"),
+    Family(
+        "align_text_model",
+        layouts.BERT,
+        "align",
+        within="align",
+        tokenizer="BertTokenizer",
+        module="align.modeling_align",
+        base="AlignTextModel",
     ),
     Family(
-        "lilt",
-        {"lilt": "lilt"},
-        up=(rf"encoder\.layer\.{LAYER}\.(?:(?P<stack>layout)_)?intermediate\.dense",),
-        sign=r"layout_intermediate\.dense",
+        "blip_text_model",
+        layouts.BERT,
+        "bert",
+        within="blip",
+        tokenizer="BertTokenizer",
+        module="blip.modeling_blip_text",
+        base="BlipTextModel",
+        widening="BlipTextIntermediate",
+        pooler="BlipTextPooler",
     ),
+    Family(
+        "chinese_clip_text_model",
+        layouts.BERT,
+        "chinese_clip",
+        within="chinese_clip",
+        tokenizer="BertTokenizer",
+        module="chinese_clip.modeling_chinese_clip",
+        base="ChineseCLIPTextModel",
+    ),
+    Family(
+        "clap_text_model",
+        layouts.BERT,
+        "clap",
+        within="clap",
+        tokenizer="RobertaTokenizer",
+        module="clap.modeling_clap",
+        base="ClapTextModel",
+        widening="ClapTextIntermediate",
+    ),
+    Family(
+        "bridgetower_text_model",
+        layouts.BERT,
+        "bridgetower",
+        within="bridgetower",
+        tokenizer="RobertaTokenizer",
+        module="bridgetower.modeling_bridgetower",
+        base="BridgeTowerTextModel",
+    ),
+    Family(
+        "flava_text_model",
+        layouts.BERT,
+        "flava.text_model",
+        within="flava",
+        tokenizer="BertTokenizer",
+        module="flava.modeling_flava",
+        base="FlavaTextModel",
+    ),
+    Family("visual_bert", layouts.BERT, "visual_bert", tokenizer="BertTokenizer"),
+    Family("lilt", layouts.LILT, "lilt", tokenizer="RobertaTokenizer"),
     Family(
         "canine",
-        {"canine": "canine"},
-        up=(rf"(?:(?P<stack>initial_char_encoder|final_char_encoder)|encoder)\.layer\.{LAYER}\.intermediate\.dense",),
-        sign=r"initial_char_encoder\.layer\.",
+        layouts.CANINE,
+        "canine",
+        tokens="characters",
+        tokenizer="CanineTokenizer",
+        widening="CanineIntermediate",
+        rows_are_tokens=False,
     ),
     Family(
         "lxmert",
-        {"lxmert": "lxmert"},
-        up=(
-            rf"encoder\.(?:layer|(?P<stack>r_layers))\.{LAYER}\.intermediate\.dense",
-            rf"encoder\.(?P<stack>x_layers)\.{LAYER}\.(?P<side>lang|visn)_inter\.dense",
-        ),
-        sign=r"encoder\.x_layers\.",
+        layouts.LXMERT,
+        "lxmert",
+        tokenizer="LxmertTokenizer",
+        more_than_text="it reads regions of an image beside the text",
     ),
     Family(
-        "q-former",
-        {"blip_2_qformer": "blip qformer", "instructblip_qformer": "blip qformer"},
-        up=(rf"encoder\.layer\.{LAYER}\.intermediate(?:_(?P<stack>query))?\.dense",),
-        sign=r"intermediate_query\.dense",
+        "blip_2_qformer",
+        layouts.Q_FORMER,
+        "blip qformer",
+        within="blip-2",
+        tokenizer="GPT2Tokenizer",
+        pooling="never",
+        module="blip_2.modeling_blip_2",
+        more_than_text="its queries look at an image",
     ),
     Family(
-        "squeezebert",
-        {"squeezebert": "transformer"},
-        up=(rf"encoder\.layers\.{LAYER}\.intermediate\.conv1d",),
+        "instructblip_qformer",
+        layouts.Q_FORMER,
+        "blip qformer",
+        within="instructblip",
+        tokenizer="GPT2Tokenizer",
+        pooling="never",
+        module="instructblip.modeling_instructblip",
+        base="InstructBlipQFormerModel",
+        more_than_text="its queries look at an image",
     ),
+    Family("squeezebert", layouts.SQUEEZEBERT, "transformer", tokenizer="BertTokenizer", widening="SqueezeBertModule"),
     Family(
-        "bert, encoder.layers",
-        {"altclip_text_model": "altclip"},
-        up=(rf"encoder\.layers\.{LAYER}\.intermediate\.dense",),
-    ),
-    Family(
-        "bert",
-        BERT_LIKE,
-        up=(rf"encoder\.layer\.{LAYER}\.intermediate\.dense",),
-        pooler=r"pooler(?:\.dense)?",
-        canonical=True,
+        "altclip_text_model",
+        layouts.BERT_IN_LAYERS,
+        "altclip",
+        module="altclip.modeling_altclip",
+        base="AltRobertaModel",
     ),
     Family(
         "distilbert",
-        {"distilbert": "distilbert"},
-        up=(rf"transformer\.layer\.{LAYER}\.ffn\.lin1",),
-        pooler=None,
-        activation=("activation",),
+        layouts.DISTILBERT,
+        "distilbert",
+        tokenizer="BertTokenizer",
+        pooling="by design",
+        title="DistilBERT",
+        widening="FFN",
     ),
-    Family(
-        "albert",
-        {"albert": "albert"},
-        up=(rf"encoder\.albert_layer_groups\.(?:0|(?P<index>[1-9][0-9]{{0,8}}))\.albert_layers\.{LAYER}\.ffn",),
-        pooler=r"pooler",
-        default="gelu_new",
-    ),
+    Family("albert", layouts.ALBERT, "albert", tokenizer="AlbertTokenizer", widening="AlbertLayer"),
     Family(
         "modernbert",
-        {"modernbert": "model"},
-        up=(rf"layers\.{LAYER}\.mlp\.Wi",),
-        fused="first half activated",
-        pooler=None,
-        activation=("hidden_activation",),
+        layouts.MODERNBERT,
+        "model",
+        tokenizer=GENERIC,
+        pooling="by design",
+        title="ModernBERT",
+        widening="ModernBertMLP",
+    ),
+    Family(
+        "jina_embeddings_v3", layouts.JINA, "roberta", tokenizer="XLMRobertaTokenizer", widening="JinaEmbeddingsV3MLP"
+    ),
+    Family("eurobert", layouts.UP_AND_GATE, "model", pooling="never", widening="EuroBertMLP"),
+    Family("esmc", layouts.UP_AND_GATE, "esmc", tokenizer="EsmcTokenizer", pooling="never", widening="EsmcMLP"),
+    Family("ultrabert", layouts.UP_AND_GATE, "model ultrabert", pooling="never", widening="UltrabertMLP"),
+    Family("neomme", layouts.UP_AND_GATE, "model", pooling="never", activation="relu2", widening="NeoMMEMLP"),
+    Family(
+        "nomic_bert",
+        layouts.NOMIC_BERT,
+        "nomic_bert",
+        also=((layouts.UP_AND_GATE, "nomic_bert"),),
+        tokenizer="BertTokenizer",
+        pooling="never",
+        widening="NomicBertMLP",
     ),
     Family(
         "gte",
-        {"gte": "gte new", "new": "new"},
-        up=(rf"encoder\.layer\.{LAYER}\.mlp\.up_gate_proj",),
-        fused="second half activated",
+        layouts.GTE,
+        "gte new",
+        also=((layouts.UP_AND_GATE, "gte"),),
+        tokenizer="XLMRobertaTokenizer",
+        pooling="never",
+        widening="GteMLP",
     ),
-    Family(
-        "nomic-bert",
-        {"nomic_bert": "nomic_bert"},
-        up=(rf"encoder\.layers\.{LAYER}\.mlp\.fc11",),
-        gate=(rf"encoder\.layers\.{LAYER}\.mlp\.fc12",),
-        activation=("hidden_act", "activation_function"),
-        default="silu",
-    ),
-    Family(
-        "jina-embeddings-v3",
-        {"jina_embeddings_v3": "roberta", "xlm-roberta": "roberta"},
-        up=(rf"(?:encoder\.)?layers\.{LAYER}\.mlp\.fc1",),
-        sign=r"mixer\.Wqkv|post_mlp_layernorm",
-    ),
-    Family(
-        "up_proj and gate_proj",
-        {
-            "eurobert": "model",
-            "esmc": "esmc",
-            "ultrabert": "model ultrabert",
-            "neomme": "model",
-            "nomic_bert": "nomic_bert",
-            "gte": "gte",
-        },
-        up=(rf"layers\.{LAYER}\.mlp\.up_proj",),
-        gate=(rf"layers\.{LAYER}\.mlp\.gate_proj",),
-        default="silu",
-        needs_config=True,
-    ),
-    Family(
-        "xlnet",
-        {"xlnet": "transformer"},
-        up=(rf"layer\.{LAYER}\.ff\.layer_1",),
-        pooler=None,
-        activation=("ff_activation",),
-    ),
-    Family(
-        "xlm",
-        {"xlm": "transformer", "flaubert": "transformer"},
-        up=(rf"ffns\.{LAYER}\.lin1",),
-        pooler=None,
-        activation=("gelu_activation",),
-    ),
+    Family("new", layouts.GTE, "new", module="gte.modeling_gte", widening="GteMLP"),
+    Family("xlnet", layouts.XLNET, "transformer", tokenizer="XLNetTokenizer", widening="XLNetFeedForward", pooler=""),
+    Family("xlm", layouts.XLM, "transformer", tokenizer="XLMTokenizer", widening="TransformerFFN", pooler=""),
+    Family("flaubert", layouts.XLM, "transformer", tokenizer="FlaubertTokenizer", widening="TransformerFFN", pooler=""),
     Family(
         "funnel",
-        {"funnel": "funnel"},
-        up=(
-            rf"encoder\.(?P<stack>blocks)\.{INDEX}\.{LAYER}\.ffn\.linear_1",
-            rf"(?P<stack>decoder)\.layers\.{LAYER}\.ffn\.linear_1",
-        ),
-        pooler=None,
-        default="gelu_new",
+        layouts.FUNNEL,
+        "funnel",
+        tokenizer="FunnelTokenizer",
+        widening="FunnelPositionwiseFFN",
+        rows_are_tokens=False,
     ),
     Family(
-        "reformer",
-        {"reformer": "reformer"},
-        up=(rf"encoder\.layers\.{LAYER}\.feed_forward\.dense\.dense",),
-        pooler=None,
-        default="relu",
+        "reformer", layouts.REFORMER, "reformer", tokenizer="ReformerTokenizer", widening="ReformerFeedForwardDense"
     ),
     Family(
         "cpmant",
-        {"cpmant": "cpmant"},
-        up=(rf"encoder\.layers\.{LAYER}\.ffn\.ffn\.w_in\.w_1",),
-        gate=(rf"encoder\.layers\.{LAYER}\.ffn\.ffn\.w_in\.w_0",),
-        pooler=None,
-        activation=(),
+        layouts.CPMANT,
+        "cpmant",
+        tokenizer="CpmAntTokenizer",
+        widening="CpmAntDenseGatedACT",
+        prompt_first=True,
+    ),
+    Family("t5", layouts.T5, "transformer", tokenizer="T5Tokenizer", base="T5EncoderModel"),
+    Family("mt5", layouts.T5, "transformer", tokenizer="T5Tokenizer", base="MT5EncoderModel"),
+    Family("umt5", layouts.T5, "transformer", tokenizer=GENERIC, base="UMT5EncoderModel"),
+    Family(
+        "clip_text_model",
+        layouts.CLIP_TEXT,
+        "clip text_model",
+        within="clip",
+        tokenizer="CLIPTokenizer",
+        pooling="end token",
+        title="CLIP",
+        module="clip.modeling_clip",
+        widening="CLIPMLP",
     ),
     Family(
-        "t5",
-        {"t5": "transformer", "mt5": "transformer", "umt5": "transformer"},
-        up=(
-            rf"encoder\.block\.{LAYER}\.layer\.1\.DenseReluDense\.wi(?:_1)?",
-            rf"(?P<stack>decoder)\.block\.{LAYER}\.layer\.2\.DenseReluDense\.wi(?:_1)?",
-        ),
-        gate=(
-            rf"encoder\.block\.{LAYER}\.layer\.1\.DenseReluDense\.wi_0",
-            rf"(?P<stack>decoder)\.block\.{LAYER}\.layer\.2\.DenseReluDense\.wi_0",
-        ),
-        pooler=None,
-        activation=("feed_forward_proj",),
-        default="relu",
+        "siglip_text_model",
+        layouts.CLIP_TEXT,
+        "text_model",
+        within="siglip",
+        tokenizer="SiglipTokenizer",
+        module="siglip.modeling_siglip",
+        base="SiglipTextModel",
+        widening="SiglipMLP",
     ),
-    Family(
-        "clip text",
-        {"clip_text_model": "clip text_model", "siglip_text_model": "text_model"},
-        up=(rf"encoder\.layers\.{LAYER}\.mlp\.fc1",),
-        pooler=None,
-        default="quick_gelu",
-        needs_config=True,
-    ),
-    Family(
-        "bart",
-        {"bart": "model", "mbart": "model"},
-        up=(rf"encoder\.layers\.{LAYER}\.fc1", rf"(?P<stack>decoder)\.layers\.{LAYER}\.fc1"),
-        pooler=None,
-        activation=("activation_function",),
-        needs_config=True,
-    ),
+    Family("bart", layouts.BART, "model", tokenizer="RobertaTokenizer", rows_are_tokens=False),
+    Family("mbart", layouts.BART, "model", tokenizer="MBartTokenizer", rows_are_tokens=False),
 )
+FAMILIES: Mapping[str, Family] = {row.name: row for row in _ROWS}
 
-# What other tools put in front of every name; transformers does not take it off.
-WRAPPING = {
-    "module",
-    "_orig_mod",
-    "_forward_module",
-    "_fsdp_wrapped_module",
-    "_checkpoint_wrapped_module",
-    "auto_model",
-    "0",
-}
-# Training tools wrap single modules as well: these words say nothing wherever they stand.
-INNER_WRAPPING = WRAPPING - {"auto_model", "0"}
-OPTIMIZER = re.compile(
-    r"(^|[./])(optimizer|exp_avg|exp_avg_sq|adam_m|adam_v|momentum_buffer|max_exp_avg_sq|global_step|lr_scheduler)($|[./_])"
-)
-OTHER_DEFAULTS = {"fnet": "gelu_new", "nystromformer": "gelu_new", "big_bird": "gelu_new", "neomme": "relu2"}
-ALIASES = {"swiglu": "silu", "geglu": "gelu", "gated-gelu": "gelu_new", "gated-silu": "silu", "swish": "silu"}
 
-LOOKALIKES: tuple[tuple[str, str], ...] = (
-    (r"(^|\.)lora_(A|B|up|down|a|b)\b", "a LoRA adapter"),
-    (r"(^|\.)(down_blocks|up_blocks|mid_block)\.", "a diffusion model's U-Net or autoencoder"),
-    (
-        r"model\.diffusion_model\.|(^|\.)(double_blocks|single_blocks|joint_blocks|transformer_blocks)\.\d",
-        "a diffusion model",
-    ),
-    (r"(^|\.)h\.\d+\.(attn\.c_attn|mlp\.c_fc)", "a GPT-2-like decoder"),
-    (r"(^|\.)(h|layers)\.\d+\.(mlp\.dense_h_to_4h|attention\.query_key_value)", "a GPT-NeoX- or BLOOM-like decoder"),
-    (
-        r"(^|\.)layers\.\d+\.(mlp\.(gate_proj|up_proj|gate_up_proj)|block_sparse_moe|feed_forward\.w1)",
-        "a Llama-like decoder",
-    ),
-    (r"(^|\.)(patch_embed|patch_embeddings|vision_model|visual)\.|(^|\.)blocks\.\d+\.attn\.qkv", "a vision model"),
-    (r"(^|\.)(feature_extractor\.conv_layers|encoder\.conv1)\b", "a speech model"),
-    (r"(^|\.)layer[1-4]\.\d+\.conv\d", "a convolutional network"),
-    (r"(^|\.)(encoder|decoder)\.layers\.\d+\.fc1", "an encoder-decoder or a decoder in fairseq's spelling"),
-    (r"(^|\.)(weight_ih|weight_hh)_l\d", "a recurrent network"),
-)
+def families_of(layout: Layout) -> dict[str, str]:
+    """The families that come in a layout, each with its prefixes there; first those of which it is the usual one."""
+    usual = {row.name: row.prefixes for row in _ROWS if row.layout is layout}
+    return usual | {row.name: prefixes for row in _ROWS for other, prefixes in row.also if other is layout}

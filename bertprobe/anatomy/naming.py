@@ -1,4 +1,4 @@
-"""What stored names say: the row of `FAMILIES` they are spelled as, and the canonical name of each.
+"""What stored names say: the row of `LAYOUTS` they are spelled as, and the canonical name of each.
 
 A row recognises itself by tensor names; the config is asked only where names alone cannot tell.
 """
@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bertprobe.anatomy.config import model_type_of
-from bertprobe.anatomy.families import FAMILIES, INNER_WRAPPING, LOOKALIKES, WRAPPING, Family
+from bertprobe.anatomy.families import FAMILIES, families_of
+from bertprobe.anatomy.layouts import INNER_WRAPPING, LAYOUTS, LOOKALIKES, WRAPPING, Layout
 from bertprobe.checkpoint import Checkpoint, TensorHeader
 from bertprobe.errors import NotAnEncoder, printable, quoted
 
@@ -19,18 +20,18 @@ LEAST_POSITIONS = 128  # of a table whose size tells anything
 # ------------------------------------------------------------------------------------------------ which row
 
 
-def recognise(checkpoint: Checkpoint, stored: Mapping[str, TensorHeader], config: Mapping[str, Any]) -> Family:
+def recognise(checkpoint: Checkpoint, stored: Mapping[str, TensorHeader], config: Mapping[str, Any]) -> Layout:
     model_type = model_type_of(config)
     undecided = []
-    for row in FAMILIES:
-        if not _has(row, stored):
+    for layout in LAYOUTS:
+        if not _has(layout, stored):
             continue
-        if not row.needs_config or model_type in row.model_types:
-            return row
-        undecided.append(row)
+        if not layout.needs_config or model_type in families_of(layout):
+            return layout
+        undecided.append(layout)
     if not undecided and any(name.endswith("pooler.dense.weight") for name in stored) and _lookalike(stored) is None:
         # A file with the pooler alone, such as `export` writes; only BERT's spelling is so plain.
-        return next(row for row in FAMILIES if row.canonical)
+        return next(layout for layout in LAYOUTS if layout.canonical)
     raise _stranger(checkpoint, stored, config, undecided)
 
 
@@ -39,15 +40,15 @@ def _lookalike(stored: Mapping[str, TensorHeader]) -> str | None:
     return next((what for sign, what in LOOKALIKES if any(re.search(sign, name) for name in stored)), None)
 
 
-def _has(row: Family, stored: Mapping[str, TensorHeader]) -> bool:
-    sign = re.compile(row.sign) if row.sign else None
-    patterns = [pattern for role, pattern in row.patterns if role == "intermediate"]
+def _has(layout: Layout, stored: Mapping[str, TensorHeader]) -> bool:
+    sign = re.compile(layout.sign) if layout.sign else None
+    patterns = [pattern for role, pattern in layout.patterns if role == "intermediate"]
     found = any(pattern.fullmatch(name) for name in stored if name.endswith("weight") for pattern in patterns)
     return found and (sign is None or any(sign.search(name) for name in stored))
 
 
 def _stranger(
-    checkpoint: Checkpoint, stored: Mapping[str, TensorHeader], config: Mapping[str, Any], undecided: Sequence[Family]
+    checkpoint: Checkpoint, stored: Mapping[str, TensorHeader], config: Mapping[str, Any], undecided: Sequence[Layout]
 ) -> NotAnEncoder:
     kind = _lookalike(stored)
     said = f", its config says {quoted(model_type_of(config))}" if model_type_of(config) else ""
@@ -55,7 +56,7 @@ def _stranger(
     looks = f"looks like {kind}" if kind else f"has tensors such as {first}"
     expected = "expected a BERT-like encoder, with tensors such as encoder.layer.0.intermediate.dense.weight"
     if undecided and not model_type_of(config):
-        types = ", ".join(sorted({t for row in undecided for t in row.model_types}))
+        types = ", ".join(sorted({name for layout in undecided for name in families_of(layout)}))
         return NotAnEncoder(
             f"{checkpoint.resolved} {looks}, but spells its layers as {types} do too, and no config.json tells",
             "put its config.json beside it",
@@ -63,24 +64,26 @@ def _stranger(
     return NotAnEncoder(f"{checkpoint.resolved} {looks}{said}", expected)
 
 
-def family_of(row: Family, config: Mapping[str, Any], prefix: str, tensors: Mapping[str, TensorHeader]) -> str:
+def family_of(layout: Layout, config: Mapping[str, Any], prefix: str, tensors: Mapping[str, TensorHeader]) -> str:
     """The config's model_type, else the class that saved it, else what the prefix or the position table says."""
     if model_type_of(config):
         return model_type_of(config)
-    known = _by_class(row, config)
-    for model_type, prefixes in row.model_types.items():
+    known = _by_class(layout, config)
+    for model_type, prefixes in families_of(layout).items():
         if known is None and prefix.rstrip(".") in prefixes.split():
             known = model_type
     if known is not None:
         return known
-    return "roberta" if row.canonical and _counts_from_padding(tensors) else row.name
+    if layout.canonical and _counts_from_padding(tensors):
+        return next(name for name in families_of(layout) if FAMILIES[name].padding is not None)
+    return layout.name
 
 
-def _by_class(row: Family, config: Mapping[str, Any]) -> str | None:
-    """The family of the row whose classes are named as the config's `architectures` are: RobertaModel, RobertaFor…."""
+def _by_class(layout: Layout, config: Mapping[str, Any]) -> str | None:
+    """The family whose classes are named as the config's `architectures` are: RobertaModel, RobertaFor…."""
     named = config.get("architectures")
     classes = [name.lower() for name in named if isinstance(name, str)] if isinstance(named, list) else []
-    spelled = {model_type: re.sub("[-_]", "", model_type) for model_type in row.model_types}
+    spelled = {model_type: re.sub("[-_]", "", model_type) for model_type in families_of(layout)}
     fitting = [family for family, word in spelled.items() if any(name.startswith(word) for name in classes)]
     return max(fitting, key=lambda family: len(spelled[family]), default=None)
 
@@ -142,11 +145,12 @@ class Naming:
     """How stored names turn into canonical ones: what stands in front of the main encoder, and how much of it hides."""
 
     def __init__(
-        self, row: Family, model_type: str, stored: Mapping[str, TensorHeader], *, composite: bool = False
+        self, layout: Layout, model_type: str, stored: Mapping[str, TensorHeader], *, composite: bool = False
     ) -> None:
-        self.row = row
-        known = row.model_types.get(model_type)
-        self.natural = set((known if known is not None else " ".join(row.model_types.values())).split())
+        self.layout = layout
+        families = families_of(layout)
+        known = families.get(model_type)
+        self.natural = set((known if known is not None else " ".join(families.values())).split())
         self.strict = known is not None
         self.composite = composite
         self.prefix = self._main_prefix(stored)
@@ -155,9 +159,9 @@ class Naming:
     def _main_prefix(self, stored: Mapping[str, TensorHeader]) -> str:
         """The prefix of the most layers, the first in the file where two have as many; of towers a text encoder's."""
         counts: dict[str, int] = {}
-        patterns = [pattern for _, pattern in self.row.patterns]
-        if self.row.pooler_pattern is not None:
-            patterns.append(self.row.pooler_pattern)
+        patterns = [pattern for _, pattern in self.layout.patterns]
+        if self.layout.pooler_pattern is not None:
+            patterns.append(self.layout.pooler_pattern)
         for name in stored:
             for pattern in patterns:
                 if match := pattern.fullmatch(name):
@@ -186,7 +190,7 @@ class Naming:
         """The canonical name: without wrapping and prefix, LayerNorm's gamma and beta renamed."""
         main = self.prefix and name.startswith(self.prefix)
         name = name[len(self.prefix) :] if main else self._unwrapped(name)
-        if self.row.canonical and "LayerNorm." in name:
+        if self.layout.canonical and "LayerNorm." in name:
             name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
             name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
         return name
@@ -195,7 +199,7 @@ class Naming:
         """A name outside the main prefix (a head, or a second copy of the encoder) as transformers would spell it."""
         if self.hiding and name.startswith(self.hiding):
             name = name[len(self.hiding) :]
-        if not self.row.canonical:
+        if not self.layout.canonical:
             return name
         segments = name.split(".")
         while segments and segments[0] in WRAPPING:

@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 from bertprobe.anatomy import Anatomy, Part
-from bertprobe.anatomy.families import WITHOUT_POOLER
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.checkpoint.config import MOST_NAMES
 from bertprobe.errors import PartMissing, printable
 
-_NEVER_POOL = {
-    "distilbert": "DistilBERT has none by design",
-    "electra": "ELECTRA has none by design",
-    "modernbert": "ModernBERT has none by design",
-    "deberta": "DeBERTa has one only in its classifiers",
-    "deberta-v2": "DeBERTa has one only in its classifiers",
-    "dpr": "DPR takes the first token's hidden state as it is",
-    "clip_text_model": "CLIP takes the end token's hidden state as it is",
-}
 _HEADS = (
     ("cls.predictions.", "a masked-language-model head"),
     ("lm_head.", "a language-model head"),
@@ -40,7 +30,7 @@ _POOLING_CLASSES = (
 
 def never_pools(anatomy: Anatomy) -> bool:
     """Whether models of this family have no pooler at all, whoever saved them."""
-    return anatomy.family in _NEVER_POOL or anatomy.family in WITHOUT_POOLER or anatomy.row.pooler is None
+    return anatomy.row.pooling != "yes" or anatomy.layout.pooler is None
 
 
 def require_pooler(
@@ -59,8 +49,14 @@ def why_no_pooler(checkpoint: Checkpoint, anatomy: Anatomy) -> tuple[str, list[s
     return _ABSENCES[kind].format(what), _saved_by(checkpoint)
 
 
+BY_DESIGN = {
+    "by design": "{} has none by design",
+    "classifiers": "{} has one only in its classifiers",
+    "first token": "{} takes the first token's hidden state as it is",
+    "end token": "{} takes the end token's hidden state as it is",
+}
 _ABSENCES = {
-    "design": "{}",
+    **BY_DESIGN,
     "family": "the {} family has none",
     "class": "{}, which saved it, has none",
     "lost": "{}, which its config names, has one, but it is not among the tensors",
@@ -72,8 +68,8 @@ _ABSENCES = {
 
 def absence(checkpoint: Checkpoint, anatomy: Anatomy) -> tuple[str, str]:
     """Why a checkpoint has no pooler: a key of the table above, and what of that kind."""
-    if anatomy.family in _NEVER_POOL:
-        return "design", _NEVER_POOL[anatomy.family]
+    if anatomy.row.pooling in BY_DESIGN:
+        return anatomy.row.pooling, anatomy.row.title
     if never_pools(anatomy):
         return "family", printable(anatomy.family)
     for name in _saved_by(checkpoint):

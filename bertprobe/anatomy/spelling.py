@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bertprobe.anatomy.families import OPTIMIZER
+from bertprobe.anatomy.layouts import OPTIMIZER
 from bertprobe.checkpoint import TensorHeader
 
 Rules = Sequence[tuple[re.Pattern[str], str]]

@@ -227,6 +227,6 @@ def _together(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
 def require_common(comparison: Comparison) -> None:
     """Raises `UnsupportedFile` where not one tensor of A has a counterpart in B."""
     if not comparison.pairs and not comparison.reshaped:
-        rows = [of.anatomy.row.name for of in (comparison.a, comparison.b)]
+        rows = [of.anatomy.layout.name for of in (comparison.a, comparison.b)]
         why = f"A is of the layout {rows[0]}, B of {rows[1]}" if rows[0] != rows[1] else "they hold different parts"
         raise UnsupportedFile(f"no tensor of A has a counterpart in B: {why}", "compare models of one family")

@@ -125,9 +125,9 @@ def graft(donor: Side, recipient: Side, wish: Graft) -> Grafted:
 def check_kin(donor: Side, recipient: Side) -> None:
     """Raises `UnsupportedFile` for two models that do not go together, by layout, family or width."""
     for what, of in (("donor", donor), ("recipient", recipient)):
-        if not of.anatomy.row.canonical:
+        if not of.anatomy.layout.canonical:
             raise UnsupportedFile(
-                f"the {what} {printable(of.checkpoint.ref)} is of the layout {of.anatomy.row.name}",
+                f"the {what} {printable(of.checkpoint.ref)} is of the layout {of.anatomy.layout.name}",
                 "only checkpoints of BERT's layout (encoder.layer.N.intermediate.dense) can be grafted",
             )
     families = [of.anatomy.family for of in (donor, recipient)]

@@ -24,7 +24,7 @@ from bertprobe.backends import TorchBackend
 from bertprobe.checkpoint import DTYPES, Checkpoint, Piece, TensorHeader, check_readable, read_tensors
 from bertprobe.errors import BertprobeError, PartMissing, UnsupportedFile, printable
 from bertprobe.reference.door import shut
-from bertprobe.reference.kinds import DOWN, POOLED_BY_CLASSIFIER, class_of, dpr_prefix, needs_more_than_text
+from bertprobe.reference.kinds import class_of, wrapped_prefix
 from bertprobe.reference.manners import SEED, borrowed, refused
 from bertprobe.reference.running import Block, Dense, Hidden, Record, Reference, Tap
 from bertprobe.reference.settings import config_of, settings_of
@@ -43,7 +43,6 @@ __all__ = [
     "Tap",
     "TransformersTokenizer",
     "load_reference",
-    "needs_more_than_text",
     "tokenizer",
 ]
 
@@ -76,7 +75,7 @@ def load_reference(
         model=model,
         device=device,
         blocks=tuple(_blocks(modelled, TorchBackend(device, dtype))),
-        inner=modelled.prefix.rstrip(".") if anatomy.family == "dpr" else "",
+        inner=modelled.prefix.rstrip(".") if anatomy.row.wrapped else "",
         invented=tuple(missing),
         pool=_classifiers_pool(anatomy, tensors, TorchBackend(device, dtype)),
     )
@@ -137,7 +136,7 @@ def _check_size(checkpoint: Checkpoint, sketch: PreTrainedModel, given: _Given) 
 
 def _tensors(checkpoint: Checkpoint, anatomy: Anatomy, backend: TorchBackend) -> dict[str, Tensor]:
     """Every readable tensor under the name that the class expects; what is no float keeps its dtype."""
-    prefix = dpr_prefix(anatomy) if anatomy.family == "dpr" else ""
+    prefix = wrapped_prefix(anatomy)
     wanted = {}
     for canonical, header in anatomy.tensors.items():
         if header.refusal is None and header.dtype in DTYPES and DTYPES[header.dtype].numpy is not None:
@@ -217,19 +216,19 @@ def _same_bits(one: Tensor, other: Tensor) -> bool:
 def _values(name: str, part: Part, tensors: Mapping[str, Tensor], anatomy: Anatomy) -> Tensor | None:
     if not name:
         return None
-    prefix = dpr_prefix(anatomy) if anatomy.family == "dpr" else ""
+    prefix = wrapped_prefix(anatomy)
     stored, rows = whole(name)
     return tensors[prefix + stored][rows]
 
 
 def _blocks(modelled: Anatomy, backend: TorchBackend) -> Iterator[Block]:
     gates = {(part.stack, part.index, part.layer): part for part in modelled.of("gate")}
-    if modelled.row.name not in DOWN:
+    if modelled.layout.down is None:
         raise UnsupportedFile(
-            f"which layer narrows again in models of the kind {modelled.row.name!r} is not known",
+            f"which layer narrows again in models of the kind {modelled.layout.name!r} is not known",
             "please report this model",
         )
-    ending, instead = DOWN[modelled.row.name]
+    ending, instead = modelled.layout.down
     for part in modelled.of("intermediate"):
         up = _dense(part)
         block = Block(up, re.sub(ending, instead, up.path))
@@ -249,7 +248,7 @@ def _classifiers_pool(
 ) -> Callable[[Tensor], Tensor] | None:
     """DeBERTa's pooler belongs to its classifiers, and the base model does not know it: first token, dense, GELU."""
     part = anatomy.pooler
-    if anatomy.family not in POOLED_BY_CLASSIFIER or part is None:
+    if anatomy.row.pooling != "classifiers" or part is None:
         return None
     activation = backend.activation(str(part.activation))
     weight = backend.array(tensors[part.weight_name])

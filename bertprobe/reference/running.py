@@ -15,7 +15,6 @@ from bertprobe.backends import Activation
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.errors import UnsupportedFile
 from bertprobe.reference.door import opened, shut
-from bertprobe.reference.kinds import POSITIONS, PROMPT_FIRST, needs_more_than_text
 from bertprobe.reference.manners import borrowed, refused
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ class Reference:
     @property
     def rows_are_tokens(self) -> bool:
         """Whether each row of what comes out stands for a token."""
-        return self.anatomy.family not in POSITIONS
+        return self.anatomy.row.rows_are_tokens
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -128,7 +127,7 @@ class Reference:
         """
         import torch
 
-        reason = needs_more_than_text(self.anatomy.family)
+        reason = self.anatomy.row.more_than_text
         if reason is not None:
             raise UnsupportedFile(f"{self.anatomy.family} cannot be run on text alone: {reason}", "take a text encoder")
         inputs = {"input_ids": torch.tensor(ids, dtype=torch.long)[None]}
@@ -161,18 +160,18 @@ class Reference:
     def _takes_segments(self) -> bool:
         parameters = inspect.signature(self.model.forward).parameters
         # TAPAS has seven numbers for each token, all about the table.
-        return "token_type_ids" in parameters and self.anatomy.family != "tapas"
+        return "token_type_ids" in parameters and self.anatomy.row.segments
 
     def _settle(self) -> None:
         """BigBird turns to full attention at the first short text and would stay there for the long ones."""
         model: Any = self.model
-        if self.anatomy.family == "big_bird":
+        if hasattr(model, "set_attention_type"):
             model.set_attention_type(model.config.attention_type)
 
     def _aligned(self, record: Record, count: int) -> Record:
         if len(record.after) <= count:
             return record
-        kept = slice(-count, None) if self.anatomy.family in PROMPT_FIRST else slice(count)
+        kept = slice(-count, None) if self.anatomy.row.prompt_first else slice(count)
         return replace(record, before=record.before[kept], after=record.after[kept])
 
     def _hidden(self, output: Any, inner: Any) -> Hidden:
@@ -181,7 +180,7 @@ class Reference:
         pooled = _first_of(output, "pooler_output", "pooled_output") if not self.invented else None
         if self.pool is not None:
             pooled = self.pool(last[:, 0])
-        return Hidden(last, pooled, self.anatomy.family in POSITIONS)
+        return Hidden(last, pooled, not self.rows_are_tokens)
 
 
 def _first_of(output: Any, *names: str) -> Any:

@@ -10,11 +10,11 @@ from copy import deepcopy
 from typing import Any
 
 from bertprobe.anatomy import Anatomy
+from bertprobe.anatomy.families import FAMILIES
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.checkpoint.config import check_faults
 from bertprobe.errors import PartMissing, UnsupportedFile, printable, quoted
 from bertprobe.reference.allowed import ALLOWED, COUNTS, NEEDLESS, NO_SIZES, PLAIN, WITHIN
-from bertprobe.reference.kinds import KNOWN, TYPES
 from bertprobe.reference.manners import borrowed, refused
 
 # Bounds that no encoder comes near.
@@ -51,8 +51,8 @@ def config_of(checkpoint: Checkpoint, anatomy: Anatomy) -> Any:
 
 def _config_class(checkpoint: Checkpoint, anatomy: Anatomy) -> Any:
     """transformers' class for the config; only a name that is on our list leads to one."""
-    model_type = TYPES.get(anatomy.row.name, anatomy.family)
-    if anatomy.family in KNOWN | {anatomy.row.name} and model_type in KNOWN:
+    model_type = anatomy.layout.family or anatomy.family
+    if anatomy.family in {*FAMILIES, anatomy.layout.name} and model_type in FAMILIES:
         from transformers import CONFIG_MAPPING
 
         if model_type in CONFIG_MAPPING:
@@ -111,7 +111,7 @@ def _check_counts(settings: Mapping[str, Any], anatomy: Anatomy, shown: str) -> 
     """Refuses more layers than there are tensors before any is built; ALBERT's are one layer, called as often."""
     for key in COUNTS & settings.keys():
         count, there = settings[key], len(anatomy.tensors)
-        if isinstance(count, int) and count > there and (anatomy.family, key) != ("albert", "num_hidden_layers"):
+        if isinstance(count, int) and count > there and not (anatomy.row.layout.shared and key == "num_hidden_layers"):
             raise PartMissing(
                 f"{key} in the config.json of {shown} is {count:,}, and there are {there:,} tensors in all",
                 "fetch both again: nothing is filled in",

@@ -14,82 +14,84 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from bertprobe.anatomy.families import FAMILIES, GENERIC
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.checkpoint.folder import Folder, check_small
 from bertprobe.errors import NotFound, UnsupportedFile, printable, quoted
 from bertprobe.reference.token_settings import added_tokens, special_tokens, token_settings
 from bertprobe.tokens.settings import read_optional
 
-# Tokenizers of transformers that text encoders come with, and the model_types that take one without saying so.
-CLASSES = {
-    "AlbertTokenizer": "albert yoso",
-    "BarthezTokenizer": "",
-    "BartphoTokenizer": "",
-    "BartTokenizer": "",
-    "BertGenerationTokenizer": "bert-generation",
-    "BertJapaneseTokenizer": "",
-    "BertTokenizer": "bert bros convbert distilbert electra ernie layoutlm megatron-bert nomic_bert squeezebert "
-    "visual_bert align blip chinese_clip flava",
-    "BertweetTokenizer": "",
-    "BigBirdTokenizer": "big_bird",
-    "BlenderbotTokenizer": "",
-    "ByT5Tokenizer": "",
-    "CamembertTokenizer": "camembert",
-    "CanineTokenizer": "canine",
-    "CLIPTokenizer": "clip",
-    "ConvBertTokenizer": "",
-    "CpmAntTokenizer": "cpmant",
-    "CpmTokenizer": "",
-    "DebertaTokenizer": "deberta",
-    "DebertaV2Tokenizer": "deberta-v2",
-    "DistilBertTokenizer": "",
-    "DPRContextEncoderTokenizer": "",
-    "DPRQuestionEncoderTokenizer": "dpr",
-    "DPRReaderTokenizer": "",
-    "ElectraTokenizer": "",
-    "EsmTokenizer": "esm",
-    "EsmcTokenizer": "esmc",
-    "FlaubertTokenizer": "flaubert",
-    "FNetTokenizer": "fnet",
-    "FunnelTokenizer": "funnel",
-    "GPT2Tokenizer": "blip-2 instructblip",
-    "HerbertTokenizer": "",
-    "LayoutLMTokenizer": "",
-    "LayoutLMv3Tokenizer": "layoutlmv3",
-    "LayoutXLMTokenizer": "",
-    "LEDTokenizer": "",
-    "LlamaTokenizer": "",
-    "LongformerTokenizer": "",
-    "LukeTokenizer": "luke",
-    "LxmertTokenizer": "lxmert",
-    "MarkupLMTokenizer": "markuplm",
-    "MBart50Tokenizer": "",
-    "MBartTokenizer": "mbart",
-    "MLukeTokenizer": "",
-    "MobileBertTokenizer": "mobilebert",
-    "MPNetTokenizer": "mpnet",
-    "NllbTokenizer": "",
-    "PegasusTokenizer": "",
-    "PhobertTokenizer": "",
-    "PLBartTokenizer": "",
-    "ReformerTokenizer": "reformer",
-    "RemBertTokenizer": "rembert",
-    "RobertaTokenizer": "bart bridgetower clap data2vec-text ibert lilt longformer mra roberta roberta-prelayernorm",
-    "RoCBertTokenizer": "roc_bert",
-    "RoFormerTokenizer": "roformer",
-    "SiglipTokenizer": "siglip",
-    "SplinterTokenizer": "splinter",
-    "SqueezeBertTokenizer": "",
-    "T5Tokenizer": "mt5 t5",
-    "TapasTokenizer": "tapas",
-    "XLMRobertaTokenizer": "gte jina_embeddings_v3 xlm-roberta xmod",
-    "XLMTokenizer": "xlm",
-    "XLNetTokenizer": "xlnet",
-}
-# What reads a tokenizer.json as it stands; these model_types take it whatever the files say.
-GENERIC = "PreTrainedTokenizerFast"
+# Tokenizers of transformers that text encoders come with.
+CLASSES = frozenset(
+    [
+        "AlbertTokenizer",
+        "BarthezTokenizer",
+        "BartphoTokenizer",
+        "BartTokenizer",
+        "BertGenerationTokenizer",
+        "BertJapaneseTokenizer",
+        "BertTokenizer",
+        "BertweetTokenizer",
+        "BigBirdTokenizer",
+        "BlenderbotTokenizer",
+        "ByT5Tokenizer",
+        "CamembertTokenizer",
+        "CanineTokenizer",
+        "CLIPTokenizer",
+        "ConvBertTokenizer",
+        "CpmAntTokenizer",
+        "CpmTokenizer",
+        "DebertaTokenizer",
+        "DebertaV2Tokenizer",
+        "DistilBertTokenizer",
+        "DPRContextEncoderTokenizer",
+        "DPRQuestionEncoderTokenizer",
+        "DPRReaderTokenizer",
+        "ElectraTokenizer",
+        "EsmTokenizer",
+        "EsmcTokenizer",
+        "FlaubertTokenizer",
+        "FNetTokenizer",
+        "FunnelTokenizer",
+        "GPT2Tokenizer",
+        "HerbertTokenizer",
+        "LayoutLMTokenizer",
+        "LayoutLMv3Tokenizer",
+        "LayoutXLMTokenizer",
+        "LEDTokenizer",
+        "LlamaTokenizer",
+        "LongformerTokenizer",
+        "LukeTokenizer",
+        "LxmertTokenizer",
+        "MarkupLMTokenizer",
+        "MBart50Tokenizer",
+        "MBartTokenizer",
+        "MLukeTokenizer",
+        "MobileBertTokenizer",
+        "MPNetTokenizer",
+        "NllbTokenizer",
+        "PegasusTokenizer",
+        "PhobertTokenizer",
+        "PLBartTokenizer",
+        "ReformerTokenizer",
+        "RemBertTokenizer",
+        "RobertaTokenizer",
+        "RoCBertTokenizer",
+        "RoFormerTokenizer",
+        "SiglipTokenizer",
+        "SplinterTokenizer",
+        "SqueezeBertTokenizer",
+        "T5Tokenizer",
+        "TapasTokenizer",
+        "XLMRobertaTokenizer",
+        "XLMTokenizer",
+        "XLNetTokenizer",
+    ]
+)
+# What reads a tokenizer.json as it stands; families whose row says so take it whatever the files say.
 _GENERIC_NAMES = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend")
-_GENERIC_TYPES = ("modernbert", "nystromformer", "umt5", "xlm-roberta-xl")
+# The tokenizer of a model_type that does not say so itself.
+_BY_TYPE = {row.within or row.name: row.tokenizer for row in FAMILIES.values() if row.tokenizer}
 
 FILES = (
     "tokenizer.json",
@@ -115,13 +117,13 @@ def class_name(checkpoint: Checkpoint) -> str:
     Raises `UnsupportedFile` for another one, unless a tokenizer.json says all there is to know.
     """
     config, folder = checkpoint.config or {}, checkpoint.settings
-    model_type = config.get("model_type")
+    model_type = str(config.get("model_type"))
     said = read_optional(folder, "tokenizer_config.json").get("tokenizer_class") or config.get("tokenizer_class")
     name = str(said or "").removesuffix("Fast")
-    if model_type in _GENERIC_TYPES or name in _GENERIC_NAMES:
+    if _BY_TYPE.get(model_type) == GENERIC or name in _GENERIC_NAMES:
         return GENERIC
     if not name:
-        return next((name for name, types in CLASSES.items() if model_type in types.split()), GENERIC)
+        return _BY_TYPE.get(model_type, GENERIC)
     if name not in CLASSES and not folder.is_file("tokenizer.json"):
         raise UnsupportedFile(
             f"the tokenizer of {printable(folder.address)} is a {quoted(name)}, which is none that is known here",

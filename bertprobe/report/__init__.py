@@ -101,8 +101,8 @@ def facts(checkpoint: Checkpoint, anatomy: Anatomy) -> dict[str, Any]:
         "revision": checkpoint.revision,
         "storage": checkpoint.storage,
         "family": anatomy.family,
-        "layout": anatomy.row.name,
-        "recognised_by": anatomy.row.path,
+        "layout": anatomy.layout.name,
+        "recognised_by": anatomy.layout.path,
         "prefix": anatomy.prefix,
         "layers": len(anatomy.layers) or len(anatomy.of("intermediate")),
         "hidden_size": hidden,
@@ -124,14 +124,18 @@ def _first_five(lines: Sequence[str]) -> list[str]:
 def _shared(anatomy: Anatomy) -> list[str]:
     """A note where a model runs more layers than it stores, as ALBERT does."""
     stored, run = len(anatomy.of("intermediate")), anatomy.promised.layers
-    if anatomy.row.name != "albert" or type(run) is not int or run <= stored:
+    if not anatomy.layout.shared or type(run) is not int or run <= stored:
         return []
     return [f"it runs {run} layers, which share the weights of {'one' if stored == 1 else stored}"]
 
 
 def _doubt(checkpoint: Checkpoint, anatomy: Anatomy) -> list[str]:
     """A note where no config names the family, and it is not the one that all are taken for."""
-    if (checkpoint.config or {}).get("model_type") or anatomy.family == anatomy.row.name or checkpoint.config is None:
+    if (
+        (checkpoint.config or {}).get("model_type")
+        or anatomy.family == anatomy.layout.name
+        or checkpoint.config is None
+    ):
         return []
     return [f"config.json has no model_type: taken for {anatomy.family} by the class that saved it and by its tensors"]
 

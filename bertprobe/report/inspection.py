@@ -144,8 +144,8 @@ def formula(anatomy: Anatomy, part: Part) -> str:
     gate = next((p for p in anatomy.of("gate")), None)
     act = (gate or part).activation or "activation unknown"
     if gate is not None:
-        return f"{act}(gate) × up, each dense{shape}; {anatomy.row.position}"
-    return f"dense{shape}, {act}; {anatomy.row.position}"
+        return f"{act}(gate) × up, each dense{shape}; {anatomy.layout.position}"
+    return f"dense{shape}, {act}; {anatomy.layout.position}"
 
 
 def _columns(name: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[Column]:

@@ -107,7 +107,7 @@ def _layer(evidence: Evidence) -> dict[str, Any]:
     pooler = anatomy.pooler
     weight = pooler.weight if pooler is not None else None
     return {
-        "position": anatomy.row.position,
+        "position": anatomy.layout.position,
         "gated": bool(anatomy.of("gate")),
         "as_bert": why_not_native(evidence.checkpoint, anatomy) is None,
         "vocabulary": words.shape[0] if words is not None and len(words.shape) == 2 else None,

@@ -13,7 +13,7 @@ from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, 
 from bertprobe.tokens.encoded import Packed, Tokenizer
 from bertprobe.tokens.fast import FastTokenizer, is_the_librarys
 from bertprobe.tokens.limits import bounded
-from bertprobe.tokens.settings import BERT_TYPES, Settings
+from bertprobe.tokens.settings import Settings
 from bertprobe.tokens.special import add_tokens, frame
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ JSON = "tokenizer.json"
 VOCABULARY = "vocab.txt"
 # What the library takes off the end of a line: Unicode's White_Space, which is not quite what Python takes off.
 _BLANK = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
-_WITHOUT_FILES = ("canine",)
 # As Google named its folders: uncased_L-12_H-768_A-12, multi_cased_L-12_H-768_A-12.
 _CASED = re.compile(r"(?:^|[^A-Za-z])(?P<un>un)?cased(?:$|[^A-Za-z])", re.IGNORECASE)
 _SPECIAL = re.compile(r"\[.*\]|<.*>")
@@ -54,7 +53,7 @@ def open_tokenizer(checkpoint: Checkpoint, fallback: Callable[[], Tokenizer] | N
     if folder.is_file(JSON):
         return _from_json(settings)
     if not any(folder.is_file(name) for name in (VOCABULARY, *_OTHER_FILES)):
-        if settings.model_type not in _WITHOUT_FILES:
+        if settings.tokens_of != "characters":
             raise NotFound(
                 f"{where} has no tokenizer",
                 f"looked for {JSON}, {VOCABULARY}, {', '.join(_OTHER_FILES)}: put the model's beside its weights",
@@ -102,7 +101,7 @@ def _not_plain(settings: Settings) -> str | None:
         return f"it comes as {shortened(there)}"
     if there:
         return f"beside vocab.txt there is {shortened(there)}"
-    if settings.model_type not in ("", *BERT_TYPES):
+    if settings.model_type and settings.tokens_of != "[CLS]":
         return f"model_type is {quoted(settings.model_type)}"
     if not settings.like_bert:
         return f"tokenizer_class is {quoted(settings.tokenizer_class)}"

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+from bertprobe.anatomy.families import FAMILIES
 from bertprobe.checkpoint.folder import Folder, read_json
 from bertprobe.errors import CorruptFile, is_text, quoted
 
-BERT_TYPES = ("bert", "electra", "dpr", "ernie")
 _BERT_CLASSES = (
     "BertTokenizer",
     "ElectraTokenizer",
@@ -17,7 +17,6 @@ _BERT_CLASSES = (
     "DPRContextEncoderTokenizer",
     "DPRReaderTokenizer",
 )
-_ROBERTA_TYPES = ("roberta", "xlm-roberta", "camembert", "data2vec-text")
 _ROBERTA_CLASSES = ("RobertaTokenizer", "XLMRobertaTokenizer", "CamembertTokenizer")
 
 _NAMED = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token", "bos_token", "eos_token")
@@ -33,24 +32,26 @@ class Settings:
         self.config = config
         self.tokenizer = read_optional(folder, "tokenizer_config.json")
         self.model_type = str(config.get("model_type") or "")
+        row = FAMILIES.get(self.model_type)
+        self.tokens_of = "" if row is None else row.tokens
         named = self.tokenizer.get("tokenizer_class") or config.get("tokenizer_class") or ""
         self.tokenizer_class = str(named)
         self._class = self.tokenizer_class.removesuffix("Fast")
 
     @property
     def like_bert(self) -> bool:
-        return self._class in _BERT_CLASSES or (not self._class and self.model_type in ("", *BERT_TYPES))
+        return self._class in _BERT_CLASSES or (not self._class and (not self.model_type or self.tokens_of == "[CLS]"))
 
     @property
     def like_roberta(self) -> bool:
-        return self._class in _ROBERTA_CLASSES or (not self._class and self.model_type in _ROBERTA_TYPES)
+        return self._class in _ROBERTA_CLASSES or (not self._class and self.tokens_of == "<s>")
 
     @property
     def segments(self) -> bool:
         """Whether the model tells a pair's texts apart."""
         inputs = self.tokenizer.get("model_input_names")
         kinds = self.config.get("type_vocab_size")
-        roberta = self.like_roberta or self.model_type in _ROBERTA_TYPES
+        roberta = self.like_roberta or self.tokens_of == "<s>"
         said = isinstance(inputs, list) and "token_type_ids" not in inputs
         return not (roberta or said or (isinstance(kinds, int) and kinds < 2))
 

@@ -94,7 +94,7 @@ def shape_mismatch(evidence: Evidence) -> Iterator[Observation]:
         weight = part.weight
         if weight is not None and weight.refusal is not None:
             continue  # what cannot be read may be of a shape that is not told
-        if weight is not None and part.stack is None and part.index is None and anatomy.row.name not in _OWN_SHAPES:
+        if weight is not None and part.stack is None and part.index is None and not anatomy.layout.own_widths:
             yield from _part_shape(part, weight, promised.hidden_size, promised.intermediate_size)
         if weight is not None and part.bias is not None and part.bias.count != _neurons(weight):
             shapes: dict[str, Any] = {"weight": list(weight.shape), "bias": list(part.bias.shape)}
@@ -115,17 +115,13 @@ def shape_mismatch(evidence: Evidence) -> Iterator[Observation]:
     if (
         type(promised.layers) is int
         and 0 <= promised.layers < len(anatomy.layers)
-        and anatomy.row.name not in ("albert", "bart")
+        and not (anatomy.layout.shared or anatomy.layout.counted_apart)
     ):
         yield _mismatch(
             None,
             f"config.json says {promised.layers} layers, the tensors have {len(anatomy.layers)}: the last are dropped",
             {"config": promised.layers, "tensors": len(anatomy.layers)},
         )
-
-
-# Layouts whose widths follow other settings than hidden_size and intermediate_size.
-_OWN_SHAPES = {"mobilebert", "squeezebert", "xlm"}
 
 
 def _neurons(weight: TensorHeader) -> int:
@@ -154,7 +150,7 @@ def layers_missing(evidence: Evidence) -> Iterator[Observation]:
     there = anatomy.layers
     if not anatomy.of("intermediate"):
         yield from _no_layers(evidence)
-    if not there or anatomy.row.name == "albert":
+    if not there or anatomy.layout.shared:
         return
     count = max(promised, there[-1] + 1) if type(promised) is int else there[-1] + 1
     if count > 100_000:
@@ -174,7 +170,7 @@ def layers_missing(evidence: Evidence) -> Iterator[Observation]:
             "fetch the missing shard; transformers would fill these layers with random numbers",
         )
     yield from _tensors_missing(anatomy)
-    if anatomy.row.canonical:
+    if anatomy.layout.canonical:
         yield from _holes(anatomy)
 
 
@@ -322,7 +318,7 @@ def dtype_narrowed(evidence: Evidence) -> Iterator[Observation]:
 def relative_positions(evidence: Evidence) -> Iterator[Observation]:
     kind = (evidence.checkpoint.config or {}).get("position_embedding_type")
     distances = [name for name in evidence.anatomy.tensors if name.endswith("distance_embedding.weight")]
-    if kind in ("relative_key", "relative_key_query") and evidence.anatomy.row.canonical:
+    if kind in ("relative_key", "relative_key_query") and evidence.anatomy.layout.canonical:
         yield Observation(
             None,
             f"positions are {kind}, which transformers 5 ignores: it computes wrong activations without a word",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from bertprobe.anatomy.families import FAMILIES
 from bertprobe.errors import printable
 from bertprobe.render.words import NOT_GOOD
 
@@ -42,8 +43,9 @@ def in_words(data: Mapping[str, Any]) -> str:
 
 def module_names(data: Mapping[str, Any]) -> tuple[str, str]:
     """What the two modules are called in this family's code."""
-    if data["facts"]["family"] == "bert":
-        return "BertIntermediate", "BertPooler"
+    row = FAMILIES.get(data["facts"]["family"])
+    if row is not None and row.widening and row.pooler:
+        return row.widening, row.pooler
     return "intermediate module", "pooler"
 
 
@@ -63,7 +65,7 @@ def _body(data: Mapping[str, Any]) -> str:
     dense = f"dense {hidden} → {inner}"
     does = f"{act}(gate) × up, each {dense}" if layer["gated"] else f"{dense}, then {act}"
     added = "+ input, layer norm" if layer["as_bert"] else "+ input"  # others norm elsewhere, too
-    meeting = "Fourier mixing" if facts["family"] == "fnet" else "self-attention"
+    meeting = FAMILIES[facts["family"]].mixing if facts["family"] in FAMILIES else "self-attention"
     odd = verdicts(data, "intermediate", "gate")
     vocabulary = f"{_n(layer['vocabulary'])} words → {hidden}" if layer["vocabulary"] else f"words → {hidden}"
     return "".join(

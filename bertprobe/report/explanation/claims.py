@@ -12,7 +12,6 @@ from bertprobe.report.explanation.facts import Facts
 
 TANH_GELUS = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate")
 ERF_GELUS = ("gelu", "gelu_python")
-WITHOUT_NSP = ("roberta", "xlm-roberta", "camembert", "data2vec-text", "xmod", "xlm-roberta-xl", "roberta-prelayernorm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ def _is_trained(facts: Facts) -> bool | None:
 
 
 def _by_nsp(facts: Facts) -> bool | None:
-    if facts.family in WITHOUT_NSP:
+    if not facts.nsp:
         return False
     return True if facts.next_sentence_head else None
 
@@ -98,7 +97,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "by-next-sentence",
         "pooler",
-        lambda f: verdict(f) == "trained" or (f.pooler is not None and f.family in WITHOUT_NSP),
+        lambda f: verdict(f) == "trained" or (f.pooler is not None and not f.nsp),
         _by_nsp,
     ),
     Claim("mean-pooling", "pooler", _has_pooled, lambda f: False),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+from bertprobe.anatomy.poolers import BY_DESIGN
 from bertprobe.report.explanation import frame
-from bertprobe.report.explanation.claims import WITHOUT_NSP, activation, verdict
+from bertprobe.report.explanation.claims import activation, verdict
 from bertprobe.report.explanation.facts import Facts, Module, Run
 from bertprobe.report.explanation.frame import act, narrowing_name, pooler_name, real, safe, share, widening_name
 from bertprobe.report.sections import Block, Grid, Prose, Verbatim
@@ -121,7 +122,7 @@ def _the_pooler(facts: Facts) -> str:
 def no_pooler(facts: Facts) -> str:
     kind, what = facts.absence or ("unnamed", "")
     reason = {
-        "design": f"{safe(what)}.",
+        **{design: f"{sentence.format(safe(what))}." for design, sentence in BY_DESIGN.items()},
         "family": f"the family `{safe(what)}` has none.",
         "class": f"`{safe(what)}`, which saved it, builds none.",
         "lost": f"`{safe(what)}`, which its config names, builds one, but it is not among the tensors.",
@@ -374,7 +375,7 @@ def there_so_trained(facts: Facts) -> tuple[str, str]:
 
 def by_next_sentence(facts: Facts) -> tuple[str, str]:
     said, saved = "A trained pooler was trained by next-sentence prediction", facts.saved_by
-    if facts.family in WITHOUT_NSP:
+    if not facts.nsp:
         return said, f"`{safe(facts.family)}` was pretrained without it: if anything trained this one, it came later."
     if head := facts.next_sentence_head:
         return said, f"A strong sign: the head of that task lies in the same file, on top of this pooler, as `{head}`."

@@ -135,13 +135,15 @@ class Facts:
     """What is true of this checkpoint and this text.
 
     `native` says that the model has BERT's layout, and so BERT's attention, residuals and norms around the two modules;
-    `gated` that the widening is a product of two. `called` is how often a text passes a widening. `absence` says why
-    there is no pooler, as a kind and the word that belongs to it; `next_sentence_head` is the tensor of such a head in
-    the same file. `refusal` says why no text was run.
+    `gated` that the widening is a product of two; `nsp` that its family was pretrained with next-sentence prediction.
+    `called` is how often a text passes a widening. `absence` says why there is no pooler, as a kind and the word that
+    belongs to it; `next_sentence_head` is the tensor of such a head in the same file. `refusal` says why no text was
+    run.
     """
 
     model: str
     family: str
+    nsp: bool
     native: bool
     gated: bool
     layers: int
@@ -174,10 +176,11 @@ def gather(evidence: Evidence, text: str, *, truncate: bool = False) -> Facts:
     return Facts(
         model=printable(checkpoint.ref),
         family=printable(anatomy.family),
+        nsp=anatomy.row.nsp,
         native=why_not_native(checkpoint, anatomy) is None,
         gated=bool(anatomy.of("gate")),
         layers=known["layers"],
-        called=promised if anatomy.row.name == "albert" and type(promised) is int else known["layers"],
+        called=promised if anatomy.layout.shared and type(promised) is int else known["layers"],
         hidden_size=known["hidden_size"],
         intermediate_size=known["intermediate_size"],
         parameters=known["parameters"],
@@ -187,7 +190,7 @@ def gather(evidence: Evidence, text: str, *, truncate: bool = False) -> Facts:
         saved_by=tuple(printable(str(name)) for name in saved_by) if isinstance(saved_by, list) else (),
         next_sentence_head=next((printable(n) for n in anatomy.tensors if n.endswith(_NEXT_SENTENCE)), None),
         pools_by=tuple(printable(mode) for mode in pooling_modes(checkpoint)),
-        library=read_library(anatomy.family),
+        library=read_library(anatomy.row),
         run=run,
         refusal=refusal,
     )

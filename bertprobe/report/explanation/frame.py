@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from bertprobe.anatomy.poolers import BY_DESIGN
 from bertprobe.builtin import POCKET
 from bertprobe.errors import command, printable
 from bertprobe.report.explanation.facts import Facts, Module, Pooled, Step, Worked
@@ -89,7 +90,7 @@ def pools(facts: Facts) -> bool:
 
 def invented(facts: Facts) -> bool:
     """Whether transformers would fill in a pooler that this checkpoint lacks: its family's models have one."""
-    return facts.native and facts.absence is not None and facts.absence[0] != "design"
+    return facts.native and facts.absence is not None and facts.absence[0] not in BY_DESIGN
 
 
 def real(value: float) -> str:

@@ -9,58 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-# Families whose folder in transformers does not follow from their model_type.
-FOLDERS = {
-    "blip_2_qformer": "blip_2",
-    "instructblip_qformer": "instructblip",
-    "align_text_model": "align",
-    "altclip_text_model": "altclip",
-    "blip_text_model": "blip",
-    "bridgetower_text_model": "bridgetower",
-    "chinese_clip_text_model": "chinese_clip",
-    "clap_text_model": "clap",
-    "clip_text_model": "clip",
-    "data2vec-text": "data2vec",
-    "dpr": "bert",  # its encoders are BertModels
-    "flava_text_model": "flava",
-    "new": "gte",
-    "siglip_text_model": "siglip",
-}
-FILES = {"data2vec-text": "modeling_data2vec_text.py", "blip_text_model": "modeling_blip_text.py"}
-# Where the class that widens, or that pools, is not the one whose name ends in Intermediate, or in Pooler.
-WIDENING = {
-    "albert": "AlbertLayer",
-    "blip_text_model": "BlipTextIntermediate",
-    "canine": "CanineIntermediate",
-    "clap_text_model": "ClapTextIntermediate",
-    "clip_text_model": "CLIPMLP",
-    "cpmant": "CpmAntDenseGatedACT",
-    "distilbert": "FFN",
-    "esmc": "EsmcMLP",
-    "eurobert": "EuroBertMLP",
-    "flaubert": "TransformerFFN",
-    "funnel": "FunnelPositionwiseFFN",
-    "gte": "GteMLP",
-    "new": "GteMLP",
-    "jina_embeddings_v3": "JinaEmbeddingsV3MLP",
-    "modernbert": "ModernBertMLP",
-    "neomme": "NeoMMEMLP",
-    "nomic_bert": "NomicBertMLP",
-    "reformer": "ReformerFeedForwardDense",
-    "siglip_text_model": "SiglipMLP",
-    "squeezebert": "SqueezeBertModule",
-    "ultrabert": "UltrabertMLP",
-    "xlm": "TransformerFFN",
-    "xlnet": "XLNetFeedForward",
-}
-POOLING = {
-    "blip_text_model": "BlipTextPooler",
-    "deberta": "ContextPooler",
-    "deberta-v2": "ContextPooler",
-    "xlnet": "",
-    "xlm": "",
-    "flaubert": "",
-}
+from bertprobe.anatomy.families import Family
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +40,7 @@ class Library:
     without_pooler: tuple[str, ...]
 
 
-def read_library(family: str) -> Library:
+def read_library(family: Family) -> Library:
     """Reads a family's classes from the files of the installed transformers, which is not imported."""
     path = _modeling_file(family)
     try:
@@ -103,20 +52,23 @@ def read_library(family: str) -> Library:
     text = path.read_text(encoding="utf-8")
     classes = {node.name: node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)}
     found = {
-        role: _source(path, text, classes.get(_named(classes, named.get(family), ending)))
-        for role, named, ending in (("widening", WIDENING, "Intermediate"), ("pooling", POOLING, "Pooler"))
+        role: _source(path, text, classes.get(_named(classes, named, ending)))
+        for role, named, ending in (
+            ("widening", family.widening, "Intermediate"),
+            ("pooling", family.pooler, "Pooler"),
+        )
     }
     having, lacking = _models(classes)
     return Library(installed, found["widening"], found["pooling"], having, lacking)
 
 
-def _modeling_file(family: str) -> Path | None:
-    """The file of a family's model classes; a family is foreign text, and only a plain name is looked for."""
-    folder = FOLDERS.get(family, family.replace("-", "_"))
+def _modeling_file(family: Family) -> Path | None:
+    """The file of a family's model classes; its name may be foreign text, and only a plain name is looked for."""
+    folder, file = family.folder_and_file
     package = find_spec("transformers")  # finds, and runs nothing
     if package is None or package.origin is None or not folder.isidentifier():
         return None
-    path = Path(package.origin).parent / "models" / folder / FILES.get(family, f"modeling_{folder}.py")
+    path = Path(package.origin).parent / "models" / folder / file
     return path if path.is_file() else None
 
 

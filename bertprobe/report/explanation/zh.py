@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from bertprobe.report.explanation import frame
-from bertprobe.report.explanation.claims import WITHOUT_NSP, activation, verdict
+from bertprobe.report.explanation.claims import activation, verdict
 from bertprobe.report.explanation.facts import Facts, Module, Run
 from bertprobe.report.explanation.frame import act, narrowing_name, pooler_name, real, safe, share, widening_name
 from bertprobe.report.sections import Block, Grid, Prose, Verbatim
@@ -123,17 +123,13 @@ def _the_pooler(facts: Facts) -> str:
     return f"`{pooler_name(facts)}`" if facts.library.pooling else "pooler"
 
 
-_BY_DESIGN = {
-    "deberta": "DeBERTa 只有分类模型才带 pooler。",
-    "deberta-v2": "DeBERTa 只有分类模型才带 pooler。",
-    "dpr": "DPR 直接用首个 token 的隐藏状态。",
-}
-
-
 def no_pooler(facts: Facts) -> str:
     kind, what = facts.absence or ("unnamed", "")
     reason = {
-        "design": _BY_DESIGN.get(facts.family, f"`{safe(facts.family)}` 在设计上就没有。"),
+        "by design": f"`{safe(facts.family)}` 在设计上就没有。",
+        "classifiers": f"{safe(what)} 只有分类模型才带 pooler。",
+        "first token": f"{safe(what)} 直接用首个 token 的隐藏状态。",
+        "end token": f"{safe(what)} 直接用结尾 token 的隐藏状态。",
         "family": f"`{safe(what)}` 家族没有 pooler。",
         "class": f"保存它的 `{safe(what)}` 不带 pooler。",
         "lost": f"配置里写的 `{safe(what)}` 带有 pooler，但文件里没有它的张量。",
@@ -371,7 +367,7 @@ def there_so_trained(facts: Facts) -> tuple[str, str]:
 
 def by_next_sentence(facts: Facts) -> tuple[str, str]:
     said, saved = "训练过的 pooler，都是靠下一句预测（NSP）训练的", facts.saved_by
-    if facts.family in WITHOUT_NSP:
+    if not facts.nsp:
         return said, f"`{safe(facts.family)}` 的预训练没有 NSP：这个 pooler 就算训练过，也是后来的事。"
     if facts.next_sentence_head:
         return (
