@@ -20,6 +20,7 @@ import zoo
 from rich.cells import cell_len
 from safetensors.numpy import load_file, save_file
 
+from bertprobe.report import Column, with_tensors
 from bertprobe.stats.table import STATISTICS
 
 
@@ -90,6 +91,14 @@ def test_spectrum_and_default_do_not_contradict_each_other(minilm: Path, run: An
     assert set(many) - set(few) == {row.name for row in STATISTICS if row.of == "spectrum"}
     for name, value in few.items():
         assert many[name] == pytest.approx(value, rel=1e-4), name
+
+
+def test_a_norm_is_not_shown_as_the_bias() -> None:
+    names = ["intermediate.LayerNorm.bias", "intermediate.LayerNorm.weight", "intermediate.dense.weight[0:4]"]
+    row = with_tensors({"tensors": [{"name": name} for name in names]})
+    assert row["weight"] == {"name": "intermediate.dense.weight[0:4]"}
+    assert row["bias"] is None
+    assert Column("bias", ("bias", "statistics", "std"), "real").value(row) is None
 
 
 def test_shapes_read_no_tensor(minilm: Path, run: Any) -> None:

@@ -48,12 +48,12 @@ class Part(Shown):
     @property
     def weight_name(self) -> str:
         """The canonical name of its matrix."""
-        return next((name for name in self.tensors if _kind(name) == "weight"), "")
+        return next((name for name in self.tensors if kind_of(name) == "weight"), "")
 
     @property
     def bias_name(self) -> str:
         """The canonical name of its bias, empty where it has none."""
-        return next((name for name in self.tensors if _kind(name) == "bias"), "")
+        return next((name for name in self.tensors if kind_of(name) == "bias"), "")
 
     @property
     def weight(self) -> TensorHeader | None:
@@ -64,7 +64,7 @@ class Part(Shown):
         return self.tensors.get(self.bias_name)
 
 
-def _kind(name: str) -> str:
+def kind_of(name: str) -> str:
     """`weight` or `bias` for the dense layer's own tensors, `norm` for a layer norm kept in the same module."""
     if ".LayerNorm." in name:
         return "norm"
@@ -253,7 +253,7 @@ def _parts(
 
 def _weight_first(members: Mapping[str, TensorHeader]) -> dict[str, TensorHeader]:
     ranks = {"weight": 0, "bias": 1, "norm": 2}
-    return dict(sorted(members.items(), key=lambda item: ranks[_kind(item[0])]))
+    return dict(sorted(members.items(), key=lambda item: ranks[kind_of(item[0])]))
 
 
 def _place(match: re.Match[str]) -> tuple[str | None, int | None, int]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from bertprobe._version import __version__
-from bertprobe.anatomy import Anatomy
+from bertprobe.anatomy import Anatomy, kind_of
 from bertprobe.checkpoint import DTYPES, Checkpoint
 from bertprobe.shown import Shown
 from bertprobe.verdicts import Finding
@@ -26,25 +26,20 @@ class Column:
     """
 
     title: str
-    path: tuple[str | int, ...]
+    path: tuple[str, ...]
     kind: str
     priority: int = 0
 
     @property
     def name(self) -> str:
-        """The column's name in machine formats: the path, its tensor as `weight` or `bias`."""
-        words = [{0: "weight", 1: "bias"}.get(step, step) if isinstance(step, int) else step for step in self.path]
-        kept = [str(word) for word in words if word not in ("tensors", "statistics", "difference")]
-        return ".".join(kept).replace("label", "part")
+        """The column's name in machine formats: the path, without what stands between a tensor and its numbers."""
+        return ".".join(step for step in self.path if step not in ("statistics", "difference")).replace("label", "part")
 
     def value(self, row: Mapping[str, Any]) -> Any:
         """The raw value in a row, None where the path leads nowhere."""
         here: Any = row
         for step in self.path:
-            try:
-                here = here[step]
-            except (KeyError, IndexError, TypeError):
-                return None
+            here = here.get(step) if isinstance(here, Mapping) else None
         return here
 
 
@@ -75,6 +70,12 @@ class Report(Shown):
     def is_alarming(self) -> bool:
         """Whether a finding is a warning or worse."""
         return any(finding.severity in ("error", "warning") for finding in self.findings)
+
+
+def with_tensors(node: Mapping[str, Any]) -> dict[str, Any]:
+    """A part's node as a row of a table: its dense layer's tensors as `weight` and `bias`, None where there is none."""
+    found = {kind_of(tensor["name"]): tensor for tensor in reversed(node["tensors"])}
+    return {**node, "weight": found.get("weight"), "bias": found.get("bias")}
 
 
 def report_of(

@@ -11,7 +11,7 @@ from bertprobe.anatomy import Part, spans
 from bertprobe.checkpoint import TensorHeader
 from bertprobe.compare import Comparison, Pair, Side
 from bertprobe.compare.rules import judge
-from bertprobe.report import Column, Report, View, facts, report_of
+from bertprobe.report import Column, Report, View, facts, report_of, with_tensors
 from bertprobe.verdicts import verdict
 
 if TYPE_CHECKING:
@@ -247,10 +247,15 @@ def _texts(moved: Moved) -> dict[str, Any]:
 
 def _part_views(parts: Sequence[Mapping[str, Any]], whole: bool) -> Iterator[View]:
     for name, roles in (("intermediate", ("gate", "intermediate")), ("pooler", ("pooler",))):
-        rows = tuple(part for part in parts if part["role"] in roles)
+        rows = tuple(_part_row(part) for part in parts if part["role"] in roles)
         if rows:
             title = f"{name}: Δ = B − A of the weight" if whole else f"{name}: shapes of the weight"
             yield View(name, title, tuple(_part_columns(name, rows, whole)), rows)
+
+
+def _part_row(part: Mapping[str, Any]) -> dict[str, Any]:
+    """A part as a row of a table, with the neuron alone that changed most."""
+    return {**with_tensors(part), "neurons": next(iter(part["neurons"]), None)}
 
 
 def _part_columns(name: str, rows: Sequence[Mapping[str, Any]], whole: bool) -> Iterator[Column]:
@@ -258,15 +263,15 @@ def _part_columns(name: str, rows: Sequence[Mapping[str, Any]], whole: bool) -> 
     if not whole or any(row["shape_a"] != row["shape_b"] for row in rows):
         yield Column("in A", ("shape_a",), "shape", 1)
         yield Column("in B", ("shape_b",), "shape", 1)
-    of = ("tensors", 0, "difference")
+    of = ("weight", "difference")
     yield Column("‖Δ‖/‖A‖", (*of, "change"), "real")
     yield Column("cosine", (*of, "cosine"), "real", 1)
     yield Column("largest", (*of, "largest"), "real", 3)
     yield Column("eff. rank", (*of, "effective_rank"), "real", 2)
     yield Column("rank", (*of, "rank"), "integer", 2)
-    yield Column("neuron", ("neurons", 0, "neuron"), "integer", 4)
-    yield Column("its change", ("neurons", 0, "change"), "real", 5)
-    yield Column("bias", ("tensors", 1, "difference", "change"), "real", 6)
+    yield Column("neuron", ("neurons", "neuron"), "integer", 4)
+    yield Column("its change", ("neurons", "change"), "real", 5)
+    yield Column("bias", ("bias", "difference", "change"), "real", 6)
     if name == "pooler":
         yield Column("A", ("verdict_a",), "verdict")
         yield Column("B", ("verdict_b",), "verdict")

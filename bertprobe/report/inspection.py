@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertprobe.anatomy import Anatomy, Part
 from bertprobe.checkpoint import Checkpoint, TensorHeader
-from bertprobe.report import Column, Report, View, facts, report_of
+from bertprobe.report import Column, Report, View, facts, report_of, with_tensors
 from bertprobe.stats.table import STATISTICS, Statistic, columns_of, statistics
 from bertprobe.verdicts import Evidence, Finding, verdict
 from bertprobe.verdicts.headers import UNREAD_STORAGE
@@ -129,7 +129,7 @@ def _neurons(numbers: Numbers, most: int) -> dict[str, list[dict[str, Any]]]:
 
 def _part_views(evidence: Evidence, parts: Sequence[Part], nodes: Sequence[Mapping[str, Any]]) -> Iterator[View]:
     for name, roles in (("intermediate", ("gate", "intermediate")), ("pooler", ("pooler",))):
-        rows = tuple(node for node in nodes if node["role"] in roles)
+        rows = tuple(with_tensors(node) for node in nodes if node["role"] in roles)
         if rows:
             first = next(part for part in parts if part.role in roles)
             yield View(name, f"{name}: {formula(evidence.anatomy, first)}", tuple(_columns(name, rows)), rows)
@@ -150,27 +150,28 @@ def formula(anatomy: Anatomy, part: Part) -> str:
 
 def _columns(name: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[Column]:
     yield Column("layer" if name == "intermediate" else "part", ("label",), "place")
-    yield Column("shape", ("tensors", 0, "shape"), "shape")
+    yield Column("shape", ("weight", "shape"), "shape")
     if not any(tensor["statistics"] for row in rows for tensor in row["tensors"]):
-        yield Column("dtype", ("tensors", 0, "dtype"), "text")
-        yield Column("bias", ("tensors", 1, "shape"), "shape")
-        yield Column("stored as", ("tensors", 0, "stored_name"), "text", 1)
+        yield Column("dtype", ("weight", "dtype"), "text")
+        yield Column("bias", ("bias", "shape"), "shape")
+        yield Column("stored as", ("weight", "stored_name"), "text", 1)
         return
     for row in columns_of("summary", "matrix"):
-        yield Column(row.title, ("tensors", 0, "statistics", row.name), row.kind, row.priority)
+        yield Column(row.title, ("weight", "statistics", row.name), row.kind, row.priority)
         if row.name == "stable_rank":
-            yield Column("bias |max|", ("tensors", 1, "statistics", "abs_max"), "real", 5)
-    yield Column("bias std", ("tensors", 1, "statistics", "std"), "real", 17)
-    yield Column("bias mean", ("tensors", 1, "statistics", "mean"), "real", 17)
+            yield Column("bias |max|", ("bias", "statistics", "abs_max"), "real", 5)
+    yield Column("bias std", ("bias", "statistics", "std"), "real", 17)
+    yield Column("bias mean", ("bias", "statistics", "mean"), "real", 17)
     yield Column("verdict", ("verdict",), "verdict")
 
 
 def _spectrum_view(nodes: Sequence[Mapping[str, Any]]) -> Iterator[View]:
-    rows = tuple(node for node in nodes if node["tensors"][0]["statistics"].get("effective_rank") is not None)
+    all_rows = [with_tensors(node) for node in nodes]
+    rows = tuple(r for r in all_rows if r["weight"] and r["weight"]["statistics"].get("effective_rank") is not None)
     if rows:
-        columns = [Column("part", ("label",), "place"), Column("shape", ("tensors", 0, "shape"), "shape")]
+        columns = [Column("part", ("label",), "place"), Column("shape", ("weight", "shape"), "shape")]
         columns += [
-            Column(row.title, ("tensors", 0, "statistics", row.name), row.kind, row.priority)
+            Column(row.title, ("weight", "statistics", row.name), row.kind, row.priority)
             for row in columns_of("spectrum")
         ]
         yield View("spectrum", "spectrum: of the singular values of each weight", tuple(columns), rows)
