@@ -10,6 +10,7 @@ from bertprobe.render.terminal import NUMERIC, fitting, texts_of
 from bertprobe.render.words import fact_lines
 from bertprobe.report import Column, Report, View
 from bertprobe.report.display import as_report, has_facts
+from bertprobe.report.nodes import Facts
 
 WIDTH = 120  # in characters
 MOST_ROWS = 200  # a notebook keeps what it shows: of longer tables the beginning
@@ -30,7 +31,7 @@ def _blocks(report: Report) -> Iterator[Markup]:
             yield _table(view)
 
 
-def _facts(model: str, facts: Mapping[str, Any]) -> Markup:
+def _facts(model: str, facts: Facts) -> Markup:
     left = "text-align:left"
     rows = (
         element("tr", element("th", label, scope="row", style=left), element("td", words, style=left))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from bertprobe.builtin import POCKET
 from bertprobe.errors import printable, shortened
 from bertprobe.report import Column
+from bertprobe.report.nodes import Cut, Facts, FileSize, Summary
+
+Row = TypeVar("Row", bound=Mapping[str, Any])
 
 NOT_GOOD = ("untrained", "probably untrained", "undecided", "cannot tell", "flattened")  # verdicts that stand out
 SHADES = " ░▒▓█"
 BAR = 8  # cells to either side of zero
 
 
-def fact_lines(model: str, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+def fact_lines(model: str, facts: Facts) -> list[tuple[str, str]]:
     """Label and text of each fact worth a line, safe to print."""
     lines = [
         ("model", _model(model, facts)),
@@ -62,7 +65,7 @@ def report_lines(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [*lines, *([("compared", _compared(data["summary"]))] if "summary" in data else [])]
 
 
-def _compared(summary: Mapping[str, Any]) -> str:
+def _compared(summary: Summary) -> str:
     """How many tensors are in both, how many differ, and how many only one has."""
     if summary["identical"] is None:
         return f"{summary['tensors']:,} tensors by their shapes; none was read"
@@ -73,7 +76,7 @@ def _compared(summary: Mapping[str, Any]) -> str:
     return words + (f"; {summary['apart']:,} are in one only, or in other shapes" if summary["apart"] else "")
 
 
-def _model(model: str, facts: Mapping[str, Any], hint: str = "; -m bert-base-uncased for a full-size one") -> str:
+def _model(model: str, facts: Facts, hint: str = "; -m bert-base-uncased for a full-size one") -> str:
     if model == POCKET:
         return f"{POCKET} (the built-in model{hint})"
     commit = f" at commit {facts['revision'][:12]}" if facts["revision"] else ""
@@ -83,16 +86,16 @@ def _model(model: str, facts: Mapping[str, Any], hint: str = "; -m bert-base-unc
     return f"{model} → {place}{commit}"
 
 
-def _run(facts: Mapping[str, Any]) -> str:
+def _run(facts: Facts) -> str:
     return f"{facts['backend']} on {facts['device']} in {facts['dtype']}, tokens by {facts['tokenizer']}"
 
 
-def _cut(cut: Mapping[str, int]) -> str:
+def _cut(cut: Cut) -> str:
     texts, tokens = (f"{cut[kind]:,} {kind[: -1 if cut[kind] == 1 else None]}" for kind in ("texts", "tokens"))
     return f"{texts} to what the model takes; {tokens} left out"
 
 
-def _shape(facts: Mapping[str, Any]) -> str:
+def _shape(facts: Facts) -> str:
     hidden, inner = facts["hidden_size"], facts["intermediate_size"]
     words = [
         f"{facts['layers']}",
@@ -109,7 +112,7 @@ def _dtypes(dtypes: Mapping[str, int]) -> str:
     return ", ".join(f"{dtype} ({count} tensor{'s' * (count > 1)})" for dtype, count in dtypes.items())
 
 
-def _files(files: list[Mapping[str, Any]]) -> str:
+def _files(files: list[FileSize]) -> str:
     names = shortened([str(file["name"]) for file in files], 3)
     return names if len(files) == 1 else f"{len(files)} files, {names}"
 
@@ -184,9 +187,9 @@ def spans(labels: Sequence[str]) -> list[str]:
     return [f"{name}.{a}" if a == b else f"{name}.{a}-{b}" for name, a, b in runs] + plain
 
 
-def alike(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+def alike(rows: Sequence[Row]) -> Iterator[list[Row]]:
     """Findings of one rule on several parts are told once, in the place of the first."""
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         same = row["evidence"].get("verdict") if row["part"] else row["message"]
         key = (row["rule"], row["severity"], row["cure"], same)

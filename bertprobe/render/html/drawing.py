@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from html import escape
 from typing import Any
 
 from bertprobe.anatomy.families import FAMILIES
 from bertprobe.errors import printable
 from bertprobe.render.words import NOT_GOOD
+from bertprobe.report.nodes import Page
 
 WIDTH, MIDDLE = 400, 200
 NARROW, WIDE = 150, 290
 HEIGHT = 652
 
 
-def draw(data: Mapping[str, Any], *, alone: bool = False) -> str:
+def draw(data: Page, *, alone: bool = False) -> str:
     """The drawing as an `<svg>` element; `alone` as a file of its own, with a background and a font."""
     described = escape(in_words(data), quote=True)
     namespace = ' xmlns="http://www.w3.org/2000/svg"' if alone else ""
@@ -30,7 +30,7 @@ def draw(data: Mapping[str, Any], *, alone: bool = False) -> str:
     )
 
 
-def in_words(data: Mapping[str, Any]) -> str:
+def in_words(data: Page) -> str:
     """The drawing for those who do not see it."""
     hidden, inner = _n(data["facts"]["hidden_size"]), _n(data["facts"]["intermediate_size"])
     pooler = "then the pooler on the first token" if data["layer"]["pooler"] else "and no pooler after the last layer"
@@ -41,7 +41,7 @@ def in_words(data: Mapping[str, Any]) -> str:
     )
 
 
-def module_names(data: Mapping[str, Any]) -> tuple[str, str]:
+def module_names(data: Page) -> tuple[str, str]:
     """What the two modules are called in this family's code."""
     row = FAMILIES.get(data["facts"]["family"])
     if row is not None and row.widening and row.pooler:
@@ -49,7 +49,7 @@ def module_names(data: Mapping[str, Any]) -> tuple[str, str]:
     return "intermediate module", "pooler"
 
 
-def verdicts(data: Mapping[str, Any], *roles: str) -> str:
+def verdicts(data: Page, *roles: str) -> str:
     """`6 trained`, `5 trained, 1 untrained`, `untrained`; empty where nothing was measured."""
     found = Counter(part["verdict"] for part in data["parts"] if part["role"] in roles and part["verdict"])
     if len(found) == 1 and sum(found.values()) == 1:
@@ -57,7 +57,7 @@ def verdicts(data: Mapping[str, Any], *roles: str) -> str:
     return ", ".join(f"{count} {verdict}" for verdict, count in found.most_common())
 
 
-def _body(data: Mapping[str, Any]) -> str:
+def _body(data: Page) -> str:
     facts, layer = data["facts"], data["layer"]
     hidden, inner = _n(facts["hidden_size"]), _n(facts["intermediate_size"])
     act = printable(str(facts["activation"] or "activation unknown"))
@@ -89,7 +89,7 @@ def _body(data: Mapping[str, Any]) -> str:
     )
 
 
-def _pooler(data: Mapping[str, Any], hidden: str) -> list[str]:
+def _pooler(data: Page, hidden: str) -> list[str]:
     _, name = module_names(data)
     shape = data["layer"]["pooler"]
     if shape is None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from bertprobe.errors import shortened
 from bertprobe.render.words import four_digits
+from bertprobe.report.nodes import Page
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +22,14 @@ class Figure:
 
     name: str
     title: str
-    caption: Callable[[Mapping[str, Any]], str]
+    caption: Callable[[Page], str]
     absent: str
     columns: int = 4
     legend: Literal["", "map", "both ways"] = ""
     needs_texts: bool = False
 
 
-def _of_layer(data: Mapping[str, Any]) -> str:
+def _of_layer(data: Page) -> str:
     pooler = "the pooler stands once, at the end" if data["layer"]["pooler"] else "a pooler would stand at the end"
     return (
         "From top to bottom, what happens to a text: S is the number of its tokens, shapes are this model's. The "
@@ -36,7 +37,7 @@ def _of_layer(data: Mapping[str, Any]) -> str:
     )
 
 
-def _of_weights(data: Mapping[str, Any]) -> str:
+def _of_weights(data: Page) -> str:
     found = [part["histogram"] for part in data["parts"] if part["histogram"] and part["histogram"]["counts"]]
     if not found:
         return ""
@@ -50,14 +51,14 @@ def _of_weights(data: Mapping[str, Any]) -> str:
     )
 
 
-def _beyond(data: Mapping[str, Any]) -> str:
+def _beyond(data: Page) -> str:
     """How many weights the axis leaves out, of the first few parts that have such."""
     counts = [(p["label"], p["histogram"]["below"] + p["histogram"]["above"]) for p in data["parts"] if p["histogram"]]
     told = [f"{count:,} of {label}" for label, count in counts if count]
     return f" Weights beyond it: {shortened(told)}." if told else ""
 
 
-def _of_norms(data: Mapping[str, Any]) -> str:
+def _of_norms(data: Page) -> str:
     far = next((part["row_norms"]["outlying_beyond"] for part in data["parts"] if part["row_norms"]), math.inf)
     return (
         "Each row of a matrix is a neuron; its norm says how strongly it listens. Shares go by their logarithm, all "
@@ -67,7 +68,7 @@ def _of_norms(data: Mapping[str, Any]) -> str:
     )
 
 
-def _of_spectrum(data: Mapping[str, Any]) -> str:
+def _of_spectrum(data: Page) -> str:
     return (
         "The singular values of each matrix, from the largest on, in units of the Marchenko–Pastur edge: the line at "
         "1, where those of random numbers of the same size and scale end. Dashed: what such noise looks like. Points "
@@ -76,7 +77,7 @@ def _of_spectrum(data: Mapping[str, Any]) -> str:
     )
 
 
-def _of_heat(data: Mapping[str, Any]) -> str:
+def _of_heat(data: Page) -> str:
     return (
         "How strongly each layer's intermediate module responds to each token: root mean square of its activations. "
         "Hover over a cell for its number and its strongest neurons; the tables below have all of them. "
@@ -84,14 +85,14 @@ def _of_heat(data: Mapping[str, Any]) -> str:
     )
 
 
-def _of_pooled(data: Mapping[str, Any]) -> str:
+def _of_pooled(data: Page) -> str:
     return (
         "Every number of the pooler's output, in reading order; at the left the first dimension of each row. tanh "
         "keeps them between −1 and 1, where the scale ends."
     )
 
 
-def _of_similarity(data: Mapping[str, Any]) -> str:
+def _of_similarity(data: Page) -> str:
     return (
         "The cosine of every two texts, by three vectors that people mistake for each other. Which texts are alike "
         "depends on the vector you choose. The scale goes from −1 to 1."

@@ -16,13 +16,14 @@ from bertprobe.render.html.figures import Figure
 from bertprobe.render.html.theme import resolved
 from bertprobe.render.machine import finite
 from bertprobe.report import Report
+from bertprobe.report.nodes import Page
 
 SCALE = 2  # pixels a unit in PNG
 
 
 def figure(report: Report, row: Figure, suffix: str) -> bytes | None:
     """The figure as PNG, SVG or PDF; None where the report has nothing for it."""
-    data = safe(finite(report.data))
+    data: Page = safe(finite(report.data))
     svg = resolved(draw(data, alone=True)) if row.name == "layer" else _chart(data, row)
     if svg is None:
         return None
@@ -42,7 +43,7 @@ def safe(value: Any) -> Any:
     return [safe(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _chart(data: Mapping[str, Any], row: Figure) -> str | None:
+def _chart(data: Page, row: Figure) -> str | None:
     panels = list(DRAWERS[row.name](data))
     if not panels:
         return None

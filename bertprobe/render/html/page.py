@@ -20,6 +20,7 @@ from bertprobe.render.machine import finite
 from bertprobe.render.markup import Markup, element, joined, table
 from bertprobe.render.words import NOT_GOOD, alike, fact_lines, four_digits, spans, text_of
 from bertprobe.report import Column, Report, View
+from bertprobe.report.nodes import Activity, Finding, Page, TokenActivity
 
 SHOWN = 10  # priority up to which a table of the page shows its columns: all of them stand in the data
 WRAPPING = 24  # characters from which a text may break into lines
@@ -29,7 +30,7 @@ POLICY = "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action
 
 def page(report: Report) -> str:
     """The whole page, with the data of the report in it as JSON."""
-    data = finite(report.data)
+    data: Page = finite(report.data)
     panels = {name: list(draw_panels(data)) for name, draw_panels in DRAWERS.items()}
     specs = {f"{name}-{i}": without_legends(p) for name, found in panels.items() for i, p in enumerate(found)}
     sections = [section for section in _sections(report, data, panels) if section is not None]
@@ -79,11 +80,11 @@ def _json(name: str, value: Any) -> Markup:
 # ------------------------------------------------------------------------------------------------ in words
 
 
-def _lead(data: Mapping[str, Any]) -> Markup:
+def _lead(data: Page) -> Markup:
     return joined(element("p", sentence, class_="lead") for sentence in in_words(data))
 
 
-def in_words(data: Mapping[str, Any]) -> Iterator[str]:
+def in_words(data: Page) -> Iterator[str]:
     """What there is to say in a few sentences."""
     facts = data["facts"]
     layers = f"{facts['layers']} layer{'' if facts['layers'] == 1 else 's'}"
@@ -95,7 +96,7 @@ def in_words(data: Mapping[str, Any]) -> Iterator[str]:
     yield f"Findings: {', '.join(told) if told else 'none'}."
 
 
-def _intermediate_in_words(data: Mapping[str, Any]) -> str:
+def _intermediate_in_words(data: Page) -> str:
     facts, name = data["facts"], module_names(data)[0]
     hidden, inner = facts["hidden_size"], facts["intermediate_size"]
     if not facts["layers"]:
@@ -108,7 +109,7 @@ def _intermediate_in_words(data: Mapping[str, Any]) -> str:
     return f"In every layer the {name} widens each token {wide}{does}; {by}: {found or 'not measured'}."
 
 
-def _pooler_in_words(data: Mapping[str, Any]) -> str:
+def _pooler_in_words(data: Page) -> str:
     if data["layer"]["pooler"] is None:
         return "There is no pooler at the end."
     act, found = data["layer"]["pooler_activation"], verdicts(data, "pooler")
@@ -118,7 +119,7 @@ def _pooler_in_words(data: Mapping[str, Any]) -> str:
     )
 
 
-def _foot(data: Mapping[str, Any]) -> Markup:
+def _foot(data: Page) -> Markup:
     made = element(
         "p",
         f"Made by bertprobe {data['version']} from the files themselves. “Trained” means that there is "
@@ -141,9 +142,7 @@ def _contents(sections: Sequence[Section]) -> Markup:
 Section = tuple[str, str, Markup]  # its name, its title, and what stands in it
 
 
-def _sections(
-    report: Report, data: Mapping[str, Any], panels: Mapping[str, Sequence[Panel]]
-) -> Iterator[Section | None]:
+def _sections(report: Report, data: Page, panels: Mapping[str, Sequence[Panel]]) -> Iterator[Section | None]:
     views = {view.name: view for view in report.views}
     yield _section("findings", "Findings", _findings(data["findings"]))
     yield _section("facts", "Facts", _facts(data))
@@ -169,7 +168,7 @@ def _section(name: str, title: str, html: Markup) -> Section:
     return name, title, element("section", head, html, id=name, aria_labelledby=f"{name}-title")
 
 
-def _layer(data: Mapping[str, Any]) -> Section:
+def _layer(data: Page) -> Section:
     row = FIGURES["layer"]
     caption = element("p", row.caption(data), class_="caption")
     drawing = element("div", Markup(draw(data)), class_="drawing")
@@ -177,7 +176,7 @@ def _layer(data: Mapping[str, Any]) -> Section:
     return _section(row.name, row.title, joined([caption, beside]))
 
 
-def _apart(data: Mapping[str, Any]) -> Markup:
+def _apart(data: Page) -> Markup:
     """What the two modules have in common and in what they differ, with this model's shapes."""
     names = module_names(data)
     hidden, inner = (f"{n:,}" if n else "?" for n in (data["facts"]["hidden_size"], data["facts"]["intermediate_size"]))
@@ -199,7 +198,7 @@ def _apart(data: Mapping[str, Any]) -> Markup:
     return _table(view)
 
 
-def _figure(row: Figure, data: Mapping[str, Any], panels: Sequence[Panel], below: Iterable[Markup]) -> Section:
+def _figure(row: Figure, data: Page, panels: Sequence[Panel], below: Iterable[Markup]) -> Section:
     if not panels:
         nothing = element("p", f"Nothing to draw: {row.absent}.", class_="caption")
         return _section(row.name, row.title, joined([nothing, *below]))
@@ -215,11 +214,11 @@ def _panel(name: str, panel: Panel) -> Markup:
     return element("figure", element("figcaption", panel.title), chart)
 
 
-def _legend(row: Figure, data: Mapping[str, Any]) -> Iterator[Markup]:
+def _legend(row: Figure, data: Page) -> Iterator[Markup]:
     if row.legend == "both ways":
         yield _bar(BOTH_WAYS, "−1", "1", "from −1 in blue over 0 in white to 1 in orange")
-    elif row.legend:
-        top = four_digits(most(data["activations"]["heat"]))
+    elif row.legend and (ran := data["activations"]) and ran["heat"]:
+        top = four_digits(most(ran["heat"]))
         yield _bar(MAP_STOPS, "0", top, f"from 0, dark, to {top}, light, by the square root")
 
 
@@ -232,13 +231,13 @@ def _bar(stops: Sequence[str], low: str, high: str, words: str) -> Markup:
 # ------------------------------------------------------------------------------------------------ findings and facts
 
 
-def _findings(findings: Sequence[Mapping[str, Any]]) -> Markup:
+def _findings(findings: Sequence[Finding]) -> Markup:
     if not findings:
         return element("p", "None: nothing about this checkpoint gave cause to speak.")
     return element("ul", *map(_finding, alike(findings)), class_="findings")
 
 
-def _finding(rows: Sequence[Mapping[str, Any]]) -> Markup:
+def _finding(rows: Sequence[Finding]) -> Markup:
     first = rows[0]
     severity = element("span", SEVERITIES[first["severity"]], class_="severity")
     where = (" in ", element("code", str(first["part"]))) if first["part"] else ()
@@ -253,7 +252,7 @@ def _finding(rows: Sequence[Mapping[str, Any]]) -> Markup:
     )
 
 
-def _facts(data: Mapping[str, Any]) -> Markup:
+def _facts(data: Page) -> Markup:
     lines = fact_lines(str(data["model"]), data["facts"])
     items = (item for label, words in lines for item in (element("dt", label), element("dd", words)))
     return element("dl", *items, class_="facts")
@@ -303,7 +302,7 @@ def _cell(tag: str, column: Column, words: str, scope: str | None) -> Markup:
     return element(tag, words, scope=scope, class_=" ".join(classes) or None)
 
 
-def _outlier_table(data: Mapping[str, Any]) -> Markup:
+def _outlier_table(data: Page) -> Markup:
     rows = tuple(
         {"part": part["label"], **row}
         for part in data["parts"]
@@ -327,11 +326,14 @@ def _texts(views: Mapping[str, View]) -> Markup:
     )
 
 
-def _token_tables(data: Mapping[str, Any]) -> Iterator[Markup]:
+def _token_tables(data: Page) -> Iterator[Markup]:
     """A table for each text: tokens by layers, in each cell the strongest neurons."""
-    labels = [layer["label"] for layer in data["activations"]["layers"]]
-    found: dict[tuple[int, str], list[Mapping[str, Any]]] = {}
-    for row in data["activations"]["tokens"]:
+    ran = data["activations"]
+    if ran is None:
+        return
+    labels = [layer["label"] for layer in ran["layers"]]
+    found: dict[tuple[int, str], list[TokenActivity]] = {}
+    for row in ran["tokens"]:
         found.setdefault((row["text"], row["label"]), []).append(row)
     heads = [Column("token", (), "text"), *(Column(short(label), (), "text") for label in labels)]
     for number in range(1, len(data["texts"]) + 1):
@@ -346,6 +348,6 @@ def _token_tables(data: Mapping[str, Any]) -> Iterator[Markup]:
         yield element("details", summary, tokens, open="" if number == 1 else None)
 
 
-def _strongest(neurons: Sequence[Mapping[str, Any]]) -> Markup:
+def _strongest(neurons: Sequence[Activity]) -> Markup:
     lines = [piece for n in neurons for piece in (element("br"), neurons_in_words([n]))]
     return element("td", *lines[1:])

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 
 from bertprobe.errors import printable
 from bertprobe.render.html.charts.spec import BOTH_WAYS, MAP, Panel, colour, inline, or_undefined, sized, tooltips
 from bertprobe.render.words import four_digits
+from bertprobe.report.nodes import Activity, Heat, Page, TokenActivity, Vector
 
 FEW = 8  # texts whose similarities are written into the cells
 LONGEST = 24  # characters of a token beside a map
 
 
-def heat(data: Mapping[str, Any]) -> Iterator[Panel]:
+def heat(data: Page) -> Iterator[Panel]:
     """A map a text: a row a token, a column a layer, the root mean square of the activations as colour."""
-    found = data["activations"]["heat"] if data["activations"] else None
-    if not found or not found["tokens"]:
+    ran = data["activations"]
+    found = ran["heat"] if ran else None
+    if not ran or not found or not found["tokens"]:
         return
-    strong = _strong(data["activations"]["tokens"])
+    strong = _strong(ran["tokens"])
     scale = alt.Scale(type="sqrt", domain=[0, most(found)], scheme=MAP)
     layers = [short(label) for label in found["layers"]]
     offset = 0
@@ -59,7 +61,7 @@ def _heat_chart(rows: list[dict[str, Any]], layers: list[str], scale: alt.Scale,
     return sized(chart, len(layers) * step, tokens * 17)
 
 
-def most(found: Mapping[str, Any]) -> float:
+def most(found: Heat) -> float:
     values = [value for row in found["rms"] for value in row if value is not None]
     return max(values, default=0.0) or 1.0
 
@@ -73,7 +75,7 @@ def _token(token: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
-def _strong(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], str]:
+def _strong(rows: Sequence[TokenActivity]) -> dict[tuple[str, int], str]:
     """The strongest neurons of each token of each layer in words, by label and place among all tokens."""
     found: dict[tuple[str, int], str] = {}
     counts: dict[str, int] = {}
@@ -84,7 +86,7 @@ def _strong(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], str]:
     return found
 
 
-def neurons_in_words(strongest: Sequence[Mapping[str, Any]]) -> str:
+def neurons_in_words(strongest: Sequence[Activity]) -> str:
     """`856 (+2.31), 12 (-0.170)`."""
     return ", ".join(f"{n['neuron']} ({_signed(n['value'])})" for n in strongest)
 
@@ -104,12 +106,13 @@ def _heat_in_words(number: int, rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def pooled(data: Mapping[str, Any]) -> Iterator[Panel]:
+def pooled(data: Page) -> Iterator[Panel]:
     """The pooled vector of each text, its dimensions in reading order, from −1 in blue to 1 in orange."""
     for number, text in enumerate(data["texts"], 1):
-        if text["pooled"] is None:
+        vector = text["pooled"]
+        if vector is None:
             continue
-        values = text["pooled"]["values"]
+        values = vector["values"]
         across = 64 if len(values) <= 512 else 128
         rows = [{"dimension": i, "value": v} for i, v in enumerate(values)]
         folded = {"x": f"datum.dimension % {across}", "y": f"floor(datum.dimension / {across})"}
@@ -122,31 +125,32 @@ def pooled(data: Mapping[str, Any]) -> Iterator[Panel]:
             tooltip=tooltips(("dimension:Q", "dimension", ""), ("value:Q", "value", "+.5f")),
         )
         height = 10 * math.ceil(len(values) / across)
-        yield Panel(f"text {number}", _pooled_in_words(number, text), sized(chart, 384, max(height, 20)))
+        yield Panel(f"text {number}", _pooled_in_words(number, vector), sized(chart, 384, max(height, 20)))
 
 
 def _both_ways() -> alt.Scale:
     return alt.Scale(domain=[-1, -0.5, 0, 0.5, 1], range=list(BOTH_WAYS), interpolate="rgb", clamp=True)
 
 
-def _pooled_in_words(number: int, text: Mapping[str, Any]) -> str:
-    found = text["pooled"]["statistics"]
-    if found["norm"] is None:
+def _pooled_in_words(number: int, vector: Vector) -> str:
+    found = vector["statistics"]
+    if found["norm"] is None or found["saturated"] is None:
         return f"Pooled vector of text {number}: some of its numbers are NaN or infinite."
     return (
-        f"Pooled vector of text {number}: {len(text['pooled']['values'])} numbers, norm {or_undefined(found['norm'])}, "
+        f"Pooled vector of text {number}: {len(vector['values'])} numbers, norm {or_undefined(found['norm'])}, "
         f"{100 * found['saturated']:.1f} % of them beyond ±0.99."
     )
 
 
-SIMILARITIES = {
+Kind = Literal["pooled", "cls", "mean"]
+SIMILARITIES: dict[Kind, str] = {
     "pooled": "pooled output",
     "cls": "first token",
     "mean": "mean of tokens",
 }
 
 
-def similarity(data: Mapping[str, Any]) -> Iterator[Panel]:
+def similarity(data: Page) -> Iterator[Panel]:
     """Cosines of every two texts by each of the three vectors, side by side."""
     for kind, title in SIMILARITIES.items():
         matrix = data["similarity"].get(kind)

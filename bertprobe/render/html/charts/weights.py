@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import altair as alt
@@ -11,40 +11,39 @@ import altair as alt
 from bertprobe.errors import printable
 from bertprobe.render.html.charts.spec import Panel, colour, inline, or_undefined, sized, tooltips
 from bertprobe.render.words import NOT_GOOD, four_digits
+from bertprobe.report.nodes import Histogram, Page, PicturedPart, RowNorms, Spectrum
 
 NAMED = 3  # outliers that are labelled in the chart; hovering tells the others
 
 
-def _tone(node: Mapping[str, Any]) -> str:
+def _tone(node: PicturedPart) -> str:
     """Orange for what is not known to be trained, blue otherwise."""
     return colour("odd" if node["verdict"] in NOT_GOOD else "plain")
 
 
-def _named(node: Mapping[str, Any]) -> str:
+def _named(node: PicturedPart) -> str:
     label = printable(str(node["label"]))
     return f"{label}: {node['verdict']}" if node["verdict"] else label
 
 
-def _of_weight(node: Mapping[str, Any], name: str) -> Any:
+def _of_weight(node: PicturedPart, name: str) -> Any:
     return node["tensors"][0]["statistics"].get(name) if node["tensors"] else None
 
 
 # ------------------------------------------------------------------------------------------------ weights
 
 
-def weights(data: Mapping[str, Any]) -> Iterator[Panel]:
+def weights(data: Page) -> Iterator[Panel]:
     """A histogram of each matrix, all on the same two axes; shares by their logarithm, so that tails are seen."""
-    nodes = [node for node in data["parts"] if node.get("histogram") and any(node["histogram"]["counts"])]
-    totals = {id(node): _of_weight(node, "count") - _of_weight(node, "nonfinite") for node in nodes}
+    nodes = [(node, found) for node in data["parts"] if (found := node["histogram"]) and any(found["counts"])]
     if not nodes:
         return
-    ends = [end for node in nodes for end in _ends(node["histogram"])]
-    reach = max(map(abs, ends))
-    floor = _floor(max(totals.values()))
+    reach = max(abs(end) for _, found in nodes for end in _ends(found))
+    floor = _floor(max(_elements(found) for _, found in nodes))
     x = alt.Scale(domain=[-reach, reach], nice=False)
     y = alt.Scale(type="log", domain=[floor, 1])
-    for node in nodes:
-        rows = list(_bins(node["histogram"], totals[id(node)], floor))
+    for node, found in nodes:
+        rows = list(_bins(found, _elements(found), floor))
         bars = (
             alt.Chart(inline(rows))
             .mark_rect(color=_tone(node), stroke=_tone(node), strokeWidth=0.3)
@@ -57,11 +56,16 @@ def weights(data: Mapping[str, Any]) -> Iterator[Panel]:
             )
         )
         curve = (
-            alt.Chart(inline(_normal(node["histogram"])))
+            alt.Chart(inline(_normal(found)))
             .mark_line(color=colour("ink"), strokeDash=[3, 2], strokeWidth=1, clip=True)
             .encode(x=alt.X("x:Q", scale=x), y=alt.Y("y:Q", scale=y))
         )
-        yield Panel(_named(node), _weights_in_words(node), sized(alt.layer(bars, curve)))
+        yield Panel(_named(node), _weights_in_words(node, found), sized(alt.layer(bars, curve)))
+
+
+def _elements(found: Histogram) -> int:
+    """How many weights there are, beyond the axis too."""
+    return sum(found["counts"]) + found["below"] + found["above"]
 
 
 def _floor(count: int) -> float:
@@ -75,11 +79,11 @@ def _log_axis(floor: float) -> alt.Axis:
     return alt.Axis(values=[10.0**-k for k in range(0, decades + 1, 2 if decades > 4 else 1)], format="~%")
 
 
-def _ends(found: Mapping[str, Any]) -> tuple[float, float]:
+def _ends(found: Histogram | RowNorms) -> tuple[float, float]:
     return found["start"], found["start"] + found["width"] * len(found["counts"])
 
 
-def _bins(found: Mapping[str, Any], total: int, floor: float) -> Iterator[dict[str, Any]]:
+def _bins(found: Histogram | RowNorms, total: int, floor: float) -> Iterator[dict[str, Any]]:
     for i, count in enumerate(found["counts"]):
         if count:
             start = found["start"] + i * found["width"]
@@ -87,13 +91,12 @@ def _bins(found: Mapping[str, Any], total: int, floor: float) -> Iterator[dict[s
             yield {"from": start, "to": start + found["width"], "count": count, "share": share, "floor": floor}
 
 
-def _normal(found: Mapping[str, Any]) -> list[dict[str, float]]:
-    curve = found["normal"] or {"x": (), "share": ()}
-    return [{"x": x, "y": share} for x, share in zip(curve["x"], curve["share"], strict=True)]
+def _normal(found: Histogram) -> list[dict[str, Any]]:
+    curve = found["normal"]
+    return [] if curve is None else [{"x": x, "y": y} for x, y in zip(curve["x"], curve["share"], strict=True)]
 
 
-def _weights_in_words(node: Mapping[str, Any]) -> str:
-    found = node["histogram"]
+def _weights_in_words(node: PicturedPart, found: Histogram) -> str:
     beyond = found["below"] + found["above"]
     words = (
         f"Histogram of the weights of {_named(node)}. Standard deviation {or_undefined(_of_weight(node, 'std'))}, "
@@ -106,19 +109,19 @@ def _weights_in_words(node: Mapping[str, Any]) -> str:
 # ------------------------------------------------------------------------------------------------ neurons
 
 
-def row_norms(data: Mapping[str, Any]) -> Iterator[Panel]:
+def row_norms(data: Page) -> Iterator[Panel]:
     """How the norms of the rows spread, on common axes, and which neurons lie far from the rest."""
-    nodes = [node for node in data["parts"] if node.get("row_norms") and any(node["row_norms"]["counts"])]
+    nodes = [(node, found) for node in data["parts"] if (found := node["row_norms"]) and any(found["counts"])]
     if not nodes:
         return
-    floor = _floor(max(_neurons(node["row_norms"]) for node in nodes))
-    start, end = _ends(nodes[0]["row_norms"])
+    floor = _floor(max(_neurons(found) for _, found in nodes))
+    start, end = _ends(nodes[0][1])
     x = alt.Scale(domain=[start, end], nice=False, clamp=True)
     y = alt.Scale(type="log", domain=[floor, 1], nice=False)
     height = floor**0.75  # a quarter up a logarithmic axis
-    for node in nodes:
+    for node, found in nodes:
         bars = (
-            alt.Chart(inline(list(_bins(node["row_norms"], _neurons(node["row_norms"]), floor))))
+            alt.Chart(inline(list(_bins(found, _neurons(found), floor))))
             .mark_rect(color=_tone(node))
             .encode(
                 x=alt.X("from:Q", scale=x, title="norm of a row", axis=alt.Axis(tickCount=5, grid=False)),
@@ -128,19 +131,18 @@ def row_norms(data: Mapping[str, Any]) -> Iterator[Panel]:
                 tooltip=tooltips(("from:Q", "from", ".4g"), ("to:Q", "to", ".4g"), ("count:Q", "neurons", ",")),
             )
         )
-        chart = alt.layer(bars, *_outliers(node, x, y, height))
-        yield Panel(_named(node), _norms_in_words(node), sized(chart))
+        chart = alt.layer(bars, *_outliers(found, x, y, height))
+        yield Panel(_named(node), _norms_in_words(node, found), sized(chart))
 
 
-def _neurons(found: Mapping[str, Any]) -> int:
+def _neurons(found: RowNorms) -> int:
     return int(sum(found["counts"]) + found["above"])
 
 
-def _outliers(node: Mapping[str, Any], x: alt.Scale, y: alt.Scale, height: float) -> Iterator[alt.Chart]:
-    end = _ends(node["row_norms"])[1]
-    rows = [
-        {**row, "y": height, "name": f"{row['neuron']}{' →' if row['norm'] > end else ''}"}
-        for row in node["row_norms"]["outliers"]
+def _outliers(found: RowNorms, x: alt.Scale, y: alt.Scale, height: float) -> Iterator[alt.Chart]:
+    end = _ends(found)[1]
+    rows: list[dict[str, Any]] = [
+        {**row, "y": height, "name": f"{row['neuron']}{' →' if row['norm'] > end else ''}"} for row in found["outliers"]
     ]
     if not rows:
         return
@@ -157,8 +159,7 @@ def _outliers(node: Mapping[str, Any], x: alt.Scale, y: alt.Scale, height: float
         )
 
 
-def _norms_in_words(node: Mapping[str, Any]) -> str:
-    found = node["row_norms"]
+def _norms_in_words(node: PicturedPart, found: RowNorms) -> str:
     median, largest = (or_undefined(_of_weight(node, f"row_norm_{which}")) for which in ("median", "max"))
     words = f"Histogram of the row norms of {_named(node)}. Median {median}, largest {largest}."
     if not found["outlying"]:
@@ -170,41 +171,40 @@ def _norms_in_words(node: Mapping[str, Any]) -> str:
 # ------------------------------------------------------------------------------------------------ spectra
 
 
-def spectrum(data: Mapping[str, Any]) -> Iterator[Panel]:
+def spectrum(data: Page) -> Iterator[Panel]:
     """The singular values of each matrix over the edge of noise, beside those that noise of its shape has."""
-    nodes = [node for node in data["parts"] if node.get("spectrum") and node["spectrum"]["edge"]]
+    nodes = [(n, found, edge) for n in data["parts"] if (found := n["spectrum"]) and (edge := found["edge"])]
     if not nodes:
         return
-    most = max(node["spectrum"]["sigmas"][0] / node["spectrum"]["edge"] for node in nodes)
-    ranks = max(len(node["spectrum"]["sigmas"]) for node in nodes)
+    most = max(found["sigmas"][0] / edge for _, found, edge in nodes)
+    ranks = max(len(found["sigmas"]) for _, found, _ in nodes)
     x = alt.Scale(type="log", domain=[1, max(ranks, 2)], nice=False)
     y = alt.Scale(domain=[0, max(most, 1.2) * 1.03], type="sqrt" if most > 8 else "linear", nice=False)
-    for node in nodes:
-        rows, noise = _sigmas(node["spectrum"]), _noise(node["spectrum"])
+    for node, found, edge in nodes:
+        rows, noise = _sigmas(found, edge), _noise(found, edge)
         place: dict[str, Any] = {"x": alt.X("rank:Q", scale=x, title="rank", axis=alt.Axis(tickCount=4, grid=False))}
         place["y"] = alt.Y("ratio:Q", scale=y, title="σ / edge", axis=alt.Axis(tickCount=4))
         tips = tooltips(("rank:Q", "rank", ","), ("sigma:Q", "σ", ".5g"), ("ratio:Q", "σ / edge", ".4f"))
-        edge = alt.Chart(inline([{"edge": 1}])).mark_rule(color=colour("mark")).encode(y=alt.Y("edge:Q", scale=y))
+        line = alt.Chart(inline([{"edge": 1}])).mark_rule(color=colour("mark")).encode(y=alt.Y("edge:Q", scale=y))
         dashed = alt.Chart(inline(noise)).mark_line(color=colour("ink"), strokeDash=[3, 2], strokeWidth=1)
         points = alt.Chart(inline(rows)).mark_circle(color=_tone(node), size=22, opacity=1)
-        chart = alt.layer(edge, dashed.encode(**place), points.encode(**place, tooltip=tips))
-        yield Panel(_named(node), _spectrum_in_words(node), sized(chart))
+        chart = alt.layer(line, dashed.encode(**place), points.encode(**place, tooltip=tips))
+        yield Panel(_named(node), _spectrum_in_words(node, found["sigmas"], edge), sized(chart))
 
 
-def _sigmas(found: Mapping[str, Any]) -> list[dict[str, float]]:
+def _sigmas(found: Spectrum, edge: float) -> list[dict[str, float]]:
     """The singular values at the ranks that are drawn."""
-    sigmas, edge = found["sigmas"], found["edge"]
+    sigmas = found["sigmas"]
     return [{"rank": n, "sigma": sigmas[n - 1], "ratio": sigmas[n - 1] / edge} for n in found["noise"]["ranks"]]
 
 
-def _noise(found: Mapping[str, Any]) -> list[dict[str, float]]:
+def _noise(found: Spectrum, edge: float) -> list[dict[str, float]]:
     noise = found["noise"]
     pairs = zip(noise["ranks"], noise["sigmas"], strict=True)
-    return [{"rank": rank, "ratio": sigma / found["edge"]} for rank, sigma in pairs]
+    return [{"rank": rank, "ratio": sigma / edge} for rank, sigma in pairs]
 
 
-def _spectrum_in_words(node: Mapping[str, Any]) -> str:
-    sigmas, edge = node["spectrum"]["sigmas"], node["spectrum"]["edge"]
+def _spectrum_in_words(node: PicturedPart, sigmas: list[float], edge: float) -> str:
     above = sum(sigma > edge for sigma in sigmas)
     return (
         f"Singular values of {_named(node)}. The largest is {four_digits(sigmas[0] / edge)} times the edge of noise; "

@@ -1,0 +1,598 @@
+"""The JSON of each command as types: what docs/exports.md promises, and what whoever draws a report may ask for.
+
+A row of `Report.data` is a node; its keys and their types stand here, and tests hold both the commands and the page
+against them. Numbers that may be undefined are None, which JSON has as null.
+"""
+
+# Without the future import: which keys may be absent is asked when these classes are made.
+from typing import Any, Literal, NotRequired, TypedDict
+
+Number = float | int | None
+Severity = Literal["error", "warning", "note"]
+
+
+class FileSize(TypedDict):
+    """A file that was read or written."""
+
+    name: str
+    bytes: int
+
+
+class Cut(TypedDict):
+    """How many texts --truncate shortened, and by how many tokens."""
+
+    texts: int
+    tokens: int
+
+
+class Facts(TypedDict):
+    """What is true of a checkpoint as a whole, and where texts ran, of the run."""
+
+    resolved: str
+    revision: str | None
+    storage: str
+    family: str
+    layout: str
+    recognised_by: str
+    prefix: str
+    layers: int
+    hidden_size: int | None
+    intermediate_size: int | None
+    activation: str | None
+    parameters: int
+    dtypes: dict[str, int]
+    files: list[FileSize]
+    bytes_read: int
+    bytes_total: int
+    notes: list[str]
+    backend: NotRequired[str]
+    device: NotRequired[str]
+    dtype: NotRequired[str]
+    tokenizer: NotRequired[str]
+    tokenizer_notes: NotRequired[list[str]]
+    cut: NotRequired[Cut]
+
+
+class Finding(TypedDict):
+    """What a rule has found; `evidence` is the rule's own."""
+
+    rule: str
+    severity: str
+    part: str | None
+    message: str
+    evidence: dict[str, Any]
+    cure: str
+
+
+# ------------------------------------------------------------------------------------------------ inspect, export
+
+
+class Tensor(TypedDict):
+    """A tensor of a part, with the statistics of `STATISTICS` by name."""
+
+    name: str
+    stored_name: str
+    dtype: str
+    shape: list[int]
+    statistics: dict[str, Number]
+
+
+class NeuronNorm(TypedDict):
+    """A row of a matrix by its norm."""
+
+    neuron: int
+    norm: Number
+    robust_z: Number
+
+
+class ExtremeNeurons(TypedDict):
+    """The rows of a matrix whose norms are most extreme."""
+
+    largest: list[NeuronNorm]
+    smallest: list[NeuronNorm]
+    outlying: list[NeuronNorm]
+
+
+class Part(TypedDict):
+    """A module: what it is, what its numbers allow one to say, its tensors."""
+
+    label: str
+    role: str
+    layer: int | None
+    stack: str | None
+    index: int | None
+    activation: str | None
+    verdict: str | None
+    tensors: list[Tensor]
+    neurons: NotRequired[ExtremeNeurons]
+
+
+class Inspection(TypedDict):
+    """`inspect`."""
+
+    model: str
+    facts: Facts
+    parts: list[Part]
+    findings: list[Finding]
+    version: str
+
+
+class WrittenTensor(TypedDict):
+    """A tensor in a file of `export` or `graft`, and how it was stored before."""
+
+    name: str
+    stored_name: str
+    dtype: str
+    stored_dtype: str
+    shape: list[int]
+    source: NotRequired[str]
+
+
+class WrittenFile(TypedDict):
+    """The file of `export`."""
+
+    path: str
+    bytes: int
+    metadata: dict[str, str]
+    tensors: list[WrittenTensor]
+
+
+class Exportation(TypedDict):
+    """`export`."""
+
+    model: str
+    facts: Facts
+    written: WrittenFile
+    findings: list[Finding]
+    version: str
+
+
+# ------------------------------------------------------------------------------------------------ pool, activations
+
+
+class VectorStatistics(TypedDict):
+    """Statistics of one vector, all None where an entry is not finite."""
+
+    norm: Number
+    mean: Number
+    std: Number
+    min: Number
+    max: Number
+    saturated: Number
+
+
+class Vector(TypedDict):
+    """A vector of a text."""
+
+    values: list[Number]
+    statistics: VectorStatistics
+
+
+class Dimension(TypedDict):
+    """A number of a vector."""
+
+    dimension: int
+    value: Number
+
+
+class Text(TypedDict):
+    """A text, its tokens and its vectors."""
+
+    text: str
+    tokens: list[str]
+    cut: int
+    pooled: Vector | None
+    cls: Vector
+    mean: Vector
+    strongest: list[Dimension]
+
+
+class Similarity(TypedDict, total=False):
+    """Cosines of every two texts, by each of the three vectors; empty for one text."""
+
+    pooled: list[list[Number]] | None
+    cls: list[list[Number]]
+    mean: list[list[Number]]
+
+
+class Pooling(TypedDict):
+    """`pool`."""
+
+    model: str
+    facts: Facts
+    texts: list[Text]
+    similarity: Similarity
+    findings: list[Finding]
+    version: str
+
+
+class LayerStatistics(TypedDict):
+    """Statistics of what a layer's intermediate put out."""
+
+    count: int
+    mean: Number
+    std: Number
+    min: Number
+    max: Number
+    above_zero: Number
+    near_zero: Number
+    energy_neurons: int | None
+    never_above_zero: int
+
+
+class TopNeuron(TypedDict):
+    """A neuron of most energy."""
+
+    neuron: int
+    rms: Number
+    mean: Number
+    max: Number
+    above_zero: Number
+
+
+class Layer(TypedDict):
+    """What a layer's intermediate put out."""
+
+    label: str
+    layer: int | None
+    shapes: str
+    statistics: LayerStatistics
+    top: list[TopNeuron]
+
+
+class Activity(TypedDict):
+    """A neuron and what it put out."""
+
+    neuron: int
+    value: Number
+
+
+class TokenActivity(TypedDict):
+    """The strongest neurons of a token in a layer."""
+
+    label: str
+    text: int
+    token: str
+    strongest: list[Activity]
+
+
+class Heat(TypedDict):
+    """Root mean squares, layers × tokens."""
+
+    layers: list[str]
+    tokens: list[str]
+    rms: list[list[Number]]
+
+
+class Activations(TypedDict):
+    """The part of `activations` that a page has, too."""
+
+    layers: list[Layer]
+    tokens: list[TokenActivity]
+    heat: Heat | None
+
+
+class Activation(Activations):
+    """`activations`."""
+
+    model: str
+    facts: Facts
+    findings: list[Finding]
+    version: str
+
+
+# ------------------------------------------------------------------------------------------------ report
+
+
+class NormalCurve(TypedDict):
+    """What a normal distribution would put into bins around x, as shares."""
+
+    x: list[Number]
+    share: list[Number]
+
+
+class Histogram(TypedDict):
+    """Weights in bins."""
+
+    width: float
+    start: float
+    counts: list[int]
+    below: int
+    above: int
+    normal: NormalCurve | None
+
+
+class Outlier(TypedDict):
+    """A row whose norm lies far from the rest."""
+
+    neuron: int
+    norm: float
+    robust_z: Number
+
+
+class RowNorms(TypedDict):
+    """Norms of rows in bins, and the outliers."""
+
+    start: float
+    width: float
+    counts: list[int]
+    above: int
+    undefined: int
+    outlying: int
+    outlying_beyond: float
+    outliers: list[Outlier]
+
+
+class NoiseCurve(TypedDict):
+    """The singular values of random numbers at some ranks, 1 the first."""
+
+    ranks: list[int]
+    sigmas: list[float]
+
+
+class Spectrum(TypedDict):
+    """All singular values of a matrix, and those of noise."""
+
+    edge: float | None
+    sigmas: list[float]
+    noise: NoiseCurve
+
+
+class Pictures(TypedDict):
+    """What is drawn of a matrix."""
+
+    histogram: Histogram | None
+    row_norms: RowNorms | None
+    spectrum: Spectrum | None
+
+
+class PicturedPart(Part, Pictures):
+    """A part with what is drawn of it."""
+
+
+class LayerDrawing(TypedDict):
+    """What the drawing of a layer needs besides the facts."""
+
+    position: str
+    gated: bool
+    as_bert: bool
+    vocabulary: int | None
+    pooler: list[int] | None
+    pooler_activation: str | None
+
+
+class WrittenPage(TypedDict):
+    """The page or figure that was written."""
+
+    path: str
+    bytes: int
+    figure: str | None
+
+
+class Page(TypedDict):
+    """`report`, and the data in a page."""
+
+    model: str
+    facts: Facts
+    layer: LayerDrawing
+    parts: list[PicturedPart]
+    texts: list[Text]
+    similarity: Similarity
+    activations: Activations | None
+    findings: list[Finding]
+    version: str
+    written: NotRequired[WrittenPage]
+
+
+# ------------------------------------------------------------------------------------------------ diff, graft
+
+
+class Side(TypedDict):
+    """One of two checkpoints."""
+
+    model: str
+    facts: Facts
+
+
+class Difference(TypedDict):
+    """How a tensor differs."""
+
+    identical: bool
+    changed: int
+    broken: int
+    change: Number
+    cosine: Number
+    norm: Number
+    distance: Number
+    largest: Number
+    place: list[int] | None
+    rounding: str | None
+    rounded: str | None
+    rank: int | None
+    full_rank: int | None
+    explained: Number
+    effective_rank: Number
+
+
+class ComparedTensor(TypedDict):
+    """A tensor that both have."""
+
+    name: str
+    place: str
+    piece: str
+    shape: list[int]
+    rows: int | None
+    dtype_a: str
+    dtype_b: str
+    stored_name_a: str
+    stored_name_b: str
+    difference: Difference | None
+
+
+class ChangedNeuron(TypedDict):
+    """A row that changed."""
+
+    neuron: int
+    distance: Number
+    change: Number
+
+
+class ComparedPart(TypedDict):
+    """A part that one of the two has."""
+
+    label: str
+    role: str
+    layer: int | None
+    stack: str | None
+    index: int | None
+    result: str
+    verdict_a: NotRequired[str | None]
+    verdict_b: NotRequired[str | None]
+    shape_a: list[int] | None
+    shape_b: list[int] | None
+    tensors: list[ComparedTensor]
+    neurons: list[ChangedNeuron]
+
+
+class Place(TypedDict):
+    """A layer or an end of the model as a whole."""
+
+    place: str
+    tensors: int
+    identical: int
+    change: Number
+    attention: Number
+    intermediate: Number
+    output: Number
+
+
+class Summary(TypedDict):
+    """A comparison in a few numbers."""
+
+    tensors: int
+    identical: int | None
+    apart: int
+    tolerance: float
+    further: int
+    within: bool
+    beyond: list[str]
+
+
+class Lone(TypedDict):
+    """A tensor that only one has."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+
+
+class Reshaped(TypedDict):
+    """A tensor that has another shape in the other."""
+
+    name: str
+    a: list[int]
+    b: list[int]
+
+
+class Apart(TypedDict):
+    """What cannot be compared."""
+
+    reshaped: list[Reshaped]
+    only_a: list[Lone]
+    only_b: list[Lone]
+
+
+class Distance(TypedDict):
+    """How far a vector moved."""
+
+    change: Number
+    cosine: Number
+
+
+class MovedText(TypedDict):
+    """How far a text's vectors moved."""
+
+    text: str
+    tokens: list[str]
+    pooled: Distance | None
+    cls: Distance | None
+    mean: Distance | None
+
+
+class MovedPart(Distance):
+    """How far the activations of a part moved."""
+
+    label: str
+
+
+class MovedTexts(TypedDict):
+    """What two models made of texts."""
+
+    texts: list[MovedText]
+    activations: list[MovedPart]
+    unlike: str | None
+    notes: list[str]
+
+
+class Comparison(TypedDict):
+    """`diff`."""
+
+    a: Side
+    b: Side
+    summary: Summary
+    parts: list[ComparedPart]
+    elsewhere: list[ComparedTensor]
+    places: list[Place]
+    apart: Apart
+    texts: MovedTexts | None
+    findings: list[Finding]
+    version: str
+
+
+class WrittenFolder(TypedDict):
+    """The folder of `graft`."""
+
+    path: str
+    files: list[FileSize]
+    metadata: dict[str, str]
+    tensors: list[WrittenTensor]
+
+
+class Grafting(TypedDict):
+    """`graft`."""
+
+    donor: Side
+    recipient: Side
+    written: WrittenFolder
+    findings: list[Finding]
+    version: str
+
+
+# ------------------------------------------------------------------------------------------------ verify
+
+
+class Agreement(TypedDict):
+    """How far a part's numbers are from transformers'."""
+
+    part: str
+    numpy: Number
+    torch: Number
+    onednn: Number
+    alone: Number
+    batch: Number
+    transformers_error: Number
+    largest_value: Number
+    limit: Number
+    within: str
+
+
+class Verification(TypedDict):
+    """`verify`."""
+
+    model: str
+    facts: Facts
+    texts: list[str]
+    parts: list[Agreement]
+    holds: bool
+    findings: list[Finding]
+    version: str
