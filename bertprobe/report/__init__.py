@@ -14,6 +14,7 @@ from bertprobe.shown import Shown
 from bertprobe.verdicts import Finding
 
 if TYPE_CHECKING:
+    from bertprobe.report.nodes import Facts
     from bertprobe.report.sections import Section
 
 
@@ -90,7 +91,7 @@ def report_of(
     return Report({**data, "findings": told, "version": __version__}, (*views, *last), tuple(findings))
 
 
-def facts(checkpoint: Checkpoint, anatomy: Anatomy) -> dict[str, Any]:
+def facts(checkpoint: Checkpoint, anatomy: Anatomy) -> Facts:
     """What is true of the checkpoint as a whole, shapes from the tensors before anything the config says."""
     hidden, inner = anatomy.widths
     counted = {header.location: header for header in anatomy.tensors.values() if DTYPES.get(header.dtype) is not None}

@@ -11,12 +11,12 @@ from bertprobe.anatomy import Part, spans
 from bertprobe.checkpoint import TensorHeader
 from bertprobe.compare import Comparison, Pair, Side
 from bertprobe.compare.rules import judge
-from bertprobe.report import Column, Report, View, facts, report_of, with_tensors
+from bertprobe.report import Column, Report, View, facts, nodes, report_of, with_tensors
 from bertprobe.verdicts import verdict
 
 if TYPE_CHECKING:
-    from bertprobe.compare.delta import Delta
-    from bertprobe.compare.texts import Move, Moved
+    from bertprobe.compare.delta import Delta, Neuron
+    from bertprobe.compare.texts import Move, Moved, TextMove
     from bertprobe.export.graft import Grafted
 
 PIECES = ("attention", "intermediate", "output")
@@ -31,7 +31,10 @@ def comparison(found: Comparison, tolerance: float = 0.0, *, whole: bool = True)
     in_parts = {tensor["name"] for part in parts for tensor in part["tensors"]}
     findings = judge(found)
     beyond = found.beyond(tolerance)
-    data: dict[str, Any] = {
+    places = list(_places(found)) if whole and found.labels is None and found.pairs else []
+    elsewhere = [_tensor(pair) for pair in found.pairs if pair.name not in in_parts]
+    texts = None if found.moved is None else _texts(found.moved)
+    data = {
         "a": _side(found.a),
         "b": _side(found.b),
         "summary": {
@@ -44,29 +47,30 @@ def comparison(found: Comparison, tolerance: float = 0.0, *, whole: bool = True)
             "beyond": list(beyond),
         },
         "parts": parts,
-        "elsewhere": [_tensor(pair) for pair in found.pairs if pair.name not in in_parts],
-        "places": list(_places(found)) if whole and found.labels is None and found.pairs else [],
+        "elsewhere": elsewhere,
+        "places": places,
         "apart": _apart(found),
-        "texts": None if found.moved is None else _texts(found.moved),
+        "texts": texts,
     }
-    views = [*_part_views(parts, whole), *_place_view(data["places"]), *_apart_view(found)]
-    views += [*_text_views(data["texts"]), _tensor_view(data), *_neuron_view(parts)]
+    views = [*_part_views(parts, whole), *_place_view(places), *_apart_view(found)]
+    views += [*_text_views(texts), _tensor_view(parts, elsewhere), *_neuron_view(parts)]
     return report_of(data, views, findings, say_none=True)
 
 
-def _side(of: Side) -> dict[str, Any]:
+def _side(of: Side) -> nodes.Side:
     return {"model": of.checkpoint.ref, "facts": facts(of.checkpoint, of.anatomy)}
 
 
 def grafting(found: Grafted) -> Report:
     """The report of `graft`: what was taken from the donor, the files written, and what there is to know about it."""
     tensors = [{**asdict(tensor), "source": tensor.source} for tensor in found.tensors]
+    written = [{"name": name, "bytes": size} for name, size in found.files.items()]
     data = {
         "donor": _side(found.donor),
         "recipient": _side(found.recipient),
         "written": {
             "path": found.path,
-            "files": [{"name": name, "bytes": size} for name, size in found.files.items()],
+            "files": written,
             "metadata": dict(found.metadata),
             "tensors": tensors,
         },
@@ -84,7 +88,7 @@ def grafting(found: Grafted) -> Report:
     files = (Column("file", ("name",), "text"), Column("bytes", ("bytes",), "integer"))
     views = [
         View("grafted", title, columns, new),
-        View("files", "files", files, tuple(data["written"]["files"])),
+        View("files", "files", files, tuple(written)),
         View("tensors", "tensors", columns, tuple(tensors), machine_only=True),
     ]
     return report_of(data, views, found.findings)
@@ -93,7 +97,7 @@ def grafting(found: Grafted) -> Report:
 # ------------------------------------------------------------------------------------------------ nodes
 
 
-def _parts(found: Comparison) -> Iterator[dict[str, Any]]:
+def _parts(found: Comparison) -> Iterator[nodes.ComparedPart]:
     """A node for each part that one of the two has."""
     pairs = {pair.name: pair for pair in found.pairs}
     sides = [{part.label: part for part in of.anatomy.parts} for of in (found.a, found.b)]
@@ -107,6 +111,9 @@ def _parts(found: Comparison) -> Iterator[dict[str, Any]]:
         names = dict.fromkeys([*(one.tensors if one else ()), *(other.tensors if other else ())])
         own = [pairs[name] for name in names if name in pairs]
         weight = next((pair for pair in own if pair.name == part.weight_name), None)
+        words: nodes.PoolerVerdicts = {}
+        if part.role == "pooler":
+            words = {"verdict_a": _word(found, "a"), "verdict_b": _word(found, "b")}
         yield {
             "label": label,
             "role": part.role,
@@ -114,12 +121,16 @@ def _parts(found: Comparison) -> Iterator[dict[str, Any]]:
             "stack": part.stack,
             "index": part.index,
             "result": _result(one, other, own),
-            **({"verdict_a": _word(found, "a"), "verdict_b": _word(found, "b")} if part.role == "pooler" else {}),
+            **words,
             "shape_a": _weight_shape(one),
             "shape_b": _weight_shape(other),
             "tensors": [_tensor(pair) for pair in own],
-            "neurons": [] if weight is None or weight.delta is None else [asdict(n) for n in weight.delta.neurons],
+            "neurons": [] if weight is None or weight.delta is None else [_neuron(n) for n in weight.delta.neurons],
         }
+
+
+def _neuron(found: Neuron) -> nodes.ChangedNeuron:
+    return {"neuron": found.neuron, "distance": found.distance, "change": found.change}
 
 
 def _weight_shape(part: Part | None) -> list[int] | None:
@@ -152,7 +163,7 @@ def _word(found: Comparison, which: str) -> str | None:
     return None if evidence.anatomy.pooler is None else verdict(evidence, evidence.anatomy.pooler)
 
 
-def _tensor(pair: Pair) -> dict[str, Any]:
+def _tensor(pair: Pair) -> nodes.ComparedTensor:
     found = pair.delta
     return {
         "name": pair.name,
@@ -168,7 +179,7 @@ def _tensor(pair: Pair) -> dict[str, Any]:
     }
 
 
-def _difference(found: Delta) -> dict[str, Any]:
+def _difference(found: Delta) -> nodes.Difference:
     return {
         "identical": found.identical,
         "changed": found.changed,
@@ -188,22 +199,25 @@ def _difference(found: Delta) -> dict[str, Any]:
     }
 
 
-def _places(found: Comparison) -> Iterator[dict[str, Any]]:
+def _places(found: Comparison) -> Iterator[nodes.Place]:
     """A node for each layer and end of the model: its tensors, and how far it moved as a whole and piece by piece."""
     places: dict[str, list[Pair]] = {}
     for pair in sorted(found.pairs, key=_outline):
         places.setdefault(pair.place.label, []).append(pair)
     for label, pairs in places.items():
+        pieces = {
+            piece: _together(p.delta for p in pairs if p.delta is not None and p.place.piece == piece)
+            for piece in PIECES
+        }
         deltas = [pair.delta for pair in pairs if pair.delta is not None]
         yield {
             "place": label,
             "tensors": len(pairs),
             "identical": sum(d.identical for d in deltas),
             "change": _together(deltas),
-            **{
-                piece: _together([p.delta for p in pairs if p.delta is not None and p.place.piece == piece])
-                for piece in PIECES
-            },
+            "attention": pieces["attention"],
+            "intermediate": pieces["intermediate"],
+            "output": pieces["output"],
         }
 
 
@@ -219,24 +233,30 @@ def _together(deltas: Iterable[Delta]) -> float | None:
     return distance / norm if norm else (0.0 if measured and not distance else None)
 
 
-def _apart(found: Comparison) -> dict[str, Any]:
-    def only(headers: Mapping[str, TensorHeader]) -> list[dict[str, Any]]:
+def _apart(found: Comparison) -> nodes.Apart:
+    def only(headers: Mapping[str, TensorHeader]) -> list[nodes.Lone]:
         return [{"name": name, "dtype": h.dtype, "shape": list(h.shape)} for name, h in headers.items()]
 
-    reshaped = [{"name": n, "a": list(a.shape), "b": list(b.shape)} for n, (a, b) in found.reshaped.items()]
+    reshaped: list[nodes.Reshaped] = [
+        {"name": n, "a": list(a.shape), "b": list(b.shape)} for n, (a, b) in found.reshaped.items()
+    ]
     return {"reshaped": reshaped, "only_a": only(found.only_a), "only_b": only(found.only_b)}
 
 
-def _texts(moved: Moved) -> dict[str, Any]:
-    def node(move: Move | None) -> dict[str, Any] | None:
-        return None if move is None else asdict(move)
+def _distance(found: Move) -> nodes.Distance:
+    return {"change": found.change, "cosine": found.cosine}
+
+
+def _texts(moved: Moved) -> nodes.MovedTexts:
+    def node(text: TextMove) -> nodes.MovedText:
+        pooled, cls, mean = (
+            None if (move := text.vectors[kind]) is None else _distance(move) for kind in ("pooled", "cls", "mean")
+        )
+        return {"text": text.text, "tokens": list(text.tokens), "pooled": pooled, "cls": cls, "mean": mean}
 
     return {
-        "texts": [
-            {"text": t.text, "tokens": list(t.tokens), **{kind: node(move) for kind, move in t.vectors.items()}}
-            for t in moved.texts
-        ],
-        "activations": [{"label": label, **asdict(move)} for label, move in moved.activations.items()],
+        "texts": [node(text) for text in moved.texts],
+        "activations": [{"label": label, **_distance(move)} for label, move in moved.activations.items()],
         "unlike": moved.unlike or None,
         "notes": list(moved.notes),
     }
@@ -245,7 +265,7 @@ def _texts(moved: Moved) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------ views
 
 
-def _part_views(parts: Sequence[Mapping[str, Any]], whole: bool) -> Iterator[View]:
+def _part_views(parts: Sequence[nodes.ComparedPart], whole: bool) -> Iterator[View]:
     for name, roles in (("intermediate", ("gate", "intermediate")), ("pooler", ("pooler",))):
         rows = tuple(_part_row(part) for part in parts if part["role"] in roles)
         if rows:
@@ -253,7 +273,7 @@ def _part_views(parts: Sequence[Mapping[str, Any]], whole: bool) -> Iterator[Vie
             yield View(name, title, tuple(_part_columns(name, rows, whole)), rows)
 
 
-def _part_row(part: Mapping[str, Any]) -> dict[str, Any]:
+def _part_row(part: nodes.ComparedPart) -> dict[str, Any]:
     """A part as a row of a table, with the neuron alone that changed most."""
     return {**with_tensors(part), "neurons": next(iter(part["neurons"]), None)}
 
@@ -278,7 +298,7 @@ def _part_columns(name: str, rows: Sequence[Mapping[str, Any]], whole: bool) -> 
     yield Column("result", ("result",), "text")
 
 
-def _place_view(places: Sequence[Mapping[str, Any]]) -> Iterator[View]:
+def _place_view(places: Sequence[nodes.Place]) -> Iterator[View]:
     if places:
         columns = [Column("", ("place",), "place"), Column("tensors", ("tensors",), "integer")]
         columns += [Column("identical", ("identical",), "integer"), Column("‖Δ‖/‖A‖", ("change",), "real")]
@@ -286,7 +306,7 @@ def _place_view(places: Sequence[Mapping[str, Any]]) -> Iterator[View]:
         yield View("places", "the whole model, place by place", tuple(columns), tuple(places))
 
 
-def _neuron_view(parts: Sequence[Mapping[str, Any]]) -> Iterator[View]:
+def _neuron_view(parts: Sequence[nodes.ComparedPart]) -> Iterator[View]:
     rows = tuple({"label": part["label"], **neuron} for part in parts for neuron in part["neurons"])
     if rows:
         columns = (
@@ -331,7 +351,7 @@ def _shape(header: TensorHeader) -> str:
     return "×".join(map(str, header.shape)) or "scalar"
 
 
-def _text_views(texts: Mapping[str, Any] | None) -> Iterator[View]:
+def _text_views(texts: nodes.MovedTexts | None) -> Iterator[View]:
     if texts is None:
         return
     columns = [Column("text", ("number",), "integer"), Column("", ("text",), "text")]
@@ -360,8 +380,8 @@ _OF_A_TENSOR = (
 )  # name, kind and priority of a column
 
 
-def _tensor_view(data: Mapping[str, Any]) -> View:
-    rows = [tensor for part in data["parts"] for tensor in part["tensors"]] + list(data["elsewhere"])
+def _tensor_view(parts: Sequence[nodes.ComparedPart], elsewhere: Sequence[nodes.ComparedTensor]) -> View:
+    rows = [*(tensor for part in parts for tensor in part["tensors"]), *elsewhere]
     columns = [
         Column("tensor", ("name",), "text"),
         Column("place", ("place",), "text", 3),

@@ -5,32 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bertprobe.anatomy import Anatomy, Part
 from bertprobe.checkpoint import Checkpoint, TensorHeader
-from bertprobe.report import Column, Report, View, facts, report_of, with_tensors
+from bertprobe.report import Column, Report, View, facts, nodes, report_of, with_tensors
 from bertprobe.stats.table import STATISTICS, Statistic, columns_of, statistics
 from bertprobe.verdicts import Evidence, Finding, verdict
 from bertprobe.verdicts.headers import UNREAD_STORAGE
 
 if TYPE_CHECKING:
     from bertprobe.export import Written
-    from bertprobe.stats.numbers import Numbers
+    from bertprobe.stats.sums import Floats
 
+KINDS: tuple[Literal["largest", "smallest", "outlying"], ...] = ("largest", "smallest", "outlying")
 LAST_RANK = 12  # of the columns in a table of all tensors: what is ranked behind leaves together
 
 
 def inspection(evidence: Evidence, parts: Sequence[Part], findings: Sequence[Finding], *, neurons: int = 0) -> Report:
     """The report of `inspect`: facts, parts with their statistics, findings, and `neurons` rows a part of each kind."""
-    nodes = [_part(evidence, part, neurons) for part in parts]
+    found = [_part(evidence, part, neurons) for part in parts]
     data = {
         "model": evidence.checkpoint.ref,
         "facts": facts(evidence.checkpoint, evidence.anatomy),
-        "parts": nodes,
+        "parts": found,
     }
-    views = [*_part_views(evidence, parts, nodes), *_spectrum_view(nodes), *_neuron_view(nodes)]
-    return report_of(data, (*views, _tensor_view(nodes)), findings, say_none=True)
+    views = [*_part_views(evidence, parts, found), *_spectrum_view(found), *_neuron_view(found)]
+    return report_of(data, (*views, _tensor_view(found)), findings, say_none=True)
 
 
 def exportation(checkpoint: Checkpoint, anatomy: Anatomy, written: Written, findings: Sequence[Finding]) -> Report:
@@ -77,8 +78,8 @@ def _after_export(checkpoint: Checkpoint, written: Written, findings: Sequence[F
 # ------------------------------------------------------------------------------------------------ nodes
 
 
-def _part(evidence: Evidence, part: Part, neurons: int) -> dict[str, Any]:
-    node: dict[str, Any] = {
+def _part(evidence: Evidence, part: Part, neurons: int) -> nodes.Part:
+    node: nodes.Part = {
         "label": part.label,
         "role": part.role,
         "layer": part.layer,
@@ -90,11 +91,11 @@ def _part(evidence: Evidence, part: Part, neurons: int) -> dict[str, Any]:
     }
     numbers = evidence.of(part)
     if neurons and numbers is not None and numbers.row_norms is not None:
-        node["neurons"] = _neurons(numbers, neurons)
+        node["neurons"] = _neurons(numbers.row_norms, neurons)
     return node
 
 
-def _tensor(evidence: Evidence, name: str, header: TensorHeader) -> dict[str, Any]:
+def _tensor(evidence: Evidence, name: str, header: TensorHeader) -> nodes.Tensor:
     numbers = evidence.numbers.get(name)
     return {
         "name": name,
@@ -105,31 +106,28 @@ def _tensor(evidence: Evidence, name: str, header: TensorHeader) -> dict[str, An
     }
 
 
-def _neurons(numbers: Numbers, most: int) -> dict[str, list[dict[str, Any]]]:
+def _neurons(norms: Floats, most: int) -> nodes.ExtremeNeurons:
     """The rows of largest, smallest and most outlying norm, with their robust z."""
     from bertprobe.stats.robust import leading, robust_z
 
-    norms = numbers.row_norms
-    if norms is None:
-        return {}
     z = robust_z(norms)
-    chosen = {
-        "largest": len(norms) - 1 - leading(norms[::-1], most, key=lambda block: -block),
-        "smallest": leading(norms, most, key=lambda block: block),
-        "outlying": leading(z, most, key=lambda block: -abs(block)),
-    }
+
+    def told(places: Any) -> list[nodes.NeuronNorm]:
+        return [{"neuron": int(row), "norm": float(norms[row]), "robust_z": float(z[row])} for row in places]
+
     return {
-        kind: [{"neuron": int(row), "norm": float(norms[row]), "robust_z": float(z[row])} for row in some]
-        for kind, some in chosen.items()
+        "largest": told(len(norms) - 1 - leading(norms[::-1], most, key=lambda block: -block)),
+        "smallest": told(leading(norms, most, key=lambda block: block)),
+        "outlying": told(leading(z, most, key=lambda block: -abs(block))),
     }
 
 
 # ------------------------------------------------------------------------------------------------ views
 
 
-def _part_views(evidence: Evidence, parts: Sequence[Part], nodes: Sequence[Mapping[str, Any]]) -> Iterator[View]:
+def _part_views(evidence: Evidence, parts: Sequence[Part], found: Sequence[nodes.Part]) -> Iterator[View]:
     for name, roles in (("intermediate", ("gate", "intermediate")), ("pooler", ("pooler",))):
-        rows = tuple(with_tensors(node) for node in nodes if node["role"] in roles)
+        rows = tuple(with_tensors(node) for node in found if node["role"] in roles)
         if rows:
             first = next(part for part in parts if part.role in roles)
             yield View(name, f"{name}: {formula(evidence.anatomy, first)}", tuple(_columns(name, rows)), rows)
@@ -165,8 +163,8 @@ def _columns(name: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[Column]:
     yield Column("verdict", ("verdict",), "verdict")
 
 
-def _spectrum_view(nodes: Sequence[Mapping[str, Any]]) -> Iterator[View]:
-    all_rows = [with_tensors(node) for node in nodes]
+def _spectrum_view(found: Sequence[nodes.Part]) -> Iterator[View]:
+    all_rows = [with_tensors(node) for node in found]
     rows = tuple(r for r in all_rows if r["weight"] and r["weight"]["statistics"].get("effective_rank") is not None)
     if rows:
         columns = [Column("part", ("label",), "place"), Column("shape", ("weight", "shape"), "shape")]
@@ -177,12 +175,13 @@ def _spectrum_view(nodes: Sequence[Mapping[str, Any]]) -> Iterator[View]:
         yield View("spectrum", "spectrum: of the singular values of each weight", tuple(columns), rows)
 
 
-def _neuron_view(nodes: Sequence[Mapping[str, Any]]) -> Iterator[View]:
+def _neuron_view(found: Sequence[nodes.Part]) -> Iterator[View]:
     rows = tuple(
         {"part": node["label"], "which": which, **row}
-        for node in nodes
-        for which, found in node.get("neurons", {}).items()
-        for row in found
+        for node in found
+        if "neurons" in node
+        for which in KINDS
+        for row in node["neurons"][which]
     )
     if rows:
         columns = (
@@ -195,9 +194,9 @@ def _neuron_view(nodes: Sequence[Mapping[str, Any]]) -> Iterator[View]:
         yield View("neurons", "neurons: rows of each weight by their norm", columns, rows)
 
 
-def _tensor_view(nodes: Sequence[Mapping[str, Any]]) -> View:
+def _tensor_view(found: Sequence[nodes.Part]) -> View:
     """Every tensor with every statistic: what CSV writes unless another table is named."""
-    rows = tuple({"part": node["label"], "verdict": node["verdict"], **t} for node in nodes for t in node["tensors"])
+    rows = tuple({"part": node["label"], "verdict": node["verdict"], **t} for node in found for t in node["tensors"])
     columns = [Column("part", ("part",), "text")]
     columns += [Column("name", ("name",), "text"), Column("stored as", ("stored_name",), "text", 99)]
     columns += [Column("dtype", ("dtype",), "text"), Column("shape", ("shape",), "shape")]

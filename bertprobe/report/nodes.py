@@ -437,7 +437,14 @@ class ChangedNeuron(TypedDict):
     change: Number
 
 
-class ComparedPart(TypedDict):
+class PoolerVerdicts(TypedDict, total=False):
+    """The verdicts on the poolers of both, which only a pooler's node has."""
+
+    verdict_a: str | None
+    verdict_b: str | None
+
+
+class ComparedPart(PoolerVerdicts):
     """A part that one of the two has."""
 
     label: str
@@ -446,8 +453,6 @@ class ComparedPart(TypedDict):
     stack: str | None
     index: int | None
     result: str
-    verdict_a: NotRequired[str | None]
-    verdict_b: NotRequired[str | None]
     shape_a: list[int] | None
     shape_b: list[int] | None
     tensors: list[ComparedTensor]

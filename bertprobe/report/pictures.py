@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bertprobe.noise import noise_sigmas
+from bertprobe.report import nodes
 from bertprobe.stats.histogram import Histogram
 from bertprobe.stats.numbers import Numbers
 from bertprobe.stats.robust import leading, robust_z
@@ -42,7 +43,7 @@ class Axes:
         return cls(*_common_bins(found), _norm_edges(found))
 
 
-def pictures(numbers: Numbers | None, axes: Axes) -> dict[str, Any]:
+def pictures(numbers: Numbers | None, axes: Axes) -> nodes.Pictures:
     """The histogram, the row norms and the spectrum of one matrix; None each where there is none."""
     if numbers is None:
         return {"histogram": None, "row_norms": None, "spectrum": None}
@@ -67,7 +68,7 @@ def _common_bins(found: Sequence[Numbers]) -> tuple[float, int]:
     return width, math.floor(reach / width) + 1
 
 
-def _histogram(found: Histogram, summary: Summary, axes: Axes) -> dict[str, Any]:
+def _histogram(found: Histogram, summary: Summary, axes: Axes) -> nodes.Histogram:
     """The counts in bins from `start` on, those without values at both ends left out; beyond the axis only how many."""
     wide, most = found.at(axes.width) if axes.width > found.width else found, axes.bins
     places = range(wide.first, wide.first + len(wide.counts))
@@ -84,7 +85,7 @@ def _histogram(found: Histogram, summary: Summary, axes: Axes) -> dict[str, Any]
     }
 
 
-def _normal_curve(summary: Summary, width: float) -> dict[str, list[float]] | None:
+def _normal_curve(summary: Summary, width: float) -> nodes.NormalCurve | None:
     """What a normal distribution of the same mean and std would put into bins of this width, as shares of all.
 
     None where a bin is wider than such a distribution.
@@ -110,7 +111,7 @@ def _norm_edges(found: Sequence[Numbers]) -> npt.NDArray[np.float64]:
     return np.linspace(low if low < top else 0.0, top * (1 + 1e-12), NORM_BINS + 1)
 
 
-def _row_norms(numbers: Numbers, edges: npt.NDArray[np.float64]) -> dict[str, Any]:
+def _row_norms(numbers: Numbers, edges: npt.NDArray[np.float64]) -> nodes.RowNorms:
     """Row norms in bins, and the neurons whose norm lies far from the rest, the farthest first."""
     import numpy as np
 
@@ -132,7 +133,7 @@ def _row_norms(numbers: Numbers, edges: npt.NDArray[np.float64]) -> dict[str, An
     }
 
 
-def _spectrum(numbers: Numbers) -> dict[str, Any] | None:
+def _spectrum(numbers: Numbers) -> nodes.Spectrum | None:
     """All singular values, and those that random numbers of this shape and std would have, at the ranks to draw."""
     if numbers.spectrum is None:
         return None
