@@ -6,8 +6,10 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +23,11 @@ from test_architecture import imported, modules
 from test_bad_input import refused
 
 from bertprobe import storages
-from bertprobe.anatomy import find_parts
+from bertprobe.anatomy import find_parts, spelling
 from bertprobe.checkpoint import Checkpoint, open_checkpoint, read_tensors, tensors
 from bertprobe.checkpoint.tensors import Dtype, Piece, TensorHeader
 from bertprobe.cli import completion
+from bertprobe.verdicts import Evidence, judge
 
 HERE = Path(__file__).parent
 
@@ -144,6 +147,33 @@ def test_what_it_carries_is_used_and_what_lies_beside_it_goes_before(content: by
     checkpoint = open_checkpoint(str(tmp_path))
     assert (checkpoint.config or {})["hidden_act"] == "relu"
     assert checkpoint.config_file == tmp_path / "config.json"
+
+
+@pytest.mark.usefixtures("row")
+def test_names_of_its_own_are_a_row_of_dialects(
+    stored: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`bert.encoder.layer.0.intermediate.dense.weight` as `block/0/up/matrix`, (in, out)."""
+    rules = ((re.compile(r"^block/(\d+)/up/"), r"bert/encoder/layer/\1/intermediate/dense/"),)
+    row = spelling.Dialect(
+        "Toy 1", "Toy", re.compile("/matrix$"), (), lambda _: rules, {"matrix": "weight"}, frozenset({"matrix"}),
+        re.compile("^step$"),
+    )  # fmt: skip
+    monkeypatch.setattr(spelling, "DIALECTS", (row, *spelling.DIALECTS))
+    ours = re.compile(r"bert\.encoder\.layer\.(\d+)\.intermediate\.dense\.weight")
+    renamed = {ours.sub(r"block/\1/up/matrix", name): t.T if ours.match(name) else t for name, t in stored.items()}
+    (tmp_path / "some.toy").write_bytes(toy.written({**renamed, "step": np.ones(1)}, {}))
+    shutil.copy(POCKET / "config.json", tmp_path)
+    checkpoint = open_checkpoint(str(tmp_path))
+    anatomy, plain = find_parts(checkpoint), find_parts(open_checkpoint(str(POCKET)))
+    assert anatomy.spelling == "Toy"
+    assert {name: header.shape for name, header in anatomy.tensors.items()} == {
+        name: header.shape for name, header in plain.tensors.items()
+    }
+    assert "names-hidden" not in {finding.rule for finding in judge(Evidence(checkpoint, anatomy, {}))}
+    stranger = find_parts(replace(checkpoint, storage="PyTorch"))
+    found = judge(Evidence(replace(checkpoint, storage="PyTorch"), stranger, {}))
+    assert "names are spelled as Toy does" in " ".join(finding.message for finding in found)
 
 
 @pytest.mark.usefixtures("row")
