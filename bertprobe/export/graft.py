@@ -187,6 +187,8 @@ def _check_worth(donor: Side, recipient: Side) -> None:
 def _word(of: Side) -> str:
     """The verdict on a side's pooler."""
     part = require_pooler(of.checkpoint, of.anatomy)
+    for header in part.tensors.values():
+        check_readable(header)  # what cannot be read is refused by name, not for want of a verdict
     return verdict(Evidence(of.checkpoint, of.anatomy, measure_parts([part])), part) or "without a verdict"
 
 
