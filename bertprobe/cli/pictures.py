@@ -15,11 +15,11 @@ from bertprobe.cli.options import (
     Format,
     Json,
     Model,
+    Printer,
     Root,
     Subfolder,
     Truncate,
     Weights,
-    check_format,
 )
 from bertprobe.cli.weights import one_thread_per_product
 from bertprobe.errors import OutputError, printable
@@ -59,14 +59,13 @@ def report(
 
     One HTML file that asks for nothing, for people who will never install this. --figure writes a single picture.
     """
-    from bertprobe import render
     from bertprobe.checkpoint import open_checkpoint
     from bertprobe.export.files import Output, check_place
     from bertprobe.render import html
     from bertprobe.report.page import page, written
     from bertprobe.verdicts import judge
 
-    check_format(format, json, None)
+    printer = Printer.of(format, json)
     _check_figure(output, figure, texts or ())
     place = Output(output, force=force)
     html.require_libraries()
@@ -78,7 +77,7 @@ def report(
     ran = _run(evidence, texts, truncate) if texts else None
     found = page(evidence, evidence.anatomy.parts, judge(evidence), ran)
     size = html.write(found, place, figure)
-    render.show(written(found, str(output), size, figure), "json" if json else format, whole=False)
+    printer.show(written(found, str(output), size, figure), whole=False)
 
 
 def _check_figure(output: Path, figure: str | None, texts: Sequence[str]) -> None:

@@ -7,12 +7,11 @@ from typing import Annotated, Literal
 import typer
 
 from bertprobe.cli.model import resolve_model
-from bertprobe.cli.options import Json, Root, Subfolder, Truncate, Weights, check_format
+from bertprobe.cli.options import Json, Root, Subfolder, Truncate, Weights, WordsFormat, check_format
 from bertprobe.cli.text import ModelOption
 from bertprobe.cli.weights import one_thread_per_product
 
 Explained = Literal["intermediate", "pooler", "both"]
-Written = Literal["table", "json", "markdown"]
 
 
 def explain(
@@ -26,7 +25,7 @@ def explain(
     weights: Weights = "",
     root: Root = "",
     truncate: Truncate = False,
-    format: Annotated[Written, typer.Option("--format", help="How to write the result.")] = "table",
+    format: WordsFormat = "table",
     json: Json = False,
 ) -> None:
     """Explains BertIntermediate, BertPooler or both, with this checkpoint's own shapes and numbers.
