@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertprobe.render.markup import Markup, element, joined, table
 from bertprobe.render.terminal import NUMERIC, fitting, texts_of
 from bertprobe.render.words import fact_lines
 from bertprobe.report import Column, Report, View
 from bertprobe.report.display import as_report, has_facts
-from bertprobe.report.nodes import Facts
+
+if TYPE_CHECKING:
+    from bertprobe.report.nodes import Facts
 
 WIDTH = 120  # in characters
 MOST_ROWS = 200  # a notebook keeps what it shows: of longer tables the beginning

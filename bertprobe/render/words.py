@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bertprobe.builtin import POCKET
 from bertprobe.errors import printable, shortened
 from bertprobe.report import Column
-from bertprobe.report.nodes import Cut, Facts, FileSize, Summary
+
+if TYPE_CHECKING:
+    from bertprobe.report.nodes import Cut, Facts, FileSize, Summary
 
 Row = TypeVar("Row", bound=Mapping[str, Any])
 

@@ -11,13 +11,14 @@ from bertprobe.anatomy import Part, spans
 from bertprobe.checkpoint import TensorHeader
 from bertprobe.compare import Comparison, Pair, Side
 from bertprobe.compare.rules import judge
-from bertprobe.report import Column, Report, View, facts, nodes, report_of, with_tensors
+from bertprobe.report import Column, Report, View, facts, report_of, with_tensors
 from bertprobe.verdicts import verdict
 
 if TYPE_CHECKING:
     from bertprobe.compare.delta import Delta, Neuron
     from bertprobe.compare.texts import Move, Moved, TextMove
     from bertprobe.export.graft import Grafted
+    from bertprobe.report import nodes
 
 PIECES = ("attention", "intermediate", "output")
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bertprobe.anatomy import Anatomy, Part
 from bertprobe.checkpoint import Checkpoint, TensorHeader
-from bertprobe.report import Column, Report, View, facts, nodes, report_of, with_tensors
+from bertprobe.report import Column, Report, View, facts, report_of, with_tensors
 from bertprobe.stats.table import STATISTICS, Statistic, columns_of, statistics
 from bertprobe.verdicts import Evidence, Finding, verdict
 from bertprobe.verdicts.headers import UNREAD_STORAGE
 
 if TYPE_CHECKING:
     from bertprobe.export import Written
+    from bertprobe.report import nodes
     from bertprobe.stats.sums import Floats
 
 KINDS: tuple[Literal["largest", "smallest", "outlying"], ...] = ("largest", "smallest", "outlying")
