@@ -15,10 +15,10 @@ That is made of steps that can be taken one by one:
 
 and what comes of a text:
 
+    vectors = bertprobe.Vectors("pooled")
     runner = bertprobe.open_runner(checkpoint, anatomy, bertprobe.Compute())
-    for batch in runner.batches(["some text", "another"]):
-        for vectors in bertprobe.text_vectors(runner, batch):
-            print(vectors.place, vectors.pooled)
+    ran = bertprobe.run_texts(runner, ["some text", "another"], vectors)
+    vectors.array  # (2, H)
 
 Each name is imported when it is first used, so that `import bertprobe` costs nothing.
 """
@@ -32,7 +32,24 @@ from bertprobe._version import __version__ as __version__
 
 _HOMES = {
     "bertprobe.model": ("Activations", "Dense", "Findings", "Model", "Parts", "open"),
-    "bertprobe.activations": ("Compute", "Firing", "Runner", "TextVectors", "Watch", "open_runner", "text_vectors"),
+    "bertprobe.run": (
+        "AllVectors",
+        "Captured",
+        "Collector",
+        "Compute",
+        "Matrices",
+        "NeuronStatistics",
+        "NeuronSums",
+        "Ran",
+        "Runner",
+        "Strongest",
+        "TextVectors",
+        "TokenNorms",
+        "Vectors",
+        "needs_of",
+        "open_runner",
+        "run_texts",
+    ),
     "bertprobe.anatomy": ("Anatomy", "Part", "find_parts", "select"),
     "bertprobe.checkpoint": ("Checkpoint", "TensorHeader", "open_checkpoint", "read_tensors"),
     "bertprobe.errors": ("BertprobeError",),
@@ -49,45 +66,53 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Activations",
+    "AllVectors",
     "Anatomy",
     "BertprobeError",
+    "Captured",
     "Checkpoint",
+    "Collector",
     "Compute",
     "Dense",
     "Evidence",
     "Finding",
     "Findings",
-    "Firing",
     "Intermediate",
+    "Matrices",
     "Model",
+    "NeuronStatistics",
+    "NeuronSums",
     "Numbers",
     "Output",
     "Part",
     "Parts",
     "Pooler",
+    "Ran",
     "Report",
     "Runner",
+    "Strongest",
     "Summary",
     "TensorHeader",
     "TextVectors",
-    "Watch",
+    "TokenNorms",
+    "Vectors",
     "find_parts",
     "inspection",
     "judge",
     "measure",
     "measure_parts",
+    "needs_of",
     "open",
     "open_checkpoint",
     "open_runner",
     "read_tensors",
+    "run_texts",
     "select",
     "summarize",
-    "text_vectors",
     "verdict",
 ]
 
 if TYPE_CHECKING:
-    from bertprobe.activations import Compute, Firing, Runner, TextVectors, Watch, open_runner, text_vectors
     from bertprobe.anatomy import Anatomy, Part, find_parts, select
     from bertprobe.checkpoint import Checkpoint, TensorHeader, open_checkpoint, read_tensors
     from bertprobe.errors import BertprobeError
@@ -97,6 +122,24 @@ if TYPE_CHECKING:
     from bertprobe.modules import Intermediate, Pooler
     from bertprobe.report import Report
     from bertprobe.report.inspection import inspection
+    from bertprobe.run import (
+        AllVectors,
+        Captured,
+        Collector,
+        Compute,
+        Matrices,
+        NeuronStatistics,
+        NeuronSums,
+        Ran,
+        Runner,
+        Strongest,
+        TextVectors,
+        TokenNorms,
+        Vectors,
+        needs_of,
+        open_runner,
+        run_texts,
+    )
     from bertprobe.stats.numbers import Numbers, measure, summarize
     from bertprobe.stats.summary import Summary
     from bertprobe.verdicts import Evidence, Finding, judge, verdict

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache, lru_cache, partial
 from itertools import accumulate, groupby
 from typing import Any, Protocol
@@ -72,6 +72,19 @@ class Backend(Protocol):
 
     def inference(self) -> AbstractContextManager[Any]:
         """Within it, nothing is kept for gradients."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """How many threads of a processor an operation is split over, 1 on other devices."""
+        ...
+
+    def sharing(self) -> AbstractContextManager[None]:
+        """Within it, workers may call the operations side by side, each on one thread; then all is as it was."""
+        ...
+
+    def begin_worker(self) -> None:
+        """What a worker's thread calls first."""
         ...
 
 
@@ -173,6 +186,23 @@ class NumpyBackend:
         import numpy as np
 
         return np.errstate(all="ignore")  # weights may be NaN or infinite: whoever shows the numbers says so
+
+    @property
+    def threads(self) -> int:
+        import numpy as np  # noqa: F401  # its BLAS must be loaded to be asked
+        from threadpoolctl import threadpool_info
+
+        return max((found["num_threads"] for found in threadpool_info() if found["user_api"] == "blas"), default=1)
+
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits(1, "blas"):
+            yield
+
+    def begin_worker(self) -> None:
+        """A BLAS is told for all threads at once, by `sharing`."""
 
 
 def _neuron_sums(blocks: Iterator[Array], firing: float, small: float) -> tuple[Array, ...]:
@@ -378,6 +408,27 @@ class TorchBackend:
         import torch
 
         return torch.inference_mode()
+
+    @property
+    def threads(self) -> int:
+        import torch
+
+        return torch.get_num_threads() if self.device == "cpu" else 1
+
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        import torch
+
+        threads = torch.get_num_threads()
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)  # some of its libraries count threads for the process, not for a thread
+
+    def begin_worker(self) -> None:
+        import torch
+
+        torch.set_num_threads(1)
 
     @classmethod
     def on(cls, device: str, dtype: str, threads: int | None = None) -> TorchBackend:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertprobe import layers
 from bertprobe.anatomy import Anatomy
+from bertprobe.anatomy.native import EMBEDDINGS, why_not_native
 from bertprobe.backends import Activation, Array, Backend
 from bertprobe.checkpoint import Checkpoint, TensorHeader, read_tensors
 from bertprobe.checkpoint.config import check_faults
@@ -25,18 +26,12 @@ if TYPE_CHECKING:
 
 SPARE = 2**20  # bytes beside a layer's own that reading it may take: what lies between its tensors, and alignment
 
-Tap = Callable[[int, Array, Array], None]
+OnLayer = Callable[[int, Array, Array], None]
 """Called in each layer with its number and BertIntermediate's values before and after the activation, (T, I) each."""
 
 # Every tensor of BERT's layout with its shape. H hidden size, E width of the embeddings, A of all heads, I intermediate
 # size, P of the pooled output; V entries, L positions, S segments and K tasks are the rows of tables.
-_EMBEDDINGS = {
-    "embeddings.word_embeddings.weight": "VE",
-    "embeddings.position_embeddings.weight": "LE",
-    "embeddings.token_type_embeddings.weight": "SE",
-    "embeddings.LayerNorm.weight": "E",
-    "embeddings.LayerNorm.bias": "E",
-}
+_EMBEDDINGS = dict(zip(EMBEDDINGS, ("VE", "LE", "SE", "E", "E"), strict=True))
 _TASKS = {"embeddings.task_type_embeddings.weight": "KE"}
 _OPTIONAL = {
     "embeddings_project.weight": "HE",
@@ -89,6 +84,11 @@ class LayerWeights:
             self._kept[number] = _read(self._backend, self._headers[number])
         return self._kept[number]
 
+    def keep(self, depth: int) -> None:
+        """Reads what is not there yet of the first `depth` layers: passes side by side share them."""
+        for number in range(depth):
+            self[number]
+
     def in_turn(self, depth: int) -> Iterator[Mapping[str, Array]]:
         """The weights of the first `depth` layers for a pass over them: each holds until the next is asked for."""
         self._passes += 1
@@ -139,19 +139,6 @@ class Encoder:
     @property
     def has_pooler(self) -> bool:
         return "pooler.dense.weight" in self.weights
-
-
-def why_not_native(checkpoint: Checkpoint, anatomy: Anatomy) -> str | None:
-    """Why a checkpoint cannot go through this encoder, None where it can."""
-    config = checkpoint.config or {}
-    if not (anatomy.layout.canonical and anatomy.row.native):
-        return f"the family {anatomy.family} is not of BERT's layout"
-    if config.get("is_decoder") or config.get("add_cross_attention"):
-        return "its config makes it a decoder"
-    if config.get("position_embedding_type", "absolute") != "absolute":
-        return f"its positions are {printable(str(config['position_embedding_type']))}"
-    missing = [name for name in _EMBEDDINGS if name not in anatomy.tensors]
-    return f"it has no {missing[0]}" if missing else None
 
 
 def load_encoder(
@@ -270,10 +257,10 @@ def _read(backend: Backend, headers: Mapping[str, TensorHeader], memory: Memory 
     return found
 
 
-def encode(encoder: Encoder, packed: Packed, tap: Tap | None = None, *, first_only: bool = False) -> Array:
+def encode(encoder: Encoder, packed: Packed, on_layer: OnLayer | None = None, *, first_only: bool = False) -> Array:
     """The last hidden state of every token (T, H), or with `first_only` of the first token of every text (N, H).
 
-    With `first_only` the last layer runs for first tokens only; `tap` then sees these alone in that layer.
+    With `first_only` the last layer runs for first tokens only; `on_layer` then sees these alone in that layer.
     """
     backend, weights, eps = encoder.backend, encoder.weights, encoder.eps
     lengths = [int(length) for length in packed.lengths]
@@ -284,8 +271,8 @@ def encode(encoder: Encoder, packed: Packed, tap: Tap | None = None, *, first_on
         rows = firsts if number == encoder.depth - 1 else None
         attended = layers.attend(backend, weights, layer, x, rows, encoder.heads[number], lengths, eps)
         before, after = layers.intermediate(backend, weights, layer, attended, encoder.activation)
-        if tap is not None:
-            tap(number, before, after)
+        if on_layer is not None:
+            on_layer(number, before, after)
         x = layers.output(backend, weights, layer, after, attended, eps)
     return x
 

@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bertprobe.checkpoint import read_tensors
+from bertprobe.verdicts import Evidence, Finding, judge
 
 if TYPE_CHECKING:
-    from bertprobe.anatomy import Part
+    from bertprobe.anatomy import Anatomy, Part
+    from bertprobe.checkpoint import Checkpoint
     from bertprobe.stats.numbers import Numbers
 
 T = TypeVar("T")
@@ -82,6 +84,12 @@ def side_by_side(arguments: Iterable[tuple[Any, ...]], work: Callable[..., R]) -
 def processors() -> int:
     """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def judge_part(checkpoint: Checkpoint, anatomy: Anatomy, label: str) -> tuple[Finding, ...]:
+    """The findings on one part, which is read for it: whether what a pooler puts out means anything."""
+    numbers = measure_parts([part for part in anatomy.parts if part.label == label])
+    return tuple(found for found in judge(Evidence(checkpoint, anatomy, numbers)) if found.part == label)
 
 
 class MeasureTee:

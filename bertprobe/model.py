@@ -22,16 +22,15 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from bertprobe.activations import Compute, Runner
     from bertprobe.report import Report
+    from bertprobe.run import Collector, Compute, Ran
+    from bertprobe.run.runner import Reach, Runner
     from bertprobe.stats.numbers import Numbers
 
     Floats = npt.NDArray[np.float32]
 
 Layers = str | int | Sequence[int] | None
 """Layers as the command line has them (`"0,3-5,-1"`), a number, several numbers, or None for all."""
-
-VECTORS = ("pooled", "cls", "mean")
 
 
 def open(
@@ -194,18 +193,14 @@ class Model(Shown):
         """
         import numpy as np
 
-        from bertprobe.activations import require_vector
+        from bertprobe.run import VECTORS, Vectors, require_vector
 
         if vector not in VECTORS:
             raise ValueError(f"vector is {vector!r}; it may be {', '.join(VECTORS)}")
         require_vector(self.checkpoint, self.anatomy, vector)
-        known = _texts(texts)
-        runner = self._runner(known, compute)
-        rows: dict[int, Floats] = {}
-        for packed in runner.batches(known, truncate=truncate, pairs=pairs):
-            rows.update(zip(packed.order.tolist(), runner.engine.vectors(packed, vector), strict=True))
-        width = self.anatomy.widths[0] or 0
-        return np.stack([rows[place] for place in sorted(rows)]) if rows else np.empty((0, width), np.float32)
+        vectors = Vectors(vector)
+        self.run(texts, vectors, truncate=truncate, pairs=pairs, compute=compute)
+        return np.empty((0, self.anatomy.widths[0] or 0), np.float32) if vectors.array is None else vectors.array
 
     def activations(
         self,
@@ -228,24 +223,33 @@ class Model(Shown):
         Raises:
             PartMissing: there is no such layer.
         """
-        from bertprobe.activations import Watch
+        from bertprobe.run import Matrices
 
         parts = select(self.anatomy, ["intermediate"], _layer_list(layers))
         if not parts:
             raise PartMissing("there is no intermediate module", "look at model.parts")
-        known = _texts(texts)
-        depth = max((part.layer or 0) + 1 for part in parts)
-        runner = self._runner(known, compute, depth=depth)
-        seen = Watch(runner.engine.backend, {part.label for part in parts}, keep=True, pre=before)
-        tokens: list[tuple[str, ...]] = []
-        order: list[int] = []
-        for packed in runner.batches(known, truncate=truncate):
-            runner.engine.states(packed, seen)
-            tokens += packed.tokens
-            order += packed.order.tolist()
-        kept = seen.in_order([len(text) for text in tokens], order).kept if order else {}
-        places = sorted(range(len(order)), key=order.__getitem__)
-        return Activations(tuple(tokens[i] for i in places), {label: tuple(found) for label, found in kept.items()})
+        matrices = Matrices({part.label for part in parts}, before=before)
+        self.run(texts, matrices, truncate=truncate, compute=compute)
+        return Activations(matrices.tokens, {site.label: found for site, found in matrices.kept.items()})
+
+    def run(
+        self,
+        texts: str | Iterable[str],
+        *collectors: Collector,
+        truncate: bool = False,
+        pairs: bool = False,
+        compute: Compute | None = None,
+    ) -> Ran:
+        """Runs texts and shows collectors what they need, as `run_texts` does; `bertprobe.run` has the collectors.
+
+        Raises:
+            BertprobeError: a text is too long, comes to no tokens, or has no partner.
+        """
+        from bertprobe.run import needs_of, run_texts
+
+        known = [texts] if isinstance(texts, str) else list(texts)  # a single text is one text, not its letters
+        runner = self._runner(known, compute, needs_of(collectors))
+        return run_texts(runner, known, *collectors, truncate=truncate, pairs=pairs)
 
     def report(self, *, spectrum: bool = False, neurons: int = 0) -> Report:
         """The report of `bertprobe inspect`: facts, statistics, findings; `data` is the JSON contract.
@@ -286,21 +290,23 @@ class Model(Shown):
             raise PartMissing(f"layer {layer} has no {role}", "look at model.parts")
         return next((part for part in found if part.stack is None), found[0])
 
-    def _runner(self, texts: Sequence[str], compute: Compute | None, *, depth: int | None = None) -> Runner:
+    def _runner(self, texts: Sequence[str], compute: Compute | None, needs: frozenset[str]) -> Runner:
         """The encoder as deep as it is needed; kept for texts that are not longer than those it was chosen by."""
-        from bertprobe.activations import Compute, open_runner
+        from bertprobe.run import Compute
+        from bertprobe.run.runner import open_runner, reach
 
         compute = compute or Compute()
         characters = sum(map(len, texts))
-        most, runner = self._runners.get((compute, depth), (-1, None))
+        key = (compute, reach(self.anatomy, needs))
+        most, runner = self._runners.get(key, (-1, None))
         if runner is None or characters > most:
             here = self._here
-            runner = open_runner(here, find_parts(here), compute, texts, depth=depth, pooler=depth is None)
-            self._runners[compute, depth] = (characters, runner)
+            runner = open_runner(here, find_parts(here), compute, texts, needs=needs)
+            self._runners[key] = (characters, runner)
         return runner
 
     @cached_property
-    def _runners(self) -> dict[tuple[Compute, int | None], tuple[int, Runner]]:
+    def _runners(self) -> dict[tuple[Compute, Reach], tuple[int, Runner]]:
         return {}
 
     @cached_property
@@ -309,11 +315,6 @@ class Model(Shown):
         if isinstance(self.checkpoint.files[0], LocalFile):
             return self.checkpoint
         return replace(open_checkpoint(self.checkpoint.resolved, download=True), ref=self.checkpoint.ref)
-
-
-def _texts(texts: str | Iterable[str]) -> list[str]:
-    """A single text is one text, not its letters."""
-    return [texts] if isinstance(texts, str) else list(texts)
 
 
 def _count(count: int, noun: str) -> str:

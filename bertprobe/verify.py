@@ -7,18 +7,30 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bertprobe.activations import Compute, Foreign, Native, Runner, open_runner
 from bertprobe.anatomy import Anatomy, Part
+from bertprobe.anatomy.native import why_not_native
 from bertprobe.backends import ACTIVATIONS, BACKENDS, Array, OneDNNBackend, TorchBackend
 from bertprobe.checkpoint import Checkpoint, read_tensors
-from bertprobe.encoder import why_not_native
 from bertprobe.errors import BertprobeError, printable, shortened
+from bertprobe.run import (
+    HIDDEN,
+    POOLED,
+    BertEngine,
+    Compute,
+    InOrder,
+    Matrices,
+    Runner,
+    Site,
+    TransformersEngine,
+    open_runner,
+    run_texts,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from bertprobe.reference import Reference
+    from bertprobe.reference import Record, Reference
     from bertprobe.tokens import Packed
 
     Floats = npt.NDArray[np.float64]
@@ -60,7 +72,7 @@ class Agreement:
         return all(difference <= self.limit for difference in (*self.ours.values(), *alone))
 
 
-Values = dict[str, list[Any]]  # by part: one array (rows, width) a text
+Values = Mapping[Site, Sequence[Any]]  # by site: one array (rows, width) a text
 
 
 def verify(checkpoint: Checkpoint, anatomy: Anatomy, texts: Sequence[str]) -> tuple[Agreement, ...]:
@@ -74,27 +86,35 @@ def verify(checkpoint: Checkpoint, anatomy: Anatomy, texts: Sequence[str]) -> tu
 
     runner = open_runner(checkpoint, anatomy, Compute(backend="torch", device="cpu"))
     cut = tuple(texts) == TEXTS  # our own may be longer than a small model takes; a user's are refused, not cut
-    packed = [next(iter(runner.batches([text], truncate=cut))) for text in texts]
+    packed = _packed(runner, texts, cut)
     engine = runner.engine
-    reference = engine.reference if isinstance(engine, Foreign) else load_reference(checkpoint, anatomy)
+    reference = engine.reference if isinstance(engine, TransformersEngine) else load_reference(checkpoint, anatomy)
     _check_finite(reference)
     with _listening(reference) as inputs:
         theirs = _of_reference(reference, packed)
     exact = _of_reference(load_reference(checkpoint, anatomy, dtype="float64"), packed)
-    ours = {name: _of_runner(engine, packed) for name, engine in _engines(runner)}
-    together = _together(runner, texts, cut) if "torch" in ours else {}
-    known = {*reference.parts, "pooler"}
+    ours = {name: _of_runner(_one_by_one(engine), texts, cut) for name, engine in _engines(runner)}
+    together = _of_runner(runner, texts, cut) if "torch" in ours else {}
+    known = {*reference.parts, POOLED}
     return tuple(
         Agreement(
-            part=part,
-            ours={name: _farthest(values[part], theirs[part]) for name, values in ours.items()},
-            alone=_alone(reference, part, inputs, theirs) if part.partition(" ")[0] in known else None,
-            batch=_farthest(together[part], ours["torch"][part]) if together else 0.0,
-            theirs=_farthest(theirs[part], exact[part]),
-            size=max(float(abs(values).max()) for values in exact[part]),
+            part=site.label,
+            ours={name: _farthest(values[site], theirs[site]) for name, values in ours.items()},
+            alone=_alone(reference, site, inputs, theirs) if site.part in known else None,
+            batch=_farthest(together[site], ours["torch"][site]) if together else 0.0,
+            theirs=_farthest(theirs[site], exact[site]),
+            size=max(float(abs(values).max()) for values in exact[site]),
         )
-        for part in theirs
+        for site in theirs
     )
+
+
+def _packed(runner: Runner, texts: Sequence[str], cut: bool) -> list[Packed]:
+    """Each text as a batch of its own, in their order."""
+    found: InOrder[Packed] = InOrder()
+    for batch in runner.batches(texts, truncate=cut):
+        found.put(batch, batch.singly())
+    return list(found)
 
 
 def _check_finite(reference: Reference) -> None:
@@ -117,60 +137,34 @@ def _engines(runner: Runner) -> Iterator[tuple[str, Runner]]:
         if (in_numpy if name == "numpy" else in_torch) is not None and (name != "onednn" or OneDNNBackend.is_there()):
             loaded = name == runner.engine.name
             encoder = None if loaded else load_encoder(runner.checkpoint, runner.anatomy, make())
-            yield name, runner if encoder is None else replace(runner, engine=Native(encoder))
+            yield name, runner if encoder is None else replace(runner, engine=BertEngine(encoder))
 
 
-def _of_runner(runner: Runner, packed: Sequence[Packed]) -> Values:
-    """Every part's values for each text, run by itself."""
-    found: Values = {}
-    for batch in packed:
-        for part, values in _one_run(runner, batch).items():
-            found.setdefault(part, []).extend(values)
-    return found
+def _one_by_one(runner: Runner) -> Runner:
+    """The same with every text in a batch of its own."""
+    return replace(runner, compute=replace(runner.compute, batch_tokens=1))
 
 
-def _one_run(runner: Runner, batch: Packed) -> Values:
-    import numpy as np
-
-    backend = runner.engine.backend
-    found: Values = {}
-
-    def tap(label: str, before: Array, after: Array) -> None:
-        found[label] = np.split(backend.numpy(after), np.cumsum(batch.lengths)[:-1])
-
-    states = runner.engine.states(batch, tap)
-    found["last hidden state"] = [hidden for hidden, _ in states]
-    if states and states[0][1] is not None:
-        found["pooler"] = [pooled for _, pooled in states]
-    return found
-
-
-def _together(runner: Runner, texts: Sequence[str], cut: bool) -> Values:
-    """The same with many texts to a batch, in the order of the input."""
-    found: Values = {}
-    order: list[int] = []
-    for batch in runner.batches(texts, truncate=cut):
-        order += batch.order.tolist()
-        for part, values in _one_run(runner, batch).items():
-            found.setdefault(part, []).extend(values)
-    places = sorted(range(len(order)), key=order.__getitem__)
-    return {part: [values[i] for i in places] for part, values in found.items()}
+def _of_runner(runner: Runner, texts: Sequence[str], cut: bool) -> Values:
+    """Every part's values for each text, in the batches that the runner makes."""
+    matrices = Matrices({part.label for part in runner.anatomy.parts} | {HIDDEN, POOLED})
+    run_texts(runner, texts, matrices, truncate=cut)
+    return matrices.kept
 
 
 def _of_reference(reference: Reference, packed: Sequence[Packed]) -> Values:
     """What transformers puts out: every part's values after the activation, for each text."""
     backend = TorchBackend()
-    found: Values = {}
+    found: dict[Site, list[Any]] = {}
 
-    def tap(record: Any) -> None:
-        label = record.part if record.call == 0 else f"{record.part} (call {record.call})"
-        found.setdefault(label, []).append(backend.exact(record.after))
+    def on_record(record: Record) -> None:
+        found.setdefault(Site(record.part, record.call), []).append(backend.exact(record.after))
 
     for batch in packed:
-        hidden = reference.run(batch.ids.tolist(), batch.segments.tolist(), tap)
-        found.setdefault("last hidden state", []).append(backend.exact(hidden.last_hidden_state))
+        hidden = reference.run(batch.ids.tolist(), batch.segments.tolist(), on_record)
+        found.setdefault(Site(HIDDEN), []).append(backend.exact(hidden.last_hidden_state))
         if hidden.pooled is not None:
-            found.setdefault("pooler", []).append(backend.exact(hidden.pooled))
+            found.setdefault(Site(POOLED), []).append(backend.exact(hidden.pooled[None]))
     return found
 
 
@@ -193,17 +187,17 @@ def _listening(reference: Reference) -> Iterator[dict[str, list[Any]]]:
             handle.remove()
 
 
-def _alone(reference: Reference, part: str, inputs: Mapping[str, list[Any]], theirs: Values) -> float | None:
+def _alone(reference: Reference, site: Site, inputs: Mapping[str, list[Any]], theirs: Values) -> float | None:
     """One module recomputed from its stored weights on transformers' own input; None where it is not dense layers."""
-    label, _, call = part.partition(" ")
+    label = site.part
     parts = {found.label: found for found in reference.anatomy.parts}
-    if label == "pooler":
-        given = [TorchBackend().array(hidden[:1].astype("float32")) for hidden in theirs["last hidden state"]]
+    if label == POOLED:
+        given = [TorchBackend().array(hidden[:1].astype("float32")) for hidden in theirs[Site(HIDDEN)]]
         redo = _redoing(parts.get("pooler"))
     else:
         block = next(b for b in reference.blocks if label in (b.up.part, b.gate and b.gate.part))
-        calls = sum(name.partition(" ")[0] == label for name in theirs)
-        given = inputs.get(block.up.part, [])[int(call[len("(call ") : -1] or 0) :: calls]
+        calls = sum(other.part == label for other in theirs)
+        given = inputs.get(block.up.part, [])[site.call :: calls]
         redo = _redoing(parts[block.up.part], None if block.gate is None else parts[block.gate.part], label)
     if redo is None or not all(hasattr(x, "shape") for x in given):
         return None
@@ -211,7 +205,7 @@ def _alone(reference: Reference, part: str, inputs: Mapping[str, list[Any]], the
     with backend.inference():
         redone = [backend.exact(redo(x)) for x in given]
     redone = [values.reshape(-1, values.shape[-1]) for values in redone]
-    expected = [values.reshape(-1, values.shape[-1]) for values in theirs[part]]
+    expected = [values.reshape(-1, values.shape[-1]) for values in theirs[site]]
     if [x.shape for x in redone] != [x.shape for x in expected]:  # padding or a prompt of the model's own
         return None
     return _farthest(redone, expected)

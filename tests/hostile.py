@@ -155,7 +155,7 @@ class Model:
 
         checkpoint = open_checkpoint(str(self.folder))
         found: list[Any] = []
-        hidden = load_reference(checkpoint, find_parts(checkpoint)).run(list(range(10, 43)), tap=found.append)
+        hidden = load_reference(checkpoint, find_parts(checkpoint)).run(list(range(10, 43)), on_record=found.append)
         values = [hidden.last_hidden_state, *(record.after for record in found)]
         return b"".join(value.detach().numpy().tobytes() for value in values)
 

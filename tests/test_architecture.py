@@ -21,7 +21,8 @@ FLOORS = {
     "verify": 5,
     "export": 5,
     "compare": 5,
-    "activations": 4,
+    "run": 4,
+    "explain": 5,
     "encoder": 3,
     "measurement": 3,
     "modules": 3,
@@ -145,6 +146,30 @@ def used(tree: ast.AST, known: Collection[str]) -> set[str]:
     """The modules of the package that a tree imports; of `from package import module` that module alone."""
     found = (f"{module}.{word}" if f"{module}.{word}" in known else module for module, word in imports(tree))
     return {name for name in found if name in known}
+
+
+# What a report is made of is computed before: weights are read and texts are run by those who ask for one.
+COMPUTING = {
+    f"bertprobe.{name}"
+    for name in ("layers", "encoder", "backends", "reference", "measurement", "run.runner", "run.engines", "explain")
+} | {f"bertprobe.checkpoint.{where}{name}" for where in ("", "tensors.") for name in ("read_tensors", "read_tensor")}
+
+
+@pytest.mark.parametrize(("path", "tree"), modules(), ids=lambda value: value if isinstance(value, str) else "")
+def test_a_report_computes_nothing(path: str, tree: ast.Module) -> None:
+    if path.split("/")[0] in ("report", "render"):
+        assert not imported(tree) & COMPUTING, f"{path} reads or runs something"
+
+
+# Where texts stood in the input: `tokens` says it, `run` puts what is kept in order, a file of vectors does so on disk.
+KNOWING_PLACES = {"tokens/batches.py", "tokens/encoded.py", "run/captured.py", "export/vectors.py"}
+
+
+@pytest.mark.parametrize(("path", "tree"), modules(), ids=lambda value: value if isinstance(value, str) else "")
+def test_the_order_of_the_input_is_restored_in_one_place(path: str, tree: ast.Module) -> None:
+    reading = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "places"]
+    reading = [line for line in reading if "compare" not in path]  # whose places are those of tensors
+    assert path in KNOWING_PLACES or not reading, f"{path} puts texts in order, in line {reading[0]}"
 
 
 @pytest.mark.parametrize(("path", "tree"), modules(), ids=lambda value: value if isinstance(value, str) else "")

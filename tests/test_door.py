@@ -119,7 +119,7 @@ def test_everything_is_handed_back(tmp_path: Path) -> None:
         raise ValueError(record.part)
 
     with pytest.raises(ValueError, match=r"intermediate\.0"):
-        reference.run([1, 2, 3], tap=tap)
+        reference.run([1, 2, 3], on_record=tap)
     with pytest.raises(Exception, match="no tokenizer"):
         tokenizer(checkpoint)
     with pytest.raises(KeyError), shut(), shut():
@@ -132,7 +132,7 @@ def test_a_tap_is_the_callers_own_and_may_ask(online: None, tmp_path: Path) -> N
     checkpoint = open_checkpoint(str(tmp_path))
     reference = load_reference(checkpoint, find_parts(checkpoint))
     seen: list[bool] = []
-    reference.run([1, 2, 3], tap=lambda record: seen.append(bool(constants.is_offline_mode())))
+    reference.run([1, 2, 3], on_record=lambda record: seen.append(bool(constants.is_offline_mode())))
     assert seen == [False, False]
 
 

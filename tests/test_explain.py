@@ -26,10 +26,10 @@ from rich.cells import cell_len
 import bertprobe
 from bertprobe.anatomy.families import FAMILIES, Family
 from bertprobe.anatomy.layouts import BERT
+from bertprobe.explain import TEXT, gather
 from bertprobe.render.wrapping import _NEVER_FIRST, cells, wrap
 from bertprobe.report.explanation import ORDER, en, explanation, zh
 from bertprobe.report.explanation.claims import CLAIMS
-from bertprobe.report.explanation.facts import TEXT
 from bertprobe.report.explanation.source import read_library
 from bertprobe.report.sections import Checked, Code, Grid, Prose, Verbatim
 from bertprobe.report.sections import Path as Way
@@ -81,7 +81,9 @@ def odd(with_tokenizer: Save, small_bert: Path, minilm: Path, tmp_path_factory: 
 
 def explained(path: Path | str, module: str = "both", language: str = "en", text: str | None = None) -> Any:
     checkpoint = bertprobe.open_checkpoint(str(path))
-    return explanation(Evidence(checkpoint, bertprobe.find_parts(checkpoint)), module, language, text)
+    anatomy = bertprobe.find_parts(checkpoint)
+    found = gather(Evidence(checkpoint, anatomy, bertprobe.measure_parts(anatomy.parts)), text or TEXT)
+    return explanation(checkpoint, anatomy, found, module, language)
 
 
 def data_of(run: Run, *argv: Any) -> dict[str, Any]:
@@ -462,7 +464,7 @@ def test_a_text_that_does_not_fit(run: Run) -> None:
     assert "--truncate" in ran.err
     data = data_of(run, "both", long, "--truncate")
     assert len(data["numbers"]["run"]["tokens"]) == 128
-    assert data["numbers"]["run"]["cut"] == 74
+    assert data["numbers"]["run"]["truncated"] == 74
 
 
 def test_a_model_that_cannot_run_a_text_is_told_without_one(small_bert: Path, with_tokenizer: Save, run: Run) -> None:

@@ -14,7 +14,7 @@ from test_fuzz import FUZZ, altered, as_json, bounded_memory
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from bertprobe import BertprobeError, find_parts, open_checkpoint
-from bertprobe.activations import Compute, open_runner, text_vectors
+from bertprobe.run import AllVectors, Compute, open_runner, run_texts
 from bertprobe.tokens import open_tokenizer
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcd", "##a", "=", "1"]
@@ -62,8 +62,9 @@ def ran(folder: Path) -> Iterator[Any]:
     tokenizer = open_tokenizer(checkpoint)
     compute = Compute(backend="numpy")
     runner = open_runner(checkpoint, find_parts(checkpoint), compute, TEXTS, tokenizer=tokenizer)
-    for packed in runner.batches(TEXTS, truncate=True):
-        yield from text_vectors(runner, packed)
+    vectors = AllVectors()
+    run_texts(runner, TEXTS, vectors, truncate=True)
+    yield from vectors.texts
 
 
 @pytest.mark.parametrize("kind", ["config.json", *SETTINGS])

@@ -246,19 +246,19 @@ def test_every_value_can_be_looked_at(minilm: Path) -> None:
 
 
 def test_a_report_of_texts_can_be_looked_at(minilm: Path) -> None:
-    from bertprobe.activations import Compute, Watch, open_runner, text_vectors
-    from bertprobe.report.text import activation, pooling
+    from bertprobe.report.text import PerToken, activation, pooling
+    from bertprobe.run import AllVectors, NeuronStatistics, Strongest, TokenNorms
 
     model = bertprobe.open(minilm)
-    runner = open_runner(model.checkpoint, model.anatomy, Compute(), TEXTS)
-    vectors = [v for packed in runner.batches(TEXTS) for v in text_vectors(runner, packed)]
-    report = pooling(runner, ["<b>one</b>", *TEXTS[1:]], vectors, model.findings, 3)
+    vectors = AllVectors()
+    ran = model.run(TEXTS, vectors)
+    report = pooling(ran, ["<b>one</b>", *TEXTS[1:]], vectors.texts, model.findings, 3)
     tame(report._repr_html_())
     assert "&lt;b&gt;one&lt;/b&gt;" in report._repr_html_()
-    seen = Watch(runner.engine.backend, {"intermediate.0"}, keep=True)
-    (packed,) = runner.batches(["<script>alert(1)</script>"])
-    runner.engine.states(packed, seen)
-    tame(activation(runner, seen, packed.tokens, (), 2, each=True)._repr_html_())
+    labels = ["intermediate.0"]
+    statistics, tokens = NeuronStatistics(labels), PerToken(TokenNorms(labels), Strongest(labels, 2))
+    ran = model.run("<script>alert(1)</script>", statistics, *tokens.collectors)
+    tame(activation(ran, statistics, tokens, (), 2)._repr_html_())
 
 
 def test_names_from_a_file_stay_text(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from safetensors.numpy import save_file
 
 from bertprobe import encoder as encoder_room
 from bertprobe import find_parts, open_checkpoint, open_runner
-from bertprobe.activations import Compute
 from bertprobe.backends import NumpyBackend
 from bertprobe.checkpoint import TensorHeader, rows, source
 from bertprobe.checkpoint.config import SETTINGS, checked
@@ -26,6 +25,8 @@ from bertprobe.checkpoint.rows import RowTable, row_table
 from bertprobe.checkpoint.source import Arena, LocalFile, _Ranges
 from bertprobe.encoder import encode, load_encoder
 from bertprobe.errors import BertprobeError, CorruptFile, UnsupportedFile
+from bertprobe.run import Compute, Vectors
+from bertprobe.run.runner import run_batch
 from bertprobe.tokens import pack
 
 # ------------------------------------------------------------------------------------------------ bytes
@@ -150,7 +151,7 @@ def test_one_pass_takes_the_memory_of_one_layer(minilm: Path) -> None:
     layer = sum(h.nbytes for name, h in anatomy.tensors.items() if name.startswith("encoder.layer.0."))
     tracemalloc.start()
     try:
-        runner.engine.vectors(packed, "pooled")
+        run_batch(runner, packed, Vectors("pooled"))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -24,7 +24,6 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
 from bertprobe import reference
-from bertprobe.activations import UNBOUNDED, Foreign
 from bertprobe.anatomy import find_parts
 from bertprobe.anatomy.families import FAMILIES
 from bertprobe.anatomy.layouts import LAYOUTS
@@ -39,6 +38,7 @@ from bertprobe.reference import (
     load_reference,
     tokenizer,
 )
+from bertprobe.run.engines import UNBOUNDED, TransformersEngine
 
 LENGTH = 33  # no multiple of any window or chunk, and enough for CANINE, which takes characters by fours
 POSITIONS = {"canine", "funnel", "bart"}
@@ -203,7 +203,7 @@ def test_the_longest_text_is_the_longest_that_runs(
     family: str, settings: dict[str, Any], longest: int | None, tmp_path: Path
 ) -> None:
     zoo.save(family, tmp_path, **settings)
-    engine = Foreign(opened(tmp_path), TorchBackend())
+    engine = TransformersEngine(opened(tmp_path), TorchBackend())
     assert engine.longest == (longest or UNBOUNDED)
     engine.reference.run([20] * (longest or 100), [0] * (longest or 100))
     if longest is not None and family != "longformer":  # which pads to whole windows, and fails elsewhere
@@ -674,9 +674,9 @@ def test_hooks_are_gone_afterwards_also_when_the_tap_or_the_model_raises(tmp_pat
         before = hooks_on(loaded.model)
         recorded(loaded, ids_of(family))
         with pytest.raises(ValueError, match=part):
-            loaded.run(ids_of(family), tap=tap)
+            loaded.run(ids_of(family), on_record=tap)
         with pytest.raises(UnsupportedFile, match="could not be run on this input"):
-            loaded.run([10**6], tap=tap)
+            loaded.run([10**6], on_record=tap)
         assert hooks_on(loaded.model) == before
 
 

@@ -17,7 +17,7 @@ from conftest import Run
 from hub import Hub
 from safetensors.numpy import load_file, save_file
 
-from bertprobe.anatomy import find_parts, select
+from bertprobe.anatomy import find_parts
 from bertprobe.checkpoint import open_checkpoint
 from bertprobe.export.files import Output
 from bertprobe.measurement import measure_parts
@@ -26,7 +26,7 @@ from bertprobe.render import html
 from bertprobe.render.html import FIGURES, SUFFIXES
 from bertprobe.render.html.theme import PALETTES
 from bertprobe.report import Report
-from bertprobe.report.page import MOST_CELLS, MOST_TEXTS, page, run_texts
+from bertprobe.report.page import MOST_CELLS, MOST_TEXTS, page
 from bertprobe.stats.histogram import histogram
 from bertprobe.stats.numbers import measure
 from bertprobe.verdicts import Evidence, judge
@@ -83,15 +83,14 @@ def written(run: Run, *argv: Any) -> Parsed:
 
 def reported(model: str, texts: list[str]) -> Report:
     """A report made without the command line."""
-    from bertprobe.activations import Compute, open_runner
+    from bertprobe.cli.pictures import _run
 
     checkpoint = open_checkpoint(model)
     anatomy = find_parts(checkpoint)
     evidence = Evidence(checkpoint, anatomy, measure_parts(anatomy.parts, spectrum=True, bins=True))
     ran = None
     if texts:
-        runner = open_runner(checkpoint, anatomy, Compute(), texts)
-        ran = run_texts(runner, select(anatomy, ["intermediate"]), texts)
+        ran = _run(evidence, texts, False)
     return page(evidence, anatomy.parts, judge(evidence), ran)
 
 

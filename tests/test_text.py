@@ -187,9 +187,9 @@ def test_vectors_are_as_wide_as_they_are(family: str, kind: str, tmp_path: Path,
 
 def test_rows_of_two_widths_are_a_fault_of_ours(tmp_path: Path) -> None:
     with VectorFile(Output(tmp_path / "v.npy"), "mean", {}) as file:
-        file.add(np.array([0]), np.zeros((1, 4), np.float32))
+        file.put(np.array([0]), np.zeros((1, 4), np.float32))
         with pytest.raises(ValueError, match="among vectors"):
-            file.add(np.array([1]), np.zeros((1, 8), np.float32))
+            file.put(np.array([1]), np.zeros((1, 8), np.float32))
 
 
 @pytest.mark.parametrize("suffix", READERS)
@@ -200,7 +200,7 @@ def test_vectors_read_back_in_the_order_of_the_texts(
     lines = tmp_path / "texts.txt"
     lines.write_text("\n".join(TEXTS * 3) + "\n")
     file = tmp_path / f"vectors{suffix}"
-    options = ["--file", lines, "-m", minilm, "-o", file, "--vector", kind, "--budget", "20"]
+    options = ["--file", lines, "-m", minilm, "-o", file, "--vector", kind, "--batch-tokens", "20"]
     told = data_of(run, "pool", *options)
     assert told["written"]["shape"] == [9, 384]
     assert told["written"]["bytes"] == file.stat().st_size
@@ -243,7 +243,7 @@ def test_ten_megabytes_in_one_text(command: str, minilm: Path, tmp_path: Path) -
     done = subprocess.run([*argv, "--truncate"], capture_output=True, text=True, check=True)
     data = json.loads(done.stdout)
     if command == "pool":
-        assert data["texts"][0]["cut"] == 2_000_002 - 512
+        assert data["texts"][0]["truncated"] == 2_000_002 - 512
     else:
         assert data["layers"][0]["statistics"]["count"] == 512 * 1536
 
@@ -302,7 +302,7 @@ def test_what_is_too_long_is_an_error_unless_it_may_be_cut(minilm: Path, run: An
     assert "--truncate" in refused.err
     (node,) = data_of(run, "pool", text, "-m", minilm, "--truncate")["texts"]
     assert len(node["tokens"]) == 512
-    assert node["cut"] == 602 - 512
+    assert node["truncated"] == 602 - 512
     assert np.abs(np.array(node["pooled"]["values"]) - theirs(text)["pooled"]).max() < 1e-5
 
 
@@ -317,10 +317,10 @@ def test_the_longest_text_there_can_be(minilm: Path, run: Any, theirs: Any) -> N
 @pytest.mark.parametrize("command", ["pool", "activations"])
 def test_what_was_cut_is_said(command: str, minilm: Path, tmp_path: Path, run: Any) -> None:
     argv = [command, "word " * 600, "word", "word " * 511, "-m", minilm, "--truncate"]
-    assert data_of(run, *argv)["facts"]["cut"] == {"texts": 2, "tokens": 91}
+    assert data_of(run, *argv)["facts"]["truncated"] == {"texts": 2, "tokens": 91}
     assert "2 texts to what the model takes; 91 tokens left out" in run(argv).out
     suffix = "npy" if command == "pool" else "npz"
-    assert data_of(run, *argv, "-o", tmp_path / f"out.{suffix}")["facts"]["cut"]["texts"] == 2
+    assert data_of(run, *argv, "-o", tmp_path / f"out.{suffix}")["facts"]["truncated"]["texts"] == 2
 
 
 def test_the_model_may_stand_in_the_environment(minilm: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,7 +398,7 @@ def test_statistics_are_those_of_the_matrices(backend: str, minilm: Path, run: A
 
 def test_batches_add_up_to_the_whole(minilm: Path, lines: Path, run: Any) -> None:
     whole = data_of(run, "activations", "--file", lines, "-m", minilm)
-    parts = data_of(run, "activations", "--file", lines, "-m", minilm, "--budget", "1")
+    parts = data_of(run, "activations", "--file", lines, "-m", minilm, "--batch-tokens", "1")
     for a, b in zip(whole["layers"], parts["layers"], strict=True):
         assert a["statistics"] == pytest.approx(b["statistics"], rel=1e-5, abs=1e-6)
 

@@ -93,7 +93,7 @@ def assert_equal_to(tokenizer: Tokenizer, reference: Any, texts: Sequence[str] =
         for longest in (4, 5, 12, 13, 64):
             cut = tokenizer.encode(text, pair, longest=longest)
             assert_same(cut, theirs(reference, text, pair, longest), reference)
-            assert cut.cut == len(whole) - len(cut)
+            assert cut.truncated == len(whole) - len(cut)
 
 
 # ------------------------------------------------------------------------------------------------ folders
@@ -471,14 +471,14 @@ def test_packing_puts_the_longest_first_and_remembers_the_order() -> None:
     assert packed.positions.tolist() == [0, 1, 2, 0, 1, 0, 1]
     assert packed.segments.tolist() == [0, 1, 0, 0, 1, 0, 1]
     assert packed.lengths.tolist() == [3, 2, 2]
-    assert packed.order.tolist() == [1, 0, 2]
+    assert packed.places.tolist() == [1, 0, 2]
     assert packed.tokens == (("10", "11", "12"), ("0", "1"), ("20", "21"))
-    assert pack([encoded(1), encoded(2)], [7, 9]).order.tolist() == [9, 7]
+    assert pack([encoded(1), encoded(2)], [7, 9]).places.tolist() == [9, 7]
     assert {field.dtype for field in arrays(packed)} == {field.dtype for field in arrays(pack([]))} == {np.dtype("i8")}
 
 
 def arrays(packed: Packed) -> list[Any]:
-    return [packed.ids, packed.positions, packed.segments, packed.lengths, packed.order, packed.cut]
+    return [packed.ids, packed.positions, packed.segments, packed.lengths, packed.places, packed.truncated]
 
 
 class Counting:
@@ -512,7 +512,7 @@ def test_every_token_comes_once_within_the_budget(lengths: list[int], budget: in
         assert (np.diff(packed.lengths) <= 0).all()
         ends = np.cumsum(packed.lengths)
         for place, end, length, cut, tokens in zip(
-            packed.order, ends, packed.lengths, packed.cut, packed.tokens, strict=True
+            packed.places, ends, packed.lengths, packed.truncated, packed.tokens, strict=True
         ):
             assert [chr(id) for id in packed.ids[end - length : end]] == list(tokens)
             assert packed.positions[end - length : end].tolist() == list(range(length))
@@ -534,7 +534,7 @@ def test_batching_changes_no_ids(minilm: Path) -> None:
     for budget in (1, 7, 64, 10_000):
         for packed in batches(tokenizer, texts, budget=budget, longest=512):
             starts = np.cumsum(packed.lengths) - packed.lengths
-            for place, start, length in zip(packed.order, starts, packed.lengths, strict=True):
+            for place, start, length in zip(packed.places, starts, packed.lengths, strict=True):
                 alone = tokenizer.encode(texts[place])
                 assert alone.ids.tolist() == packed.ids[start : start + length].tolist()
                 assert alone.segments.tolist() == packed.segments[start : start + length].tolist()
@@ -548,7 +548,7 @@ def test_a_text_too_long_is_an_error_or_cut(minilm: Path) -> None:
         list(batches(tokenizer, texts, budget=600, longest=512))
     (packed,) = batches(tokenizer, texts, budget=2000, longest=512, truncate=True)
     assert packed.lengths.tolist() == [512, 512, 3]
-    assert packed.cut.tolist() == [0, len(tokenizer.encode(texts[2])) - 512, 0]
+    assert packed.truncated.tolist() == [0, len(tokenizer.encode(texts[2])) - 512, 0]
     assert packed.tokens[1][-1] == "[SEP]"
     with pytest.raises(BertprobeError, match="2 special tokens"):
         list(batches(tokenizer, ["word"], budget=10, longest=1, truncate=True))
@@ -559,7 +559,7 @@ def test_pairs_are_taken_two_by_two(minilm: Path) -> None:
     (packed,) = batches(tokenizer, ["a", "b", "c d", "e"], budget=99, longest=512, pairs=True)
     assert packed.tokens == (("[CLS]", "c", "d", "[SEP]", "e", "[SEP]"), ("[CLS]", "a", "[SEP]", "b", "[SEP]"))
     assert packed.segments.tolist() == [0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 1]
-    assert packed.order.tolist() == [1, 0]
+    assert packed.places.tolist() == [1, 0]
     with pytest.raises(BertprobeError, match=r"text 3 \('c'\) has no partner"):
         list(batches(tokenizer, ["a", "b", "c"], budget=99, longest=512, pairs=True))
     with pytest.raises(BertprobeError, match=r"pair 1 \('a'\) has 5 tokens"):

@@ -12,7 +12,8 @@ import zoo
 from conftest import Run
 from safetensors.numpy import load_file, save_file
 
-from bertprobe import activations, backends, encoder, reference
+from bertprobe import backends, encoder, reference
+from bertprobe.run import runner as runner_room
 
 
 def data_of(ran: Any) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def test_a_model_is_read_once_for_each_way_of_computing(
     for name, module in (("load_reference", reference), ("load_encoder", encoder)):
         real = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, _real=real, _name=name, **k: loads.append(_name) or _real(*a, **k))
-    monkeypatch.setattr(activations, "load_encoder", encoder.load_encoder)
+    monkeypatch.setattr(runner_room, "load_encoder", encoder.load_encoder)
     for family in ("modernbert", "bert"):
         loads.clear()
         zoo.save(family, tmp_path / family, vocab_size=30522)

@@ -30,6 +30,7 @@ from bertprobe.cli import COMMANDS
 from bertprobe.errors import CorruptFile, OutputError
 from bertprobe.export import renaming
 from bertprobe.export.files import Output, atomic_folder, atomic_write, check_folder
+from bertprobe.run import Vectors, run_batch
 
 PACKAGE = Path(bertprobe.__file__).parent
 POCKET = PACKAGE / "pocket"
@@ -460,16 +461,16 @@ def test_weights_that_change_while_texts_are_run(how: str, backend: str, tmp_pat
     shutil.copytree(POCKET, folder)
     texts = ["the ship left the harbour", "he was paid a shilling", "she walked on and on"] * 40
     model = bertprobe.open(str(folder))
-    compute = bertprobe.Compute(backend=backend, budget=64)
+    compute = bertprobe.Compute(backend=backend, batch_tokens=64)
     whole = model.pool(texts, compute=compute)
     runner = bertprobe.open_runner(model.checkpoint, model.anatomy, compute)
-    rows: dict[int, Any] = {}
+    vectors = Vectors("pooled")
     with pytest.raises(CorruptFile, match="changed while it was being read") if backend == "numpy" else _either():
         for number, packed in enumerate(runner.batches(texts)):
-            rows.update(zip(packed.order.tolist(), runner.engine.vectors(packed, "pooled"), strict=True))
+            run_batch(runner, packed, vectors)
             if number == 0:
                 spoiled(folder / "model.safetensors", how)
-    for place, row in rows.items():
+    for place, row in vectors._rows._items.items():
         assert np.array_equal(row, whole[place]), "no number may come of the new bytes"
 
 
@@ -499,7 +500,7 @@ def test_a_command_over_weights_that_change_writes_nothing(
 
     monkeypatch.setattr(VectorFile, "add", add_then_spoil)
     out = tmp_path / "o.npy"
-    ran = run(["pool", "--file", tmp_path / "texts", "-m", folder, "-o", out, "--budget", "64"])
+    ran = run(["pool", "--file", tmp_path / "texts", "-m", folder, "-o", out, "--batch-tokens", "64"])
     assert ran.code == 1
     assert "changed while it was being read" in ran.err
     assert len(ran.err.splitlines()) == 1

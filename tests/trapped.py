@@ -106,11 +106,11 @@ def _on_a_text(family: str, folder: Path, text: str) -> tuple[int, list[str]]:
     """Rows of the last hidden state, and tensors that are not finite."""
     import zoo
 
-    from bertprobe.activations import Compute, open_runner
     from bertprobe.anatomy import find_parts
     from bertprobe.anatomy.families import FAMILIES
     from bertprobe.checkpoint import open_checkpoint
     from bertprobe.reference import load_reference
+    from bertprobe.run import AllVectors, Compute, open_runner, run_batch
 
     checkpoint = open_checkpoint(str(folder))
     anatomy = find_parts(checkpoint)
@@ -121,7 +121,7 @@ def _on_a_text(family: str, folder: Path, text: str) -> tuple[int, list[str]]:
         runner = open_runner(checkpoint, anatomy, Compute(backend="torch", device="cpu"))
         packed = next(iter(runner.batches([text])))
         hidden = reference.run(packed.ids.tolist(), packed.segments.tolist()).last_hidden_state
-        runner.engine.states(packed)
+        run_batch(runner, packed, AllVectors())
     return len(hidden), list(reference.nonfinite)
 
 

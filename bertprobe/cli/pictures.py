@@ -26,7 +26,7 @@ from bertprobe.errors import OutputError, printable
 
 if TYPE_CHECKING:
     from bertprobe.checkpoint import Checkpoint
-    from bertprobe.report.page import Ran
+    from bertprobe.report.page import TextReports
     from bertprobe.verdicts import Evidence
 
 
@@ -112,10 +112,16 @@ def _measured(checkpoint: Checkpoint) -> Evidence:
     return Evidence(checkpoint, anatomy, numbers)
 
 
-def _run(evidence: Evidence, texts: Sequence[str], truncate: bool) -> Ran:
-    from bertprobe.activations import Compute, open_runner
+def _run(evidence: Evidence, texts: Sequence[str], truncate: bool) -> TextReports:
     from bertprobe.anatomy import select
-    from bertprobe.report.page import run_texts
+    from bertprobe.report.page import STRONGEST, check_count, text_reports
+    from bertprobe.report.text import PerToken
+    from bertprobe.run import AllVectors, Compute, NeuronStatistics, Strongest, TokenNorms, open_runner, run_texts
 
+    check_count(texts)
+    labels = {part.label for part in select(evidence.anatomy, ["intermediate"])}
+    vectors, statistics = AllVectors(), NeuronStatistics(labels)
+    tokens = PerToken(TokenNorms(labels), Strongest(labels, STRONGEST))
     runner = open_runner(evidence.checkpoint, evidence.anatomy, Compute(), texts)
-    return run_texts(runner, select(evidence.anatomy, ["intermediate"]), texts, truncate=truncate)
+    ran = run_texts(runner, texts, vectors, statistics, *tokens.collectors, truncate=truncate)
+    return text_reports(ran, texts, vectors, statistics, tokens)

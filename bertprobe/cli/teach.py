@@ -36,11 +36,17 @@ def explain(
     from bertprobe import render
     from bertprobe.anatomy import find_parts
     from bertprobe.checkpoint import open_checkpoint
-    from bertprobe.report.explanation import explanation
+    from bertprobe.explain import TEXT, gather
+    from bertprobe.measurement import measure_parts
+    from bertprobe.report.explanation import check_module, explanation
     from bertprobe.verdicts import Evidence
 
     check_format(format, json, None)
     checkpoint = open_checkpoint(resolve_model(model), subfolder=subfolder, weights=weights, root=root, download=True)
+    anatomy = find_parts(checkpoint)
+    check_module(checkpoint, anatomy, module)
     one_thread_per_product()
-    report = explanation(Evidence(checkpoint, find_parts(checkpoint)), module, lang, text, truncate=truncate)
+    measured = Evidence(checkpoint, anatomy, measure_parts(anatomy.parts))
+    found = gather(measured, TEXT if text is None else text, truncate=truncate)
+    report = explanation(checkpoint, anatomy, found, module, lang)
     render.show(report, "json" if json else format)

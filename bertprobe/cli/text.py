@@ -13,15 +13,12 @@ import typer
 from bertprobe.cli import completion
 from bertprobe.cli.model import resolve_model
 from bertprobe.cli.options import Force, Format, Json, Layers, Root, Subfolder, Truncate, Weights, check_format
-from bertprobe.errors import NotFound, OutputError, PartMissing, printable
+from bertprobe.errors import NotFound, PartMissing, printable
 from bertprobe.inputs import Input
 
 if TYPE_CHECKING:
-    from bertprobe.activations import Runner
     from bertprobe.anatomy import Anatomy
     from bertprobe.checkpoint import Checkpoint
-    from bertprobe.report import Report
-    from bertprobe.verdicts import Finding
 
 Texts = Annotated[list[str] | None, typer.Argument(metavar="TEXT…", help="Texts to run.", show_default=False)]
 VerifyTexts = Annotated[
@@ -55,10 +52,10 @@ ComputeDtype = Annotated[
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, metavar="N", help="Processor threads; all there are unless said.")
 ]
-Budget = Annotated[
+BatchTokens = Annotated[
     int | None,
     typer.Option(
-        "--budget",
+        "--batch-tokens",
         min=1,
         metavar="N",
         help="Tokens in a batch, which bounds memory; unless said, what suits the device.",
@@ -95,7 +92,7 @@ def pool(
     device: Device = "auto",
     dtype: ComputeDtype = "float32",
     threads: Threads = None,
-    budget: Budget = None,
+    batch_tokens: BatchTokens = None,
     format: Format = "table",
     json: Json = False,
 ) -> None:
@@ -104,27 +101,32 @@ def pool(
     With -o, writes one vector a text: .safetensors, .npy, .npz, .jsonl, .csv or .parquet.
     """
     from bertprobe import render
-    from bertprobe.activations import Compute, open_runner, require_vector, text_vectors, why_not_finite
-    from bertprobe.report.text import pooling
+    from bertprobe.export import Output
+    from bertprobe.export.vectors import VectorFile
+    from bertprobe.measurement import judge_part
+    from bertprobe.report.text import pooling, vectors_written
+    from bertprobe.run import AllVectors, Compute, needs_of, open_runner, require_vector, run_texts
 
     check_format(format, json, None)
     checkpoint, anatomy = _open(model, subfolder, weights, root)
     require_vector(checkpoint, anatomy, vector)
     known, lines = _texts(texts, file, pair)
-    runner = open_runner(checkpoint, anatomy, Compute(backend, device, dtype, threads, budget), known)
-    findings = _about_the_pooler(checkpoint, anatomy)
+    kept: AllVectors | VectorFile = AllVectors()
     if output is not None:
-        report = _write_vectors(runner, chain(known, lines), vector, output, force, truncate, pair, findings)
-        render.show(report, "json" if json else format, whole=False)
-        return
-    known = [*known, *islice(lines, SHOWN + 1 - len(known))]
-    if len(known) > SHOWN:
-        raise OutputError(f"there are more than {SHOWN:,} texts", "write their vectors to a file with -o")
-    found = [v for packed in runner.batches(known, truncate=truncate, pairs=pair) for v in text_vectors(runner, packed)]
-    if not all(v.is_finite for v in found):
-        findings = (*why_not_finite(runner), *findings)
-    report = pooling(runner, _shown(known, pair), found, findings, top, vector)
-    render.show(report, "json" if json else format)
+        metadata = {"format": "pt", "source": checkpoint.ref, "vector": vector}
+        kept = VectorFile(Output(output, force=force), vector, metadata)
+    compute = Compute(backend, device, dtype, threads, batch_tokens)
+    runner = open_runner(checkpoint, anatomy, compute, known, needs=needs_of([kept]))
+    findings = judge_part(checkpoint, anatomy, "pooler")
+    if isinstance(kept, VectorFile):
+        with kept:
+            ran = run_texts(runner, chain(known, lines), kept, truncate=truncate, pairs=pair)
+        report = vectors_written(ran, kept, (*ran.findings, *findings))
+    else:
+        known = _few([*known, *islice(lines, SHOWN + 1 - len(known))])
+        ran = run_texts(runner, known, kept, truncate=truncate, pairs=pair)
+        report = pooling(ran, _shown(known, pair), kept.texts, (*ran.findings, *findings), top, vector)
+    render.show(report, "json" if json else format, whole=output is None)
 
 
 def activations(
@@ -148,7 +150,7 @@ def activations(
     device: Device = "auto",
     dtype: ComputeDtype = "float32",
     threads: Threads = None,
-    budget: Budget = None,
+    batch_tokens: BatchTokens = None,
     format: Format = "table",
     json: Json = False,
 ) -> None:
@@ -157,39 +159,40 @@ def activations(
     With -o, writes the whole matrices, (tokens, neurons) a layer, with the tokens: .safetensors or .npz.
     """
     from bertprobe import render
-    from bertprobe.activations import Compute, Watch, open_runner, why_not_finite
     from bertprobe.anatomy import select
     from bertprobe.export.matrices import write_matrices
-    from bertprobe.report.text import activation
+    from bertprobe.report.text import PerToken, activation
+    from bertprobe.run import (
+        Compute,
+        Matrices,
+        NeuronStatistics,
+        Strongest,
+        TokenNorms,
+        needs_of,
+        open_runner,
+        run_texts,
+    )
 
     check_format(format, json, None)
     checkpoint, anatomy = _open(model, subfolder, weights, root)
-    parts = select(anatomy, ["intermediate"], layers)
-    if not parts:
+    labels = {part.label for part in select(anatomy, ["intermediate"], layers)}
+    if not labels:
         raise PartMissing("there is no intermediate module", "look at what there is with: bertprobe inspect --shapes")
-    depth = max((part.layer or 0) + 1 for part in parts)
     known, lines = _texts(texts, file, pair)
-    typed = bool(texts) and file is None
-    few = typed or (len(known) < SHOWN and sum(map(len, known)) <= KEPT)  # then there are no more to come, either
+    few = (bool(texts) and file is None) or (len(known) < SHOWN and sum(map(len, known)) <= KEPT)  # no more to come
     if tokens and not few:
         raise typer.BadParameter("--tokens is for few texts: of so many, write the whole matrices with -o")
-    compute = Compute(backend, device, dtype, threads, budget)
-    runner = open_runner(checkpoint, anatomy, compute, known, depth=depth, pooler=False)
-    keep = few or output is not None
-    seen = Watch(runner.engine.backend, {part.label for part in parts}, keep, pre)
-    pieces: list[tuple[str, ...]] = []
-    order: list[int] = []
-    for packed in runner.batches(chain(known, lines), truncate=truncate, pairs=pair):
-        runner.engine.states(packed, seen)
-        if keep:
-            pieces += packed.tokens
-            order += packed.order.tolist()
-    seen = seen.in_order([len(text) for text in pieces], order)
-    pieces = [pieces[i] for i in sorted(range(len(order)), key=order.__getitem__)]
+    statistics = NeuronStatistics(labels, before=pre)
+    each = PerToken(TokenNorms(labels, before=pre), Strongest(labels, top, before=pre) if tokens else None)
+    matrices = Matrices(labels, before=pre)
+    kept = [statistics, *(each.collectors if few else ()), *([matrices] if output is not None else ())]
+    compute = Compute(backend, device, dtype, threads, batch_tokens)
+    runner = open_runner(checkpoint, anatomy, compute, known, needs=needs_of(kept))
+    ran = run_texts(runner, chain(known, lines), *kept, truncate=truncate, pairs=pair)
     if output is not None:
-        write_matrices(runner, seen, pieces, output, force)
-    findings = () if seen.is_finite else why_not_finite(runner)
-    render.show(activation(runner, seen, pieces, findings, top, each=tokens), "json" if json else format)
+        write_matrices(ran, matrices, output, force)
+    report = activation(ran, statistics, each if few else None, ran.findings, top)
+    render.show(report, "json" if json else format)
 
 
 def verify(
@@ -265,39 +268,11 @@ def _lines(file: str) -> Iterator[str]:
         raise NotFound(f"{printable(file)} cannot be read ({error.strerror})", "check the path") from error
 
 
+def _few(known: list[str]) -> list[str]:
+    if len(known) > SHOWN:
+        raise typer.BadParameter(f"there are more than {SHOWN:,} texts: write their vectors to a file with -o")
+    return known
+
+
 def _shown(known: Sequence[str], pair: bool) -> list[str]:
     return [" / ".join(known[i : i + 2]) for i in range(0, len(known), 2)] if pair else list(known)
-
-
-def _about_the_pooler(checkpoint: Checkpoint, anatomy: Anatomy) -> tuple[Finding, ...]:
-    """Findings on the pooler, which decide whether its numbers mean anything."""
-    from bertprobe.anatomy import select
-    from bertprobe.measurement import measure_parts
-    from bertprobe.verdicts import Evidence, judge
-
-    numbers = measure_parts(select(anatomy, ["pooler"]))
-    return tuple(f for f in judge(Evidence(checkpoint, anatomy, numbers)) if f.part == "pooler")
-
-
-def _write_vectors(
-    runner: Runner,
-    texts: Iterator[str],
-    vector: str,
-    output: Path,
-    force: bool,
-    truncate: bool,
-    pair: bool,
-    findings: Sequence[Finding],
-) -> Report:
-    from bertprobe.activations import why_not_finite
-    from bertprobe.export import Output
-    from bertprobe.export.vectors import VectorFile
-    from bertprobe.report.text import vectors_written
-
-    metadata = {"format": "pt", "source": runner.checkpoint.ref, "vector": vector}
-    with VectorFile(Output(output, force=force), vector, metadata) as vectors:
-        for packed in runner.batches(texts, truncate=truncate, pairs=pair):
-            vectors.add(packed.order, runner.engine.vectors(packed, vector))
-    if not vectors.is_finite:
-        findings = (*why_not_finite(runner), *findings)
-    return vectors_written(runner, vectors, findings)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bertprobe.activations import Compute, Runner, open_runner, vectors_of
 from bertprobe.compare import Side
 from bertprobe.errors import NotFound, UnsupportedFile, printable, quoted
+from bertprobe.run import VECTORS, AllVectors, Compute, Matrices, Runner, TextVectors, open_runner, run_batch, run_texts
 from bertprobe.tokens import open_tokenizer
 
 if TYPE_CHECKING:
-    from bertprobe.tokens import Packed, Tokenizer
+    from bertprobe.tokens import Tokenizer
 
-KINDS = ("pooled", "cls", "mean")
-BUDGET = 512  # tokens a batch: the matrices of every layer of both models are there at once
+BATCH_TOKENS = 512  # tokens a batch: the matrices of every layer of both models are there at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,26 +60,36 @@ def move(a: Side, b: Side, texts: Sequence[str]) -> Moved:
             f"A is {widths[0]} wide, B {widths[1]}: what they put out cannot be compared", "leave the texts out"
         )
     tokenizers, notes = _tokenizers(a, b)
-    compute = Compute(budget=BUDGET)
+    compute = Compute(batch_tokens=BATCH_TOKENS)
     left, right = (
         open_runner(of.checkpoint, of.anatomy, compute, texts, tokenizer=tokenizer)
         for of, tokenizer in zip((a, b), tokenizers, strict=True)
     )
     unlike = _unlike(left, right, texts)
-    if unlike:
-        vectors = [_vectors(runner, runner.batches(texts)) for runner in (left, right)]
-        found = [_text(texts[i], *(side[i] for side in vectors)) for i in range(len(texts))]
-        return Moved(tuple(found), {}, unlike, notes)
+    one, other = AllVectors(), AllVectors()
     sums: dict[str, _Sums] = {}
-    placed: dict[int, TextMove] = {}
-    for packed in left.batches(texts):
-        one, other = _states(left, packed), _states(right, packed)
-        for label, values in one.matrices.items():
-            if label in other.matrices and values.shape == other.matrices[label].shape:
-                sums.setdefault(label, _Sums()).take(values, other.matrices[label])
-        both = zip(_by_place(packed, one.vectors), _by_place(packed, other.vectors), strict=True)
-        placed |= {place: _text(texts[place], mine, its) for (place, mine), (_, its) in both}
-    return Moved(tuple(placed[i] for i in sorted(placed)), {label: s.move for label, s in sums.items()}, "", notes)
+    if unlike:
+        run_texts(left, texts, one)
+        run_texts(right, texts, other)
+    else:
+        for batch in left.batches(texts):  # the same tokens for both, and the matrices of one batch at a time
+            matrices = [Matrices(_labels(runner)) for runner in (left, right)]
+            run_batch(left, batch, one, matrices[0])
+            run_batch(right, batch, other, matrices[1])
+            _add_up(sums, *matrices)
+    vectors = zip(texts, one.texts, other.texts, strict=True)
+    moved = tuple(TextMove(text, mine.tokens, _moves(mine, its)) for text, mine, its in vectors)
+    return Moved(moved, {label: found.move for label, found in sums.items()}, unlike, notes)
+
+
+def _add_up(sums: dict[str, _Sums], a: Matrices, b: Matrices) -> None:
+    """Adds a batch's activations, of every part whose matrices are as large in both."""
+    import numpy as np
+
+    mine, its = ({site.label: np.concatenate(found) for site, found in of.kept.items()} for of in (a, b))
+    for label, values in mine.items():
+        if label in its and values.shape == its[label].shape:
+            sums.setdefault(label, _Sums()).take(values, its[label])
 
 
 def _tokenizers(a: Side, b: Side) -> tuple[tuple[Tokenizer, Tokenizer], tuple[str, ...]]:
@@ -117,56 +126,22 @@ def _unlike(a: Runner, b: Runner, texts: Sequence[str]) -> str:
     return ""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Ran:
-    """What one model put out for a batch: each text's vectors, and each part's activations (T, I)."""
-
-    vectors: list[dict[str, Any]]
-    matrices: dict[str, Any]
+def _labels(runner: Runner) -> set[str]:
+    return {part.label for part in runner.anatomy.of("intermediate", "gate")}
 
 
-def _states(runner: Runner, packed: Packed) -> _Ran:
-    import numpy as np
-
-    kept: dict[str, list[Any]] = {}
-
-    def tap(label: str, before: Any, after: Any) -> None:
-        kept.setdefault(label, []).append(np.array(runner.engine.backend.numpy(after), np.float32))
-
-    states = runner.engine.states(packed, tap)
-    matrices = {label: np.concatenate(found) for label, found in kept.items()}
-    return _Ran([vectors_of(hidden, pooled) for hidden, pooled in states], matrices)
-
-
-def _vectors(runner: Runner, batches: Iterator[Packed]) -> dict[int, tuple[tuple[str, ...], dict[str, Any]]]:
-    found: dict[int, tuple[tuple[str, ...], dict[str, Any]]] = {}
-    for packed in batches:
-        ran = [vectors_of(hidden, pooled) for hidden, pooled in runner.engine.states(packed)]
-        found |= dict(_by_place(packed, ran))
-    return found
-
-
-def _by_place(
-    packed: Packed, vectors: Sequence[dict[str, Any]]
-) -> Iterator[tuple[int, tuple[tuple[str, ...], dict[str, Any]]]]:
-    for i, found in enumerate(vectors):
-        yield int(packed.order[i]), (packed.tokens[i], found)
-
-
-_Ours = tuple[tuple[str, ...], dict[str, Any]]
-
-
-def _text(text: str, a: _Ours, b: _Ours) -> TextMove:
+def _moves(a: TextVectors, b: TextVectors) -> dict[str, Move | None]:
+    """How each of the three vectors moved, None where a model has no such."""
     vectors: dict[str, Move | None] = {}
-    for kind in KINDS:
-        one, other = a[1][kind], b[1][kind]
+    for which in VECTORS:
+        one, other = getattr(a, which), getattr(b, which)
         if one is None or other is None:
-            vectors[kind] = None
+            vectors[which] = None
             continue
         sums = _Sums()
         sums.take(one, other)
-        vectors[kind] = sums.move
-    return TextMove(text, a[0], vectors)
+        vectors[which] = sums.move
+    return vectors
 
 
 @dataclass(slots=True)

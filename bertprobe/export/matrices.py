@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -15,10 +15,11 @@ from bertprobe.export.tensors import check_name, safetensors_header, utf8_notes
 _DTYPES = {"float32": "F32", "int64": "I64"}
 
 if TYPE_CHECKING:
-    from bertprobe.activations import Runner, Watch
+    from bertprobe.run.collect import Matrices
+    from bertprobe.run.runner import Ran
 
 
-def write_matrices(runner: Runner, seen: Watch, pieces: Sequence[Sequence[str]], path: Path, force: bool) -> None:
+def write_matrices(ran: Ran, matrices: Matrices, path: Path, force: bool) -> None:
     """Writes what was kept, texts in the order of the input: a matrix (rows, I) a part, and `lengths` (N,).
 
     The tokens stand in the metadata, under `tokens`, as a JSON list for each text. Where a part has other rows than
@@ -28,15 +29,15 @@ def write_matrices(runner: Runner, seen: Watch, pieces: Sequence[Sequence[str]],
         raise OutputError(f"{printable(str(path))} does not say a format", "let its name end in .safetensors or .npz")
     output = Output(path, force=force)
     check_place(output)
-    arrays = _arrays(seen, pieces)
+    arrays = _arrays(matrices)
     for name in arrays:
         check_name(name, path.suffix)
     metadata = utf8_notes({
         "format": "pt",
         "bertprobe_version": __version__,
-        "source": runner.checkpoint.ref,
-        "values": "before the activation" if seen.pre else "after the activation",
-        "tokens": json.dumps(list(pieces)),
+        "source": ran.checkpoint.ref,
+        "values": "before the activation" if matrices.before else "after the activation",
+        "tokens": json.dumps(matrices.tokens),
     })  # fmt: skip
     with atomic_write(output) as file:
         _WRITERS[path.suffix](file, arrays, metadata)
@@ -60,14 +61,14 @@ def _safetensors(file: IO[bytes], arrays: Mapping[str, Any], metadata: Mapping[s
 _WRITERS = {".safetensors": _safetensors, ".npz": _npz}
 
 
-def _arrays(seen: Watch, pieces: Sequence[Sequence[str]]) -> dict[str, Any]:
+def _arrays(matrices: Matrices) -> dict[str, Any]:
     import numpy as np
 
-    lengths = [len(text) for text in pieces]
+    lengths = [len(text) for text in matrices.tokens]
     found: dict[str, Any] = {"lengths": np.array(lengths)}
-    for label, texts in seen.kept.items():
-        found[label] = np.ascontiguousarray(np.concatenate(texts))
+    for site, texts in matrices.kept.items():
+        found[site.label] = np.ascontiguousarray(np.concatenate(texts))
         rows = [len(text) for text in texts]
         if rows != lengths:
-            found[f"{label}.lengths"] = np.array(rows)
+            found[f"{site.label}.lengths"] = np.array(rows)
     return found

@@ -13,10 +13,14 @@ from typing import IO, TYPE_CHECKING, Any
 from bertprobe.errors import OutputError, printable
 from bertprobe.export.files import Output, atomic_write, check_place, scratch
 from bertprobe.export.tensors import safetensors_header, utf8_notes
+from bertprobe.run.collect import Vectors, vectors_at
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from bertprobe.run.captured import Captured, Site
+    from bertprobe.tokens import Packed
 
     Floats = npt.NDArray[np.float32]
 
@@ -27,10 +31,11 @@ class VectorFile:
     """Rows that come in any order and are written in their own, in the format of the suffix: see `WRITERS`.
 
     They wait in a nameless file beside the place, so memory does not grow with their number; all are as wide as the
-    first, `width`. Used as a context; nothing is left behind if it ends in an error.
+    first, `width`. A collector of the vectors `name`, used as a context; nothing is left behind if it ends in an error.
     """
 
     def __init__(self, output: Output, name: str, metadata: Mapping[str, str]) -> None:
+        self.needs = Vectors(name).needs
         self._write = writer(output.path)
         check_place(output)
         self.output, self.name, self.metadata = output, name, utf8_notes(metadata)
@@ -44,7 +49,15 @@ class VectorFile:
         self._rows = self._open.enter_context(scratch(self.output.path))
         return self
 
-    def add(self, places: Any, values: Floats) -> None:
+    def reduce(self, captured: Captured) -> Floats:
+        """A vector for each text of a batch, (N, width)."""
+        return vectors_at(captured)
+
+    def add(self, site: Site, batch: Packed, reduced: Floats) -> None:
+        """Puts the rows of a batch in the places of its texts."""
+        self.put(batch.places, reduced)
+
+    def put(self, places: Any, values: Floats) -> None:
         """Puts the rows of `values` (N, width) in their places (N,); raises `ValueError` for rows of another width."""
         import numpy as np
 

@@ -26,7 +26,7 @@ from bertprobe.errors import BertprobeError, PartMissing, UnsupportedFile, print
 from bertprobe.reference.door import shut
 from bertprobe.reference.kinds import class_of, wrapped_prefix
 from bertprobe.reference.manners import SEED, borrowed, refused
-from bertprobe.reference.running import Block, Dense, Hidden, Record, Reference, Tap
+from bertprobe.reference.running import Block, Dense, Hidden, OnRecord, Record, Reference
 from bertprobe.reference.settings import config_of, settings_of
 from bertprobe.reference.tokenizing import TransformersTokenizer, tokenizer
 
@@ -38,9 +38,9 @@ __all__ = [
     "DOWN",
     "SEED",
     "Hidden",
+    "OnRecord",
     "Record",
     "Reference",
-    "Tap",
     "TransformersTokenizer",
     "load_reference",
     "tokenizer",

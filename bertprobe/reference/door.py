@@ -55,7 +55,7 @@ def shut(*, models: bool = False) -> Iterator[None]:
 
 @contextmanager
 def opened() -> Iterator[None]:
-    """Open again for this thread while it lasts: for what belongs to the caller, such as a tap."""
+    """Open again for this thread while it lasts: for what belongs to the caller, who hears of records."""
     depth = _depth()
     _here.depth = 0
     try:

@@ -52,7 +52,7 @@ class Hidden:
     positions_not_tokens: bool
 
 
-Tap = Callable[[Record], None]
+OnRecord = Callable[[Record], None]
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,10 @@ class Reference:
                 names.append(name if header is None else header.name)
         return tuple(names)
 
-    def run(self, ids: Sequence[int], segments: Sequence[int] | None = None, tap: Tap | None = None) -> Hidden:
-        """One text, unpadded, through the model; `tap` gets the records as they arise.
+    def run(
+        self, ids: Sequence[int], segments: Sequence[int] | None = None, on_record: OnRecord | None = None
+    ) -> Hidden:
+        """One text, unpadded, through the model; `on_record` gets the records as they arise.
 
         Padding that a model adds on its own, and a prompt it puts in front, are cut off the records. Segments are left
         out where the family has none.
@@ -133,28 +135,29 @@ class Reference:
         inputs = {"input_ids": torch.tensor(ids, dtype=torch.long)[None]}
         if segments is not None and self._takes_segments:
             inputs["token_type_ids"] = torch.tensor(segments, dtype=torch.long)[None]
-        hidden = self.run_inputs(inputs, None if tap is None else lambda record: tap(self._aligned(record, len(ids))))
+        aligned = None if on_record is None else lambda record: on_record(self._aligned(record, len(ids)))
+        hidden = self.run_inputs(inputs, aligned)
         pooled = None if hidden.pooled is None else hidden.pooled[0]
         return replace(hidden, last_hidden_state=hidden.last_hidden_state[0], pooled=pooled)
 
     @shut(models=True)
-    def run_inputs(self, inputs: Mapping[str, Any], tap: Tap | None = None) -> Hidden:
+    def run_inputs(self, inputs: Mapping[str, Any], on_record: OnRecord | None = None) -> Hidden:
         """Whatever the model's forward takes, a batch; records have the rows of the whole batch, in the model's order.
 
         Raises:
             UnsupportedFile: the model refuses the input.
         """
         given = {key: value.to(self.device) if hasattr(value, "to") else value for key, value in inputs.items()}
-        taps = _Taps(tap)
+        hooks = _Hooks(on_record)
         try:
-            with borrowed(self.device), taps.listening(self):
+            with borrowed(self.device), hooks.listening(self):
                 self._settle()
                 output = self.model(**given)
         except Exception as error:
-            if error is taps.raised:
+            if error is hooks.raised:
                 raise
             raise refused(f"{self.anatomy.family} could not be run on this input", error) from error
-        return self._hidden(output, taps.inner)
+        return self._hidden(output, hooks.inner)
 
     @cached_property
     def _takes_segments(self) -> bool:
@@ -187,13 +190,13 @@ def _first_of(output: Any, *names: str) -> Any:
     return next((value for name in names if (value := getattr(output, name, None)) is not None), None)
 
 
-class _Taps:
+class _Hooks:
     """Hooks on the up- and down-projections for one run: a dense layer's output waits until its block's end."""
 
-    def __init__(self, tap: Tap | None) -> None:
+    def __init__(self, on_record: OnRecord | None) -> None:
         self.inner: Any = None
         self.raised: Exception | None = None
-        self._tap = tap
+        self._on_record = on_record
         self._calls: Counter[str] = Counter()
         self._waiting: dict[str, Tensor] = {}
 
@@ -205,7 +208,7 @@ class _Taps:
             if reference.inner:
                 module = reference.model.get_submodule(reference.inner)
                 handles.append(module.register_forward_hook(self._keep_inner))
-            for block in reference.blocks if self._tap is not None else ():
+            for block in reference.blocks if self._on_record is not None else ():
                 for path in {block.up.path} | ({block.gate.path} if block.gate else set()):
                     module = reference.model.get_submodule(path)
                     handles.append(module.register_forward_hook(self._keeping(path)))
@@ -240,11 +243,11 @@ class _Taps:
 
     def _emit(self, record: Record) -> None:
         try:
-            if self._tap is not None:
+            if self._on_record is not None:
                 with opened():
-                    self._tap(record)
+                    self._on_record(record)
         except Exception as error:
-            self.raised = error  # the tap's own, to be told apart from what the model raises
+            self.raised = error  # the caller's own, to be told apart from what the model raises
             raise
 
 

@@ -11,7 +11,7 @@ from bertprobe.errors import printable, shortened
 from bertprobe.report import Column
 
 if TYPE_CHECKING:
-    from bertprobe.report.nodes import Cut, Facts, FileSize, Summary
+    from bertprobe.report.nodes import Facts, FileSize, Summary, Truncated
 
 Row = TypeVar("Row", bound=Mapping[str, Any])
 
@@ -29,7 +29,7 @@ def fact_lines(model: str, facts: Facts) -> list[tuple[str, str]]:
         ("parameters", f"{facts['parameters']:,}, stored as {_dtypes(facts['dtypes'])}"),
         ("files", f"{_files(facts['files'])}; read {_size(facts['bytes_read'])} of {_size(facts['bytes_total'])}"),
         *([("run", _run(facts))] if "backend" in facts else []),
-        *([("cut", _cut(facts["cut"]))] if facts.get("cut", {}).get("texts") else []),
+        *([("truncated", _truncated(facts["truncated"]))] if facts.get("truncated", {}).get("texts") else []),
         *(("note", note) for note in (*facts["notes"], *facts.get("tokenizer_notes", ()))),
     ]
     return [(label, printable(text)) for label, text in lines]
@@ -92,8 +92,8 @@ def _run(facts: Facts) -> str:
     return f"{facts['backend']} on {facts['device']} in {facts['dtype']}, tokens by {facts['tokenizer']}"
 
 
-def _cut(cut: Cut) -> str:
-    texts, tokens = (f"{cut[kind]:,} {kind[: -1 if cut[kind] == 1 else None]}" for kind in ("texts", "tokens"))
+def _truncated(found: Truncated) -> str:
+    texts, tokens = (f"{found[kind]:,} {kind[: -1 if found[kind] == 1 else None]}" for kind in ("texts", "tokens"))
     return f"{texts} to what the model takes; {tokens} left out"
 
 

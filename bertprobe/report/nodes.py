@@ -18,7 +18,7 @@ class FileSize(TypedDict):
     bytes: int
 
 
-class Cut(TypedDict):
+class Truncated(TypedDict):
     """How many texts --truncate shortened, and by how many tokens."""
 
     texts: int
@@ -50,7 +50,7 @@ class Facts(TypedDict):
     dtype: NotRequired[str]
     tokenizer: NotRequired[str]
     tokenizer_notes: NotRequired[list[str]]
-    cut: NotRequired[Cut]
+    truncated: NotRequired[Truncated]
 
 
 class Finding(TypedDict):
@@ -180,7 +180,7 @@ class Text(TypedDict):
 
     text: str
     tokens: list[str]
-    cut: int
+    truncated: int
     pooled: Vector | None
     cls: Vector
     mean: Vector

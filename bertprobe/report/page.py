@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bertprobe.activations import Runner, TextVectors, Watch, vectors_of
 from bertprobe.anatomy import Part
-from bertprobe.encoder import why_not_native
+from bertprobe.anatomy.native import why_not_native
 from bertprobe.errors import OutputError
 from bertprobe.report import Column, Report, View, finding_view
 from bertprobe.report.inspection import inspection
 from bertprobe.report.pictures import Axes, pictures
-from bertprobe.report.text import activation, pooling
+from bertprobe.report.text import PerToken, activation, pooling
 from bertprobe.verdicts import Evidence, Finding
+
+if TYPE_CHECKING:
+    from bertprobe.run.collect import AllVectors, NeuronStatistics
+    from bertprobe.run.runner import Ran
 
 MOST_TEXTS = 24
 MOST_CELLS = 6_000  # tokens × layers: more would make a page of more than 6 MB
@@ -22,7 +25,7 @@ STRONGEST = 3  # neurons told of each token, dimensions of each text
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class TextReports:
     """What came of texts: the data and views of `pool` and of `activations`."""
 
     pooling: Report
@@ -40,24 +43,20 @@ class Ran:
         return tuple(view for view in (*self.pooling.views, *self.activation.views) if view.name != "findings")
 
 
-def run_texts(runner: Runner, parts: Sequence[Part], texts: Sequence[str], *, truncate: bool = False) -> Ran:
-    """Runs texts once, for their vectors and for what each part puts out; raises `OutputError` for too many."""
+def check_count(texts: Sequence[str]) -> None:
+    """Raises `OutputError` for more texts than a page can show."""
     if len(texts) > MOST_TEXTS:
         raise OutputError(f"{len(texts)} texts are more than a page can show", f"give {MOST_TEXTS} or fewer")
-    seen = Watch(runner.engine.backend, {part.label for part in parts}, keep=True)
-    vectors: list[TextVectors] = []
-    for packed in runner.batches(texts, truncate=truncate):
-        for i, (states, pooled) in enumerate(runner.engine.states(packed, seen)):
-            place, cut = int(packed.order[i]), int(packed.cut[i])
-            vectors.append(TextVectors(place, packed.tokens[i], cut, **vectors_of(states, pooled)))
-    seen = seen.in_order([len(vector.tokens) for vector in vectors], [vector.place for vector in vectors])
-    vectors.sort(key=lambda vector: vector.place)
-    tokens = [vector.tokens for vector in vectors]
-    _check_room(sum(map(len, tokens)), len(seen.sums))
-    which = "pooled" if runner.engine.has_pooler else "mean"
-    return Ran(
-        pooling(runner, texts, vectors, (), STRONGEST, which),
-        activation(runner, seen, tokens, (), STRONGEST, each=True),
+
+
+def text_reports(
+    ran: Ran, texts: Sequence[str], vectors: AllVectors, statistics: NeuronStatistics, tokens: PerToken
+) -> TextReports:
+    """What a page tells of a run; raises `OutputError` for more tokens than it has room for."""
+    _check_room(sum(map(len, tokens.norms.tokens)), len(statistics.sums))
+    which = "pooled" if ran.has_pooler else "mean"
+    return TextReports(
+        pooling(ran, texts, vectors.texts, (), STRONGEST, which), activation(ran, statistics, tokens, (), STRONGEST)
     )
 
 
@@ -69,7 +68,9 @@ def _check_room(tokens: int, layers: int) -> None:
         )
 
 
-def page(evidence: Evidence, parts: Sequence[Part], findings: Sequence[Finding], ran: Ran | None = None) -> Report:
+def page(
+    evidence: Evidence, parts: Sequence[Part], findings: Sequence[Finding], ran: TextReports | None = None
+) -> Report:
     """The report of `report`: that of `inspect`, with histograms, row norms and spectra, and what came of texts."""
     report = inspection(evidence, parts, findings)
     axes = Axes.of([n for part in parts if (n := evidence.of(part)) is not None])

@@ -3,37 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from bertprobe._version import __version__
-from bertprobe.activations import Firing, Runner, TextVectors, Watch, cosines, settings_of, strongest
 from bertprobe.anatomy import Anatomy, Part
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.report import Column, Report, View, facts, finding_view
+from bertprobe.run.collect import (
+    VECTORS,
+    NeuronStatistics,
+    NeuronSums,
+    Strongest,
+    TextVectors,
+    TokenNorms,
+    cosines,
+    strongest,
+)
 from bertprobe.stats.numbers import summarize
 from bertprobe.verdicts import Finding
 
 if TYPE_CHECKING:
     from bertprobe.export.vectors import VectorFile
+    from bertprobe.run.captured import Site
+    from bertprobe.run.runner import Ran
     from bertprobe.verify import Agreement
 
 SATURATED = 0.99
-KINDS = ("pooled", "cls", "mean")
 
 
-def base(runner: Runner, findings: Sequence[Finding]) -> dict[str, Any]:
+def base(ran: Ran, findings: Sequence[Finding]) -> dict[str, Any]:
     """What every report of a run carries: model, facts with those of the run, findings, version."""
     return {
-        "model": runner.checkpoint.ref,
-        "facts": {**facts(runner.checkpoint, runner.anatomy), **settings_of(runner)},
+        "model": ran.checkpoint.ref,
+        "facts": {**facts(ran.checkpoint, ran.anatomy), **ran.settings},
         "findings": [asdict(finding) for finding in findings],
         "version": __version__,
     }
 
 
 def pooling(
-    runner: Runner,
+    ran: Ran,
     texts: Sequence[str],
     vectors: Sequence[TextVectors],
     findings: Sequence[Finding],
@@ -44,14 +54,13 @@ def pooling(
 
     `which` of the three vectors is told in tables, with its `most` strongest dimensions; the data hold all of them.
     """
-    nodes = [_text(texts[v.place], v, most, which) for v in sorted(vectors, key=lambda v: v.place)]
-    common = base(runner, findings)
-    ordered = sorted(vectors, key=lambda v: v.place)
+    nodes = [_text(text, found, most, which) for text, found in zip(texts, vectors, strict=True)]
+    common = base(ran, findings)
     data = {
         "model": common["model"],
         "facts": common["facts"],
         "texts": nodes,
-        "similarity": _similarity(ordered) if len(ordered) > 1 else {},
+        "similarity": _similarity(vectors) if len(vectors) > 1 else {},
         "findings": common["findings"],
         "version": common["version"],
     }
@@ -63,8 +72,8 @@ def pooling(
 
 
 def _text(text: str, vectors: TextVectors, most: int, which: str) -> dict[str, Any]:
-    node: dict[str, Any] = {"text": text, "tokens": list(vectors.tokens), "cut": vectors.cut}
-    for kind in KINDS:
+    node: dict[str, Any] = {"text": text, "tokens": list(vectors.tokens), "truncated": vectors.truncated}
+    for kind in VECTORS:
         values = getattr(vectors, kind)
         node[kind] = (
             None if values is None else {"values": [float(x) for x in values], "statistics": _statistics(values)}
@@ -90,7 +99,7 @@ def _statistics(values: Any) -> dict[str, float | None]:
 
 def _similarity(vectors: Sequence[TextVectors]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for kind in KINDS:
+    for kind in VECTORS:
         rows = [getattr(v, kind) for v in vectors]
         found[kind] = None if rows[0] is None else cosines(rows)
     return found
@@ -106,13 +115,13 @@ def _vector_view(nodes: Sequence[Mapping[str, Any]], kind: str) -> View:
         Column("text", ("number",), "integer"),
         Column("", ("text",), "text"),
         Column("tokens", ("count",), "integer", 1),
-        Column("cut off", ("left_out",), "integer", 1),
+        Column("truncated", ("left_out",), "integer", 1),
     ]
     for priority, name in enumerate(("norm", "mean", "std", "min", "max", "saturated")):
         kind_of = "share" if name == "saturated" else "real"
         columns.append(Column(name, (kind, "statistics", name), kind_of, priority))
     rows = tuple(
-        {**node, "number": i, "count": len(node["tokens"]), "left_out": node["cut"] or None}
+        {**node, "number": i, "count": len(node["tokens"]), "left_out": node["truncated"] or None}
         for i, node in enumerate(nodes, 1)
     )
     return View("vectors", titles[kind], tuple(columns), rows)
@@ -136,7 +145,7 @@ def _strongest_view(nodes: Sequence[Mapping[str, Any]], kind: str) -> View:
 
 def _similarity_view(similarity: Mapping[str, Any]) -> View:
     """A row for each pair of texts, the three choices side by side."""
-    kinds = [kind for kind in KINDS if similarity[kind] is not None]
+    kinds = [kind for kind in VECTORS if similarity[kind] is not None]
     count = len(similarity["cls"])
     rows = tuple(
         {"a": a + 1, "b": b + 1, **{kind: similarity[kind][a][b] for kind in kinds}}
@@ -149,9 +158,9 @@ def _similarity_view(similarity: Mapping[str, Any]) -> View:
     return View("similarity", "cosine similarity, which depends on the vector you choose", tuple(columns), rows)
 
 
-def vectors_written(runner: Runner, vectors: VectorFile, findings: Sequence[Finding]) -> Report:
+def vectors_written(ran: Ran, vectors: VectorFile, findings: Sequence[Finding]) -> Report:
     """The report of `pool -o`: what was written."""
-    common = base(runner, findings)
+    common = base(ran, findings)
     path = str(vectors.output.path)
     written = {"path": path, "bytes": vectors.bytes, "name": vectors.name, "shape": [vectors.count, vectors.width]}
     data = {
@@ -174,17 +183,27 @@ def vectors_written(runner: Runner, vectors: VectorFile, findings: Sequence[Find
 # ------------------------------------------------------------------------------------------------ activations
 
 
-def activation(
-    runner: Runner, seen: Watch, tokens: Sequence[Sequence[str]], findings: Sequence[Finding], most: int, *, each: bool
-) -> Report:
-    """The report of `activations`: what every layer's intermediate put out, and with `each` what for every token.
+@dataclass(frozen=True, slots=True)
+class PerToken:
+    """What is told of few texts, token by token: the norms for a map, and where asked for the strongest neurons."""
 
-    `tokens` are those of the texts whose matrices were kept, in the order of the input; empty where only sums were.
-    """
-    common = base(runner, findings)
-    layers = [_layer(runner, label, sums, most, seen.pre) for label, sums in seen.sums.items()]
-    rows = list(_token_rows(runner, seen, tokens, most)) if each else []
-    heat = _heat(seen, tokens) if tokens and runner.engine.rows_are_tokens else None
+    norms: TokenNorms
+    strongest: Strongest | None = None
+
+    @property
+    def collectors(self) -> tuple[TokenNorms | Strongest, ...]:
+        """What has to listen while the texts run."""
+        return (self.norms,) if self.strongest is None else (self.norms, self.strongest)
+
+
+def activation(
+    ran: Ran, statistics: NeuronStatistics, tokens: PerToken | None, findings: Sequence[Finding], most: int
+) -> Report:
+    """The report of `activations`: what every layer's intermediate put out, and of few texts what for every token."""
+    common = base(ran, findings)
+    layers = [_layer(ran.anatomy, site, sums, most, statistics.before) for site, sums in statistics.sums.items()]
+    rows = list(_token_rows(ran, tokens.strongest)) if tokens is not None and tokens.strongest is not None else []
+    heat = _heat(tokens.norms) if tokens is not None and ran.rows_are_tokens else None
     data = {
         "model": common["model"],
         "facts": common["facts"],
@@ -195,20 +214,20 @@ def activation(
         "version": common["version"],
     }
     views = [finding_view(data["findings"])] if findings else []
-    views += [_layer_view(layers, seen.pre), _top_view(layers)]
+    views += [_layer_view(layers, statistics.before), _top_view(layers)]
     if heat is not None:
-        views.append(_heat_view(heat))
+        views.append(_heat_view(heat, [site.part for site in statistics.sums]))
     if rows:
         views.append(_token_view(rows))
     return Report(data, tuple(views), tuple(findings))
 
 
-def _layer(runner: Runner, label: str, sums: Firing, most: int, pre: bool) -> dict[str, Any]:
-    part = next(p for p in runner.anatomy.parts if p.label == label.partition(" ")[0])
+def _layer(anatomy: Anatomy, site: Site, sums: NeuronSums, most: int, before: bool) -> dict[str, Any]:
+    part = next(p for p in anatomy.parts if p.label == site.part)
     return {
-        "label": label,
+        "label": site.label,
         "layer": part.layer,
-        "shapes": _shapes(runner, part, sums, pre),
+        "shapes": _shapes(anatomy, part, sums, before),
         "statistics": {
             "count": sums.count,
             "mean": sums.mean,
@@ -224,17 +243,17 @@ def _layer(runner: Runner, label: str, sums: Firing, most: int, pre: bool) -> di
     }
 
 
-def _shapes(runner: Runner, part: Part, sums: Firing, pre: bool) -> str:
+def _shapes(anatomy: Anatomy, part: Part, sums: NeuronSums, before: bool) -> str:
     """The shape at every step: `(9, 384) → dense → (9, 1536) → gelu → (9, 1536)`."""
     inner = f"({sums.tokens}, {len(sums.total)})"
     width = part.weight.shape[1] if part.weight is not None and len(part.weight.shape) == 2 else "H"
     steps = [f"({sums.tokens}, {width})", "dense", inner]
-    gated = runner.anatomy.of("gate")
+    gated = anatomy.of("gate")
     act = part.activation or (f"× {gated[0].activation}(gate)" if gated else "activation")
-    return " → ".join(steps if pre else [*steps, act, inner])
+    return " → ".join(steps if before else [*steps, act, inner])
 
 
-def _top(sums: Firing, most: int) -> list[dict[str, Any]]:
+def _top(sums: NeuronSums, most: int) -> list[dict[str, Any]]:
     """The neurons of most energy over the text: mean, largest value, share of tokens above zero."""
     import numpy as np
 
@@ -251,24 +270,21 @@ def _top(sums: Firing, most: int) -> list[dict[str, Any]]:
     ]
 
 
-def _token_rows(runner: Runner, seen: Watch, tokens: Sequence[Sequence[str]], most: int) -> Iterator[dict[str, Any]]:
+def _token_rows(ran: Ran, found: Strongest) -> Iterator[dict[str, Any]]:
     """A row for each token of each part; for rows that are not tokens, their position."""
-    for label, texts in seen.kept.items():
-        for number, (matrix, names) in enumerate(zip(texts, tokens, strict=True), 1):
-            for place, row in enumerate(matrix):
-                token = names[place] if runner.engine.rows_are_tokens else f"position {place}"
-                yield {"label": label, "text": number, "token": token, "strongest": strongest(row, most)}
+    for site, texts in found.kept.items():
+        for number, (rows, names) in enumerate(zip(texts, found.tokens, strict=True), 1):
+            for place, neurons in enumerate(rows):
+                token = names[place] if ran.rows_are_tokens else f"position {place}"
+                yield {"label": site.label, "text": number, "token": token, "strongest": neurons}
 
 
-def _heat(seen: Watch, tokens: Sequence[Sequence[str]]) -> dict[str, Any]:
+def _heat(found: TokenNorms) -> dict[str, Any]:
     """Root mean square of each token's activations in each layer, for a map of layers × tokens."""
-    import numpy as np
-
-    kept = {label: np.concatenate(texts) for label, texts in seen.kept.items()}
     return {
-        "layers": list(kept),
-        "tokens": [token for text in tokens for token in text],
-        "rms": [[float(x) for x in np.sqrt(np.square(m, dtype=np.float64).mean(1))] for m in kept.values()],
+        "layers": [site.label for site in found.kept],
+        "tokens": [token for text in found.tokens for token in text],
+        "rms": [[float(x) for text in texts for x in text] for texts in found.kept.values()],
     }
 
 
@@ -297,10 +313,10 @@ def _top_view(layers: Sequence[Mapping[str, Any]]) -> View:
     return View("top", "neurons of most energy over the text", columns, rows)
 
 
-def _heat_view(heat: Mapping[str, Any]) -> View:
+def _heat_view(heat: Mapping[str, Any], parts: Sequence[str]) -> View:
     """One row a token, one shade a layer: readable without colour."""
     rows = tuple({"token": token, "cells": [row[i] for row in heat["rms"]]} for i, token in enumerate(heat["tokens"]))
-    columns = (Column("token", ("token",), "text"), Column(_layer_numbers(heat["layers"]), ("cells",), "heat"))
+    columns = (Column("token", ("token",), "text"), Column(_layer_numbers(parts), ("cells",), "heat"))
     return View(
         "heat",
         "root mean square of each token's activations, layer by layer; shades go by its square root",
@@ -309,9 +325,9 @@ def _heat_view(heat: Mapping[str, Any]) -> View:
     )
 
 
-def _layer_numbers(labels: Sequence[str]) -> str:
+def _layer_numbers(parts: Sequence[str]) -> str:
     """The layers' numbers over their shades, each of which is two places wide."""
-    numbers = [label.partition(" ")[0].rpartition(".")[2] for label in labels]
+    numbers = [part.rpartition(".")[2] for part in parts]
     step = max(map(len, numbers))  # of two digits only every second has room
     return "".join(f"{number:<{2 * step}}" for number in numbers[::step]).rstrip()
 

@@ -15,12 +15,12 @@ CHUNK_TEXTS = 256
 CHUNK_CHARACTERS = 2**18
 
 
-def pack(encoded: Sequence[Encoded], order: Sequence[int] | None = None) -> Packed:
-    """Texts end to end, the longest first; `order` says where each stood in the input, by default as given."""
+def pack(encoded: Sequence[Encoded], places: Sequence[int] | None = None) -> Packed:
+    """Texts end to end, the longest first; `places` says where each stood in the input, by default as given."""
     import numpy as np
 
-    places = range(len(encoded)) if order is None else order
-    texts = sorted(zip(places, encoded, strict=True), key=lambda text: -len(text[1]))
+    known = range(len(encoded)) if places is None else places
+    texts = sorted(zip(known, encoded, strict=True), key=lambda text: -len(text[1]))
     nothing = np.zeros(0, dtype=np.int64)
     lengths = np.array([len(text) for _, text in texts], dtype=np.int64)
     starts = np.cumsum(lengths) - lengths
@@ -30,8 +30,8 @@ def pack(encoded: Sequence[Encoded], order: Sequence[int] | None = None) -> Pack
         segments=np.concatenate([nothing, *(text.segments for _, text in texts)]),
         lengths=lengths,
         tokens=tuple(text.tokens for _, text in texts),
-        order=np.array([place for place, _ in texts], dtype=np.int64),
-        cut=np.array([text.cut for _, text in texts], dtype=np.int64),
+        places=np.array([place for place, _ in texts], dtype=np.int64),
+        truncated=np.array([text.truncated for _, text in texts], dtype=np.int64),
     )
 
 
@@ -53,7 +53,7 @@ def batches(
         budget: tokens in a batch.
         longest: tokens that the model takes of one text, special tokens included.
         truncate: cut texts that are longer; they are an error otherwise.
-        pairs: take the texts two by two; places in `order` then count pairs.
+        pairs: take the texts two by two; `places` then count pairs.
 
     Raises:
         BertprobeError: a text is too long, comes to no tokens, or has no partner.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,12 +17,12 @@ Text = str | tuple[str, str]  # a text, or two to be read together
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
-    """One text or pair as tokens: `ids` (S,), `segments` (S,), the pieces as text, and how many tokens were cut off."""
+    """One text or pair as tokens: `ids` (S,), `segments` (S,), the pieces as text, and how many were truncated."""
 
     ids: Ints
     segments: Ints
     tokens: tuple[str, ...]
-    cut: int = 0
+    truncated: int = 0
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -32,8 +32,8 @@ class Encoded:
 class Packed:
     """N texts end to end, T tokens in all, the longest text first.
 
-    `ids`, `positions` (from 0 within each text) and `segments` are (T,); `lengths`, `order` (where each text stood in
-    the input) and `cut` (tokens cut off it) are (N,); `tokens` are the pieces as text, a tuple for each text.
+    `ids`, `positions` (from 0 within each text) and `segments` are (T,); `lengths`, `places` (where each text stood
+    in the input) and `truncated` (tokens cut off it) are (N,); `tokens` are the pieces as text, a tuple for each text.
     """
 
     ids: Ints
@@ -41,8 +41,19 @@ class Packed:
     segments: Ints
     lengths: Ints
     tokens: tuple[tuple[str, ...], ...]
-    order: Ints
-    cut: Ints
+    places: Ints
+    truncated: Ints
+
+    def singly(self) -> Iterator[Packed]:
+        """Each text as a batch of its own."""
+        start = 0
+        for i, length in enumerate(self.lengths.tolist()):
+            rows, one = slice(start, start + length), slice(i, i + 1)
+            yield Packed(
+                self.ids[rows], self.positions[rows], self.segments[rows], self.lengths[one], self.tokens[one],
+                self.places[one], self.truncated[one],
+            )  # fmt: skip
+            start += length
 
 
 class Tokenizer(Protocol):

@@ -175,9 +175,9 @@ class Packed:
     """bertprobe over a corpus; keeps the seconds that the encoder took, and the operations it executed."""
 
     def __init__(self, model: Path, backend: str, dtype: str, what: str = "pooled") -> None:
-        from bertprobe.activations import Compute, open_runner
         from bertprobe.anatomy import find_parts
         from bertprobe.checkpoint import open_checkpoint
+        from bertprobe.run import Compute, open_runner
 
         checkpoint = open_checkpoint(str(model))
         self.runner = open_runner(checkpoint, find_parts(checkpoint), Compute(backend=backend, dtype=dtype))
@@ -185,21 +185,19 @@ class Packed:
         self.rates: list[float] = []
 
     def __call__(self, texts: list[str]) -> Any:
-        from bertprobe.activations import Watch
+        from bertprobe.run import NeuronStatistics, Vectors, run_batch
 
-        engine = self.runner.engine
-        seen = Watch(engine.backend, {part.label for part in self.runner.anatomy.parts})
+        collectors = [Vectors("pooled" if self.what == "pooled" else "mean")]
+        if self.what == "statistics":
+            collectors.append(NeuronStatistics({part.label for part in self.runner.anatomy.parts}))
         took = work = 0.0
         for batch in self.runner.batches(texts, truncate=True):
             start = time.perf_counter()
-            if self.what == "pooled":
-                engine.vectors(batch, "pooled")
-            else:
-                engine.states(batch, seen if self.what == "statistics" else None)
+            run_batch(self.runner, batch, *collectors)
             took += time.perf_counter() - start
             work += self.operations(batch)
         self.rates.append(work / took / 1e9)
-        return seen
+        return collectors[-1]
 
     def operations(self, batch: Any) -> float:
         """Multiplications and additions of dense products and attention, of the last layer what is run of it."""
@@ -317,7 +315,7 @@ def memory(model: Path, books: Path) -> None:
         texts, out = Path(folder) / "texts.txt", Path(folder) / "out.npy"
         for count, budget in ((1000, 2048), (4000, 2048), (16_000, 2048), (4000, 512), (4000, 8192)):
             texts.write_text("\n".join((paragraphs(2000, books, 250) * 8)[:count]) + "\n")
-            common = ["--file", str(texts), "-m", str(model), "--budget", str(budget), "--backend", "onednn"]
+            common = ["--file", str(texts), "-m", str(model), "--batch-tokens", str(budget), "--backend", "onednn"]
             ours = [sys.executable, "-m", "bertprobe"]
             pool = peak([*ours, "pool", *common, "-o", str(out), "--force"])
             summed = peak([*ours, "activations", *common])

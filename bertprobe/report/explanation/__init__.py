@@ -13,33 +13,30 @@ from types import ModuleType
 from typing import Any
 
 from bertprobe._version import __version__
+from bertprobe.anatomy import Anatomy
+from bertprobe.checkpoint import Checkpoint
 from bertprobe.errors import PartMissing, printable
-from bertprobe.measurement import measure_parts
 from bertprobe.report import Report
 from bertprobe.report import facts as facts_of
 from bertprobe.report.explanation.claims import told
-from bertprobe.report.explanation.facts import TEXT, Facts, gather
+from bertprobe.report.explanation.facts import Facts
 from bertprobe.report.sections import Block, Checked, Section, as_data
-from bertprobe.verdicts import Evidence
 
 LANGUAGES = ("en", "zh")
 ANSWERS = {True: "right", False: "wrong", None: "open"}
 ORDER = ("model", "place", "formula", "steps", "source", "comparison", "claims", "next")
 
 
-def explanation(evidence: Evidence, module: str, language: str, text: str | None, *, truncate: bool = False) -> Report:
-    """Explains `intermediate`, `pooler` or `both` of a checkpoint with a text of its reader's, else one of ours.
-
-    `evidence` needs no numbers: they are taken here. Raises `PartMissing` where there is nothing to explain, and what a
-    text that does not fit raises.
-    """
-    checkpoint, anatomy = evidence.checkpoint, evidence.anatomy
+def check_module(checkpoint: Checkpoint, anatomy: Anatomy, module: str) -> None:
+    """Raises `PartMissing` where there is nothing to explain."""
     if module == "intermediate" and not anatomy.of("intermediate"):
         raise PartMissing(
             f"{printable(checkpoint.ref)} holds no intermediate module", "explain its pooler: bertprobe explain pooler"
         )
-    measured = Evidence(checkpoint, anatomy, measure_parts(anatomy.parts))
-    found = gather(measured, TEXT if text is None else text, truncate=truncate)
+
+
+def explanation(checkpoint: Checkpoint, anatomy: Anatomy, found: Facts, module: str, language: str) -> Report:
+    """Explains `intermediate`, `pooler` or `both` of a checkpoint by the facts that `gather` found."""
     sections = tuple(_sections(found, module, _spoken(language)))
     data = {
         "model": checkpoint.ref,

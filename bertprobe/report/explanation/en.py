@@ -74,7 +74,7 @@ def model(facts: Facts, module: str) -> Iterator[Block]:
     if run is None:
         yield Prose("No text could be run, so that shapes stand in letters: B texts of S tokens. The reason:")
     else:
-        cut = f" ({plural(run.cut, 'token')} cut off)" if run.cut else ""
+        cut = f" ({plural(run.truncated, 'token')} cut off)" if run.truncated else ""
         yield Prose(
             f"All numbers below are this model's own, from one text of `S = {len(run.tokens)}` tokens{cut}, computed "
             f"by {run.backend} in float32. Every shape begins with the batch, here 1."

@@ -79,7 +79,7 @@ def model(facts: Facts, module: str) -> Iterator[Block]:
     if run is None:
         yield Prose("这个模型没能跑文本，所以形状里用字母表示：B 是文本条数，S 是 token 数。原因（程序原文）：")
     else:
-        cut = f"（另有 {run.cut:,} 个被截去）" if run.cut else ""
+        cut = f"（另有 {run.truncated:,} 个被截去）" if run.truncated else ""
         yield Prose(
             f"下面的数字全部出自这个模型本身：输入一条文本，`S = {len(run.tokens)}` 个 token{cut}，"
             f"由 {run.backend} 以 float32 算出。形状的第一维是 batch，这里是 1。"

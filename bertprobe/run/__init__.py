@@ -1,0 +1,54 @@
+"""Texts through a model: one driver, and collectors that say what they need and keep something of it."""
+
+from bertprobe.run.captured import FIRST, HIDDEN, POOLED, Captured, Collector, InOrder, Site, needs_of
+from bertprobe.run.collect import (
+    VECTORS,
+    AllVectors,
+    Matrices,
+    NeuronStatistics,
+    NeuronSums,
+    Strongest,
+    TextVectors,
+    TokenNorms,
+    Vectors,
+    cosines,
+    require_vector,
+    strongest,
+    vectors_at,
+)
+from bertprobe.run.compute import Compute
+from bertprobe.run.engines import BertEngine, Engine, TransformersEngine
+from bertprobe.run.runner import Ran, Runner, open_runner, run_batch, run_texts
+
+__all__ = [
+    "FIRST",
+    "HIDDEN",
+    "POOLED",
+    "VECTORS",
+    "AllVectors",
+    "BertEngine",
+    "Captured",
+    "Collector",
+    "Compute",
+    "Engine",
+    "InOrder",
+    "Matrices",
+    "NeuronStatistics",
+    "NeuronSums",
+    "Ran",
+    "Runner",
+    "Site",
+    "Strongest",
+    "TextVectors",
+    "TokenNorms",
+    "TransformersEngine",
+    "Vectors",
+    "cosines",
+    "needs_of",
+    "open_runner",
+    "require_vector",
+    "run_batch",
+    "run_texts",
+    "strongest",
+    "vectors_at",
+]

@@ -1,0 +1,232 @@
+"""A checkpoint ready for texts, and the one driver that runs them: what is kept, collectors say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bertprobe.anatomy import Anatomy
+from bertprobe.anatomy.native import why_not_native
+from bertprobe.backends import Backend, TorchBackend
+from bertprobe.checkpoint import Checkpoint
+from bertprobe.encoder import load_encoder
+from bertprobe.errors import UnsupportedFile, printable
+from bertprobe.run.captured import FIRST, HIDDEN, POOLED, Captured, Collector, Site, needs_of
+from bertprobe.run.compute import Compute, choose_backend, work_of
+from bertprobe.run.engines import BertEngine, Engine, TransformersEngine
+from bertprobe.run.nonfinite import why_not_finite
+from bertprobe.run.workers import enough_for, in_workers
+from bertprobe.tokens import Tokenizer, batches, check_rows, check_vocabulary, open_tokenizer
+from bertprobe.verdicts import Finding
+
+if TYPE_CHECKING:
+    from bertprobe.tokens import Packed
+
+
+@dataclass(slots=True)
+class Truncated:
+    """How many texts were truncated to what the model takes, and how many tokens that left out."""
+
+    texts: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """A checkpoint ready for text: what runs it and its tokenizer; `truncated` counts what had to be left out."""
+
+    checkpoint: Checkpoint
+    anatomy: Anatomy
+    engine: Engine
+    tokenizer: Tokenizer
+    compute: Compute
+    truncated: Truncated = field(default_factory=Truncated)
+
+    @property
+    def backend(self) -> Backend:
+        """The array library and device that compute."""
+        return self.engine.backend
+
+    def batches(self, texts: Iterable[str], *, truncate: bool = False, pairs: bool = False) -> Iterator[Packed]:
+        """The texts as packed batches, longest first within a window.
+
+        Raises `CorruptFile` at the end where the weights have changed since they were opened, though what was computed
+        is of the weights as they were: what lies under their name now is something else.
+        """
+        for packed in batches(
+            self.tokenizer,
+            texts,
+            budget=self.compute.batch_tokens or self.backend.batch_tokens,
+            longest=self.engine.longest,
+            truncate=truncate,
+            pairs=pairs,
+        ):
+            check_rows(packed, self.engine.vocabulary, self.engine.segments)
+            self.truncated.texts += int((packed.truncated > 0).sum())
+            self.truncated.tokens += int(packed.truncated.sum())
+            yield packed
+        for file in self.checkpoint.files:
+            file.check_unchanged()
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What is to be said of a run beside what was collected.
+
+    `settings` are its facts: backend, device, dtype, tokenizer and what was decided on the way. `rows_are_tokens` says
+    whether each row that a part puts out stands for a token, `has_pooler` whether there was pooled output. `findings`
+    say why numbers are NaN or infinite, where some are.
+    """
+
+    checkpoint: Checkpoint
+    anatomy: Anatomy
+    settings: Mapping[str, Any]
+    rows_are_tokens: bool
+    has_pooler: bool
+    findings: tuple[Finding, ...]
+
+
+def open_runner(
+    checkpoint: Checkpoint,
+    anatomy: Anatomy,
+    compute: Compute,
+    texts: Sequence[str] = (),
+    *,
+    needs: frozenset[str] | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> Runner:
+    """The encoder and tokenizer of a checkpoint; `auto` chooses the backend by the `texts` known beforehand.
+
+    Only what is needed is read: of `needs`, as `needs_of` gives them, the deepest layer decides; None is everything.
+    The tokenizer is the one beside its weights unless one is given.
+    """
+    engine: Engine
+    if why_not_native(checkpoint, anatomy) is None:
+        backend = choose_backend(compute, anatomy, work_of(anatomy, texts))
+        depth, pooler = reach(anatomy, needs)
+        engine = BertEngine(load_encoder(checkpoint, anatomy, backend, depth=depth, pooler=pooler))
+    else:
+        engine = _transformers_engine(checkpoint, anatomy, compute)
+    if tokenizer is None:
+        tokenizer = open_tokenizer(checkpoint, lambda: _their_tokenizer(checkpoint))
+    if engine.vocabulary is not None:
+        check_vocabulary(tokenizer, engine.vocabulary)
+    return Runner(checkpoint, anatomy, engine, tokenizer, compute)
+
+
+class Reach(NamedTuple):
+    """How much of a model has to be read: so many layers, None for all of them, and whether the pooler."""
+
+    depth: int | None
+    pooler: bool
+
+
+def reach(anatomy: Anatomy, needs: frozenset[str] | None) -> Reach:
+    """How far into the model the deepest of what is needed lies."""
+    if needs is None or needs & {HIDDEN, FIRST, POOLED}:
+        return Reach(None, needs is None or POOLED in needs)
+    return Reach(max(((part.layer or 0) + 1 for part in anatomy.parts if part.label in needs), default=None), False)
+
+
+def _transformers_engine(checkpoint: Checkpoint, anatomy: Anatomy, compute: Compute) -> Engine:
+    from bertprobe.reference import load_reference
+
+    if compute.backend == "numpy":
+        reason = why_not_native(checkpoint, anatomy)
+        raise UnsupportedFile(f"numpy cannot run {printable(checkpoint.ref)}: {reason}", "leave out --backend numpy")
+    backend = TorchBackend.on(compute.device, compute.dtype, compute.threads)
+    return TransformersEngine(load_reference(checkpoint, anatomy, device=backend.device, dtype=backend.dtype), backend)
+
+
+def _their_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    from bertprobe.reference import tokenizer
+
+    return tokenizer(checkpoint)
+
+
+# ------------------------------------------------------------------------------------------------ the driver
+
+
+def run_texts(
+    runner: Runner, texts: Iterable[str], *collectors: Collector, truncate: bool = False, pairs: bool = False
+) -> Ran:
+    """Runs texts, however many, and shows every collector what it needs of each batch.
+
+    What collectors keep of texts one by one is in the order of the input, whatever the batches.
+
+    Args:
+        runner: from `open_runner`, with what the collectors need.
+        texts: read a window at a time, so that memory does not follow their number.
+        collectors: what is to be kept.
+        truncate: whether to cut texts that are longer than the model takes; they are an error otherwise.
+        pairs: whether to take the texts two by two.
+
+    Raises:
+        BertprobeError: a text is too long, comes to no tokens, or has no partner.
+        CorruptFile: the weights changed while they were in use.
+    """
+    batches = runner.batches(texts, truncate=truncate, pairs=pairs)
+    for reduced in _side_by_side(runner.engine, batches, collectors):
+        _add(reduced)
+    finite = all(collector.is_finite for collector in collectors)
+    return Ran(
+        runner.checkpoint,
+        runner.anatomy,
+        settings_of(runner),
+        runner.engine.rows_are_tokens,
+        runner.engine.has_pooler,
+        () if finite else why_not_finite(runner.anatomy, runner.backend.dtype),
+    )
+
+
+def run_batch(runner: Runner, batch: Packed, *collectors: Collector) -> None:
+    """The same for one batch that the caller made, as for a second model that is to see the same tokens."""
+    _add(_reduced(runner.engine, batch, collectors))
+
+
+_Reduced = list[tuple[Collector, Site, "Packed", Any]]
+
+
+def _reduced(engine: Engine, batch: Packed, collectors: Sequence[Collector]) -> _Reduced:
+    """What the collectors keep of a batch; an engine may show it in several parts."""
+    found: _Reduced = []
+
+    def tap(captured: Captured) -> None:
+        for collector in collectors:
+            if captured.site.part in collector.needs:
+                found.append((collector, captured.site, captured.batch, collector.reduce(captured)))
+
+    engine.run(batch, needs_of(collectors), tap)
+    return found
+
+
+def _add(reduced: _Reduced) -> None:
+    for collector, site, batch, found in reduced:
+        collector.add(site, batch, found)
+
+
+def _side_by_side(engine: Engine, batches: Iterator[Packed], collectors: Sequence[Collector]) -> Iterator[_Reduced]:
+    """What is kept of each batch, in their order; many batches run in workers of one thread each."""
+    work = partial(_reduced, engine, collectors=collectors)
+    workers = engine.workers
+    many, batches = enough_for(workers, batches)
+    if not many:
+        yield from map(work, batches)
+        return
+    engine.share()
+    with engine.backend.sharing():
+        yield from in_workers(work, batches, workers, engine.backend.begin_worker)
+
+
+def settings_of(runner: Runner) -> Mapping[str, Any]:
+    """The facts of a run: backend, device, dtype, tokenizer and what was decided on the way."""
+    return {
+        "backend": runner.engine.name,
+        "device": runner.backend.device,
+        "dtype": runner.backend.dtype,
+        "tokenizer": runner.tokenizer.name,
+        "tokenizer_notes": list(runner.tokenizer.notes),
+        "truncated": {"texts": runner.truncated.texts, "tokens": runner.truncated.tokens},
+    }
