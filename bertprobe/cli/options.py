@@ -117,7 +117,3 @@ class Printer:
     def show(self, report: Report, *, whole: bool = True) -> None:
         """Prints a report; one that is not `whole` leaves out the facts where people read."""
         render.show(report, self.format, self.table, whole=whole)
-
-
-def check_format(format: str, json: bool, table: str | None) -> None:
-    Printer.of(format, json, table)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from bertprobe.cli.model import resolve_model
-from bertprobe.cli.options import Json, Root, Subfolder, Truncate, Weights, WordsFormat, check_format
+from bertprobe.cli.options import Json, Printer, Root, Subfolder, Truncate, Weights, WordsFormat
 from bertprobe.cli.text import ModelOption
 from bertprobe.cli.weights import one_thread_per_product
 
@@ -33,7 +33,6 @@ def explain(
     Where the module stands, its formula, a text step by step, its source in the installed transformers, how the two
     differ, and what people get wrong about them, each checked against this checkpoint.
     """
-    from bertprobe import render
     from bertprobe.anatomy import find_parts
     from bertprobe.checkpoint import open_checkpoint
     from bertprobe.explain import TEXT, gather
@@ -41,7 +40,7 @@ def explain(
     from bertprobe.report.explanation import check_module, explanation
     from bertprobe.verdicts import Evidence
 
-    check_format(format, json, None)
+    printer = Printer.of(format, json)
     checkpoint = open_checkpoint(resolve_model(model), subfolder=subfolder, weights=weights, root=root, download=True)
     anatomy = find_parts(checkpoint)
     check_module(checkpoint, anatomy, module)
@@ -49,4 +48,4 @@ def explain(
     measured = Evidence(checkpoint, anatomy, measure_parts(anatomy.parts))
     found = gather(measured, TEXT if text is None else text, truncate=truncate)
     report = explanation(checkpoint, anatomy, found, module, lang)
-    render.show(report, "json" if json else format)
+    printer.show(report)

@@ -12,7 +12,7 @@ import typer
 
 from bertprobe.cli import completion
 from bertprobe.cli.model import resolve_model
-from bertprobe.cli.options import Force, Format, Json, Layers, Root, Subfolder, Truncate, Weights, check_format
+from bertprobe.cli.options import Force, Format, Json, Layers, Printer, Root, Subfolder, TableFormat, Truncate, Weights
 from bertprobe.errors import NotFound, PartMissing, printable
 from bertprobe.inputs import Input
 
@@ -100,14 +100,13 @@ def pool(
 
     With -o, writes one vector a text: .safetensors, .npy, .npz, .jsonl, .csv or .parquet.
     """
-    from bertprobe import render
     from bertprobe.export import Output
     from bertprobe.export.vectors import VectorFile
     from bertprobe.measurement import judge_part
     from bertprobe.report.text import pooling, vectors_written
     from bertprobe.run import AllVectors, Compute, needs_of, open_runner, require_vector, run_texts
 
-    check_format(format, json, None)
+    printer = Printer.of(format, json)
     checkpoint, anatomy = _open(model, subfolder, weights, root)
     require_vector(checkpoint, anatomy, vector)
     known, lines = _texts(texts, file, pair)
@@ -126,7 +125,7 @@ def pool(
         known = _few([*known, *islice(lines, SHOWN + 1 - len(known))])
         ran = run_texts(runner, known, kept, truncate=truncate, pairs=pair)
         report = pooling(ran, _shown(known, pair), kept.texts, (*ran.findings, *findings), top, vector)
-    render.show(report, "json" if json else format, whole=output is None)
+    printer.show(report, whole=output is None)
 
 
 def activations(
@@ -158,7 +157,6 @@ def activations(
 
     With -o, writes the whole matrices, (tokens, neurons) a layer, with the tokens: .safetensors or .npz.
     """
-    from bertprobe import render
     from bertprobe.anatomy import select
     from bertprobe.export.matrices import write_matrices
     from bertprobe.report.text import PerToken, activation
@@ -173,7 +171,7 @@ def activations(
         run_texts,
     )
 
-    check_format(format, json, None)
+    printer = Printer.of(format, json)
     checkpoint, anatomy = _open(model, subfolder, weights, root)
     labels = {part.label for part in select(anatomy, ["intermediate"], layers)}
     if not labels:
@@ -192,7 +190,7 @@ def activations(
     if output is not None:
         write_matrices(ran, matrices, output, force)
     report = activation(ran, statistics, each if few else None, ran.findings, top)
-    render.show(report, "json" if json else format)
+    printer.show(report)
 
 
 def verify(
@@ -201,25 +199,22 @@ def verify(
     subfolder: Subfolder = "",
     weights: Weights = "",
     root: Root = "",
-    format: Format = "table",
+    format: TableFormat = "table",
     json: Json = False,
 ) -> None:
     """Proves that these are the model's numbers: the same tokens through transformers, compared part by part.
 
     Exit code 3 when a difference exceeds max(1e-5 · max(1, max|x|), 4 × transformers' own float32 error).
     """
-    from bertprobe import render
     from bertprobe.report.text import verification
     from bertprobe.verify import TEXTS
     from bertprobe.verify import verify as compare
 
-    check_format(format, json, None)
-    if format == "github":
-        raise typer.BadParameter("--format github writes findings, and verify has none: its exit code tells")
+    printer = Printer.of(format, json)
     checkpoint, anatomy = _open(model, subfolder, weights, root)
     chosen = list(texts or TEXTS)
     report = verification(checkpoint, anatomy, compare(checkpoint, anatomy, chosen), chosen)
-    render.show(report, "json" if json else format)
+    printer.show(report)
     if not report.data["holds"]:
         raise typer.Exit(3)
 
