@@ -56,14 +56,14 @@ def test_a_number_that_is_none_is_no_agreement(minilm: Path, run: Run, monkeypat
     assert run(["verify", "some text", "-m", minilm]).code == 3
 
 
-@pytest.mark.parametrize("family", ["roberta", "electra", "albert", "distilbert", "modernbert", "deberta"])
+@pytest.mark.parametrize("family", ["roberta", "electra", "albert", "distilbert", "modernbert", "deberta", "dpr"])
 def test_other_families_are_verified_too(family: str, minilm: Path, tmp_path: Path, run: Run) -> None:
     zoo.save(family, tmp_path, vocab_size=30522)
     (tmp_path / "tokenizer.json").write_bytes((minilm / "tokenizer.json").read_bytes())
     ran = run(["verify", "a cat sat", "why", "-m", tmp_path, "--json"])
     assert ran.code == 0, ran.err
     rows = data_of(ran)["parts"]
-    native = family in ("roberta", "electra")
+    native = family in ("roberta", "electra", "dpr")
     assert all((row["torch"] is not None) == native for row in rows)
     # Half of a fused matrix by itself is another shape of product, all else is equal bit for bit.
     fused = family == "modernbert"
