@@ -746,7 +746,7 @@ def test_the_tokenizer_is_transformers_own(folder: str, shared_checkpoints: Path
         assert found.ids.tolist() == expected["input_ids"]
         assert found.segments.tolist() == expected.get("token_type_ids", [0] * len(found))
         assert list(found.tokens) == theirs.convert_ids_to_tokens(expected["input_ids"])
-        assert found.cut == 0
+        assert found.truncated == 0
     assert ours.vocab_size == max(theirs.get_vocab().values()) + 1
     assert type(theirs).__name__ in ours.name
 
