@@ -149,7 +149,7 @@ def load_encoder(
     Raises `UnsupportedFile` for a checkpoint that is not of this layout or whose config leaves out what the formulas
     need, and `PartMissing` for a tensor that is not there; nothing is ever filled in.
     """
-    reason = why_not_native(checkpoint, anatomy)
+    reason = why_not_native(anatomy)
     if reason is not None:
         raise UnsupportedFile(f"{printable(checkpoint.ref)} cannot be run here: {reason}", "it needs transformers")
     check_faults(checkpoint.faults, printable(checkpoint.ref), (*_SETTINGS, *anatomy.layout.activation))
@@ -166,13 +166,13 @@ def load_encoder(
             f"no config says which activation {printable(checkpoint.ref)} uses",
             "put its config.json (or bert_config.json) beside it",
         )
-    config = checkpoint.config or {}
+    config = anatomy.settings
     return Encoder(
         backend=backend,
         weights=_read(backend, outer),
         layers=LayerWeights(backend, within),
         depth=depth,
-        heads=_heads(checkpoint, within),
+        heads=_heads(checkpoint, anatomy, within),
         eps=float(config.get("layer_norm_eps", 1e-12)),
         activation=backend.activation(activation),
         padding_idx=_padding_idx(config, anatomy.row.padding),
@@ -185,7 +185,7 @@ Headers = dict[str, TensorHeader]
 def _tensors(checkpoint: Checkpoint, anatomy: Anatomy, depth: int, pooler: bool) -> tuple[Headers, list[Headers]]:
     """The tensors around the layers and those of each layer, once all are there and their shapes fit each other."""
     there = anatomy.tensors
-    tasks = _TASKS if (checkpoint.config or {}).get("use_task_id") else {}  # else transformers leaves the table out
+    tasks = _TASKS if anatomy.settings.get("use_task_id") else {}  # else transformers leaves the table out
     maybe = {**_OPTIONAL, **tasks, **(_POOLER if pooler else {})}
     optional = {name: shape for name, shape in maybe.items() if name in there}
     shapes = {**_EMBEDDINGS, **optional}
@@ -228,9 +228,9 @@ def _padding_idx(config: Mapping[str, Any], default: int | None) -> int | None:
     return found
 
 
-def _heads(checkpoint: Checkpoint, within: Sequence[Headers]) -> tuple[int, ...]:
+def _heads(checkpoint: Checkpoint, anatomy: Anatomy, within: Sequence[Headers]) -> tuple[int, ...]:
     """How many heads each layer has: all are as wide as the config's number makes those of a layer without pruning."""
-    found = (checkpoint.config or {}).get("num_attention_heads")
+    found = anatomy.settings.get("num_attention_heads")
     shapes = [header.shape for layer in within for name, header in layer.items() if name.endswith("query.weight")]
     odd = next((hidden for _, hidden in shapes if type(found) is not int or hidden % found), None)
     if odd is not None or type(found) is not int:

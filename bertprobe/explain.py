@@ -68,7 +68,7 @@ def gather(evidence: Evidence, text: str, *, truncate: bool = False) -> Facts:
     return Facts(
         model=printable(checkpoint.ref),
         family=printable(anatomy.family),
-        native=why_not_native(checkpoint, anatomy) is None,
+        native=why_not_native(anatomy) is None,
         gated=bool(anatomy.of("gate")),
         nsp=anatomy.row.nsp,
         layers=known["layers"],
@@ -93,7 +93,7 @@ def _tried(checkpoint: Checkpoint, anatomy: Anatomy, text: str, truncate: bool) 
 
     Our own encoder runs on numpy, whatever is loaded: its digits are then the same always.
     """
-    native = why_not_native(checkpoint, anatomy) is None
+    native = why_not_native(anatomy) is None
     try:
         runner = open_runner(checkpoint, anatomy, Compute("numpy" if native else "auto"))
     except BertprobeError as error:

@@ -132,7 +132,7 @@ def _engines(runner: Runner) -> Iterator[tuple[str, Runner]]:
     """The runner on every backend that can run it."""
     from bertprobe.encoder import load_encoder
 
-    if why_not_native(runner.checkpoint, runner.anatomy) is not None:
+    if why_not_native(runner.anatomy) is not None:
         return
     in_numpy, in_torch = ACTIVATIONS.get(str(runner.anatomy.promised.activation), (None, None))
     for name, make in BACKENDS.items():

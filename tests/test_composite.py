@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 import transformers as t
+import zoo
 from conftest import Run
+from tokenizers import Tokenizer
 
 TEXT: dict[str, Any] = {
-    "vocab_size": 60,
+    "vocab_size": zoo.VOCABULARY,
     "hidden_size": 32,
     "intermediate_size": 40,
     "num_hidden_layers": 2,
@@ -107,3 +109,26 @@ def test_the_text_encoder_of_several_is_read_and_nothing_false_is_said(name: str
     facts = data["facts"]
     assert (facts["layers"], facts["hidden_size"], facts["intermediate_size"]) == (2, 32, 40)
     assert not any(word in facts["prefix"] for word in ("vision", "image", "audio", "multimodal"))
+
+
+@pytest.mark.parametrize(
+    ("name", "within"),
+    [("ViT and BERT", "text_model"), ("BERT to BERT", "encoder"), ("Grounding DINO", "model.text_backbone")],
+)
+def test_the_text_encoder_of_several_runs_by_its_own_settings(name: str, within: str, tmp_path: Path, run: Run) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MODELS[name]().eval()
+    model.save_pretrained(tmp_path)
+    # What stands one level up is another module's: to read it there would change every number.
+    config = json.loads((tmp_path / "config.json").read_text())
+    config.pop("position_embedding_type", None)
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_attention_heads": 2, "layer_norm_eps": 0.5}))
+    text = zoo.save_tokenizer(tmp_path).split()[:4]
+    ran = run(["pool", "-m", tmp_path, "--vector", "mean", "--json", " ".join(text)])
+    assert ran.code == 0, ran.err
+    ids = Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode(" ".join(text)).ids
+    with torch.no_grad():
+        hidden = model.get_submodule(within)(input_ids=torch.tensor([ids])).last_hidden_state
+    mean = json.loads(ran.out)["texts"][0]["mean"]["values"]
+    assert mean == pytest.approx(hidden[0].mean(0).tolist(), abs=1e-5)

@@ -285,6 +285,6 @@ def test_a_missing_tensor_is_refused_never_invented(tiny_bert: Path, tmp_path: P
 def test_other_families_are_left_to_transformers(family: str, tmp_path: Path) -> None:
     zoo.save(family, tmp_path)
     checkpoint = open_checkpoint(str(tmp_path))
-    assert why_not_native(checkpoint, find_parts(checkpoint)) is not None
+    assert why_not_native(find_parts(checkpoint)) is not None
     with pytest.raises(BertprobeError):
         opened(tmp_path, "numpy")

@@ -77,7 +77,8 @@ class Anatomy:
 
     `tensors` holds every tensor by canonical name, optimizer state aside; `prefix` is what stood before the canonical
     names of the encoder (dotted, also where the file has slashes) and `hiding` the leading part of it that transformers
-    would not take off; `duplicates` are canonical names with the stored names that claim them, the one in use first;
+    would not take off; `settings` are the encoder's own, which a config of several encoders has one level down;
+    `duplicates` are canonical names with the stored names that claim them, the one in use first;
     `spelling` is the library whose spelling the file has, empty for PyTorch's; `wrapping` is a word that a training
     tool put into the middle of names, empty where there is none.
     """
@@ -89,6 +90,7 @@ class Anatomy:
     promised: Promised
     parts: tuple[Part, ...]
     tensors: Mapping[str, TensorHeader]
+    settings: Mapping[str, Any]
     duplicates: Mapping[str, tuple[str, ...]]
     spelling: str = ""
     wrapping: str = ""
@@ -152,6 +154,7 @@ def find_parts(checkpoint: Checkpoint) -> Anatomy:
         promised=promised,
         parts=tuple(_parts(layout, tensors, promised.activation, config)),
         tensors=tensors,
+        settings=config,
         duplicates=duplicates,
         spelling=dialect.library if dialect else "",
         wrapping=wrapping,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bertprobe.anatomy import Anatomy
-from bertprobe.checkpoint import Checkpoint
 from bertprobe.errors import printable
 
 EMBEDDINGS = (
@@ -15,9 +14,9 @@ EMBEDDINGS = (
 )
 
 
-def why_not_native(checkpoint: Checkpoint, anatomy: Anatomy) -> str | None:
+def why_not_native(anatomy: Anatomy) -> str | None:
     """Why a checkpoint cannot go through our encoder, None where it can."""
-    config = checkpoint.config or {}
+    config = anatomy.settings
     if not (anatomy.layout.canonical and anatomy.row.native):
         return f"the family {anatomy.family} is not of BERT's layout"
     if config.get("is_decoder") or config.get("add_cross_attention"):

@@ -165,7 +165,7 @@ def _anatomy_of(model: PreTrainedModel, checkpoint: Checkpoint, anatomy: Anatomy
     headers = {
         name: TensorHeader(name, "F32", tuple(value.shape), (nowhere,)) for name, value in model.state_dict().items()
     }
-    config = {**settings_of(checkpoint, anatomy.family), "model_type": model.config.model_type}
+    config = {**settings_of(checkpoint, anatomy), "model_type": model.config.model_type}
     return find_parts(replace(checkpoint, headers=headers, config=config))
 
 

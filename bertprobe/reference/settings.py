@@ -34,7 +34,7 @@ def config_of(checkpoint: Checkpoint, anatomy: Anatomy) -> Any:
         PartMissing: it promises more layers than there are tensors.
     """
     check_faults(checkpoint.faults, printable(checkpoint.ref))
-    settings = settings_of(checkpoint, anatomy.family)
+    settings = settings_of(checkpoint, anatomy)
     config_class = _config_class(checkpoint, anatomy)
     given = allowed_of(settings, config_class, printable(checkpoint.ref))
     _check_counts(given, anatomy, printable(checkpoint.ref))
@@ -64,11 +64,11 @@ def _config_class(checkpoint: Checkpoint, anatomy: Anatomy) -> Any:
     )
 
 
-def settings_of(checkpoint: Checkpoint, family: str) -> dict[str, Any]:
+def settings_of(checkpoint: Checkpoint, anatomy: Anatomy) -> dict[str, Any]:
     """The settings of the text encoder, which a model of several encoders keeps one level down."""
-    config = checkpoint.config or {}
-    nested = [value for value in config.values() if isinstance(value, Mapping) and value.get("model_type") == family]
-    found = dict(nested[0] if nested and config.get("model_type") != family else config)
+    config, family = checkpoint.config or {}, anatomy.family
+    levels = [anatomy.settings, config, *(value for value in config.values() if isinstance(value, Mapping))]
+    found = dict(next((level for level in levels if level.get("model_type") == family), config))
     shown = printable(checkpoint.ref)
     if not found:
         raise UnsupportedFile(f"{shown} has no config.json", "put it beside it: tensors alone do not say how they run")

@@ -110,7 +110,7 @@ def _layer(evidence: Evidence) -> dict[str, Any]:
     return {
         "position": anatomy.layout.position,
         "gated": bool(anatomy.of("gate")),
-        "as_bert": why_not_native(evidence.checkpoint, anatomy) is None,
+        "as_bert": why_not_native(anatomy) is None,
         "vocabulary": words.shape[0] if words is not None and len(words.shape) == 2 else None,
         "pooler": list(weight.shape) if weight is not None and len(weight.shape) == 2 else None,
         "pooler_activation": pooler.activation if pooler is not None else None,

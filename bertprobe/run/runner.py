@@ -103,7 +103,7 @@ def open_runner(
     The tokenizer is the one beside its weights unless one is given.
     """
     engine: Engine
-    if why_not_native(checkpoint, anatomy) is None:
+    if why_not_native(anatomy) is None:
         backend = choose_backend(compute, anatomy, work_of(anatomy, texts))
         depth, pooler = reach(anatomy, needs)
         engine = BertEngine(load_encoder(checkpoint, anatomy, backend, depth=depth, pooler=pooler))
@@ -134,7 +134,7 @@ def _transformers_engine(checkpoint: Checkpoint, anatomy: Anatomy, compute: Comp
     from bertprobe.reference import load_reference
 
     if compute.backend == "numpy":
-        reason = why_not_native(checkpoint, anatomy)
+        reason = why_not_native(anatomy)
         raise UnsupportedFile(f"numpy cannot run {printable(checkpoint.ref)}: {reason}", "leave out --backend numpy")
     backend = TorchBackend.on(compute.device, compute.dtype, compute.threads)
     return TransformersEngine(load_reference(checkpoint, anatomy, device=backend.device, dtype=backend.dtype), backend)

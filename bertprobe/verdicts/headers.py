@@ -316,7 +316,7 @@ def dtype_narrowed(evidence: Evidence) -> Iterator[Observation]:
 
 
 def relative_positions(evidence: Evidence) -> Iterator[Observation]:
-    kind = (evidence.checkpoint.config or {}).get("position_embedding_type")
+    kind = evidence.anatomy.settings.get("position_embedding_type")
     distances = [name for name in evidence.anatomy.tensors if name.endswith("distance_embedding.weight")]
     if kind in ("relative_key", "relative_key_query") and evidence.anatomy.layout.canonical:
         yield Observation(
