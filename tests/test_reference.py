@@ -754,7 +754,7 @@ def test_the_tokenizer_is_transformers_own(folder: str, shared_checkpoints: Path
 def test_a_text_is_cut_to_what_is_asked_for(shared_checkpoints: Path) -> None:
     ours = tokenizer(open_checkpoint(str(shared_checkpoints / "coldfire-tiny-bert")))
     whole, cut = ours.encode("word " * 50), ours.encode("word " * 50, longest=10)
-    assert (len(cut), cut.cut) == (10, len(whole) - 10)
+    assert (len(cut), cut.truncated) == (10, len(whole) - 10)
     assert cut.ids[:9].tolist() == whole.ids[:9].tolist()
     assert cut.ids[-1] == whole.ids[-1]
     with pytest.raises(BertprobeError, match="no room for the special tokens"):
