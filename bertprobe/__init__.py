@@ -2,7 +2,7 @@
 
     model = bertprobe.open("path/to/model")
     model.findings
-    model.statistics["pooler.dense.weight"]["edge_ratio"]
+    model.statistics["pooler.dense.weight"]["mp_edge_ratio"]
     model.pool(["some text", "another"])  # (2, H)
 
 That is made of steps that can be taken one by one:

@@ -74,9 +74,13 @@ class Backend(Protocol):
         """Within it, nothing is kept for gradients."""
         ...
 
+    def text_means(self, values: Array, lengths: Array) -> Array:
+        """Of rows (T, H) the mean over each text's rows, as numpy float32 (N, H)."""
+        ...
+
     @property
-    def threads(self) -> int:
-        """How many threads of a processor an operation is split over, 1 on other devices."""
+    def workers(self) -> int:
+        """How many batches may run side by side: as many as there are threads, on a GPU two, of which one computes."""
         ...
 
     def sharing(self) -> AbstractContextManager[None]:
@@ -106,6 +110,8 @@ ROWS = 128  # rows summed at a time, for the same reason; their counts fit a byt
 # same pages out again (16,384 took up to 1.4 times as long on MiniLM); a GPU wants work for all its cores.
 CPU_TOKENS = 2048
 GPU_TOKENS = 16_384
+MANY_LENGTHS = 2  # a call of attention for each on a GPU; more of them are padded to one length and done in one call
+MOST_PADDING = 1.5  # rows to tokens
 
 
 class NumpyBackend:
@@ -171,7 +177,7 @@ class NumpyBackend:
     def activation(self, name: str) -> Activation:
         function = ACTIVATIONS.get(name, (None, None))[0]
         if function is None:
-            raise UnsupportedFile(f"numpy has no activation {name!r} here", "choose --backend torch")
+            raise UnsupportedFile(f"numpy has no activation {name!r} here", 'choose `backend="torch"`')
         return blockwise(function)
 
     def tanh(self, x: Array) -> Array:
@@ -187,8 +193,14 @@ class NumpyBackend:
 
         return np.errstate(all="ignore")  # weights may be NaN or infinite: whoever shows the numbers says so
 
+    def text_means(self, values: Array, lengths: Array) -> Array:
+        import numpy as np
+
+        starts = np.cumsum(lengths) - lengths
+        return np.asarray(np.add.reduceat(values, starts, dtype=np.float32) / lengths[:, None], np.float32)
+
     @property
-    def threads(self) -> int:
+    def workers(self) -> int:
         import numpy as np  # noqa: F401  # its BLAS must be loaded to be asked
         from threadpoolctl import threadpool_info
 
@@ -339,8 +351,9 @@ class TorchBackend:
     def gather(self, table: Array, ids: Array) -> Array:
         import torch
 
-        rows = table[torch.as_tensor(ids)] if isinstance(table, torch.Tensor) else _as_torch(table[ids])
-        return rows.to(self._device, self._dtype)
+        if isinstance(table, torch.Tensor):
+            return table[torch.as_tensor(ids).to(table.device)].to(self._device, self._dtype)
+        return _as_torch(table[ids]).to(self._device, self._dtype)
 
     def dense(self, x: Array, weight: Array, bias: Array | None) -> Array:
         from torch.nn.functional import linear
@@ -365,6 +378,8 @@ class TorchBackend:
             of_keys = _boundaries(tuple(lengths), self._device)
             mixed = ragged(q, k, v, ends, of_keys, 1 if one else longest, longest, scale=size**-0.5)
             return mixed.reshape(query.shape)
+        if self.device != "cpu" and _padding_is_little(lengths):
+            return _padded_attention(query, key, value, heads, tuple(lengths), one)
         out = query.new_empty(query.shape)
         for text, count, length, token in runs(lengths):
             rows = slice(text, text + count) if one else slice(token, token + count * length)
@@ -399,21 +414,32 @@ class TorchBackend:
             values.square().sum(0, dtype=wide),
             values.amax(0).to(wide),
             values.amin(0).to(wide),
-            (values > firing).sum(0),
-            (values.abs() < small).sum(0),
+            (values > firing).sum(0).to(wide),  # a count of rows, which these hold exactly
+            (values.abs() < small).sum(0).to(wide),
         )
-        return tuple(value.cpu().numpy() for value in found)
+        rows = torch.stack(found).cpu().double().numpy()  # one wait for the device instead of six
+        return (*rows[:4], *rows[4:].astype("int64"))
 
     def inference(self) -> AbstractContextManager[Any]:
         import torch
 
         return torch.inference_mode()
 
-    @property
-    def threads(self) -> int:
+    def text_means(self, values: Array, lengths: Array) -> Array:
         import torch
 
-        return torch.get_num_threads() if self.device == "cpu" else 1
+        if self.device == "cpu":
+            return NumpyBackend().text_means(self.numpy(values), lengths)
+        texts = torch.arange(len(lengths)).repeat_interleave(torch.as_tensor(lengths)).to(values.device)
+        wide = torch.float32 if self.device == "mps" else torch.float64  # in which the order of summing is nothing
+        sums = values.new_zeros((len(lengths), values.shape[-1]), dtype=wide).index_add_(0, texts, values.to(wide))
+        return self.numpy(sums / torch.as_tensor(lengths).to(values.device, wide)[:, None])
+
+    @property
+    def workers(self) -> int:
+        import torch
+
+        return torch.get_num_threads() if self.device == "cpu" else 2
 
     @contextmanager
     def sharing(self) -> Iterator[None]:
@@ -488,7 +514,7 @@ class OneDNNBackend(TorchBackend):
     def on(cls, device: str, dtype: str, threads: int | None = None) -> TorchBackend:
         """The backend on the CPU; raises `UnsupportedFile` where torch has no oneDNN, or for another device."""
         if device not in ("auto", "cpu") or dtype == "float16" or not cls.is_there():
-            raise UnsupportedFile(f"there is no oneDNN here for {dtype} on {device}", "choose --backend torch")
+            raise UnsupportedFile(f"there is no oneDNN here for {dtype} on {device}", 'choose `backend="torch"`')
         return super().on("cpu", dtype, threads)
 
 
@@ -513,6 +539,39 @@ def _ragged_attention(device: str, dtype: str, size: int) -> Callable[..., Array
     if torch.cuda.get_device_capability()[0] < 8 or "scale" not in parameters:
         return None
     return partial(varlen_attn, num_splits=1) if "num_splits" in parameters else varlen_attn
+
+
+def _padding_is_little(lengths: Sequence[int]) -> bool:
+    """Whether texts of several lengths come to hardly more rows when each is made as long as the longest."""
+    return len(set(lengths)) > MANY_LENGTHS and len(lengths) * max(lengths) <= MOST_PADDING * sum(lengths)
+
+
+def _padded_attention(query: Array, key: Array, value: Array, heads: int, lengths: tuple[int, ...], one: bool) -> Array:
+    """`attention` in one call for all texts: they are put into rows of the longest's length, and the rest is masked."""
+    from torch.nn.functional import scaled_dot_product_attention
+
+    size, count, longest = query.shape[-1] // heads, len(lengths), max(lengths)
+    place, mask = _padding(lengths, query.device)
+
+    def spread(x: Array) -> Array:
+        rows = x.new_zeros((count * longest, x.shape[-1]))
+        rows[place] = x
+        return rows.view(count, longest, heads, size).transpose(1, 2)
+
+    asking = query.view(count, 1, heads, size).transpose(1, 2) if one else spread(query)
+    mixed = scaled_dot_product_attention(asking, spread(key), spread(value), attn_mask=mask, scale=size**-0.5)
+    rows = mixed.transpose(1, 2).reshape(-1, heads * size)
+    return rows if one else rows[place]
+
+
+@lru_cache(maxsize=8)
+def _padding(lengths: tuple[int, ...], device: Any) -> tuple[Array, Array]:
+    """Where each token stands when texts are padded to the longest (T,), and which places are tokens (N, 1, 1, S)."""
+    import torch
+
+    count, longest = torch.tensor(lengths), max(lengths)
+    mask = torch.arange(longest)[None] < count[:, None]
+    return mask.flatten().nonzero().flatten().to(device), mask[:, None, None, :].to(device)
 
 
 @lru_cache(maxsize=8)

@@ -156,11 +156,12 @@ def load_encoder(
     count = len(anatomy.layers)
     if not count:
         raise PartMissing(
-            f"no layer of {printable(checkpoint.ref)} is under a name that is known", "look at its names with --shapes"
+            f"no layer of {printable(checkpoint.ref)} is under a name that is known",
+            "bertprobe inspect --shapes lists its names",
         )
     depth = count if depth is None else min(depth, count)
     outer, within = _tensors(checkpoint, anatomy, depth, pooler)
-    activation = anatomy.promised.activation
+    activation = anatomy.config_spec.activation
     if activation is None:
         raise UnsupportedFile(
             f"no config says which activation {printable(checkpoint.ref)} uses",
@@ -249,8 +250,12 @@ def _heads(checkpoint: Checkpoint, anatomy: Anatomy, within: Sequence[Headers]) 
 
 
 def _read(backend: Backend, headers: Mapping[str, TensorHeader], memory: Memory | None = None) -> dict[str, Array]:
-    """The tensors on the backend; of embedding tables only the rows are read that texts ask for."""
-    found: dict[str, Array] = {name: row_table(header) for name, header in headers.items() if name in _TABLES}
+    """The tensors on the backend; of embedding tables only the rows are read that texts ask for.
+
+    A GPU has the whole tables: to gather rows here and send them would take longer than all that it computes.
+    """
+    tables = _TABLES if backend.device == "cpu" else ()
+    found: dict[str, Array] = {name: row_table(header) for name, header in headers.items() if name in tables}
     whole = {name: header for name, header in headers.items() if name not in found}
     for name, values in read_tensors(whole, memory):
         found[name] = backend.matrix(values) if values.ndim == 2 else backend.array(values)

@@ -6,6 +6,7 @@ BertprobeError          anything a user can meet and mend; `cli.main` turns it i
 ├── UnsupportedFile     a sound file in a form that is not read
 ├── NotAnEncoder        a sound checkpoint of something that is not a BERT-like encoder
 ├── PartMissing         an encoder without the part or layer that was asked for
+├── BadSetting          a setting that cannot be meant so, whatever the checkpoint; exit code 2
 ├── HubError            the Hub cannot be reached, refuses, or answers otherwise than it must
 └── OutputError         a result that cannot be written where it was asked for
 """
@@ -16,12 +17,15 @@ import unicodedata
 
 
 class BertprobeError(Exception):
-    """What was found and what to do about it; every error carries both."""
+    """What was found and what to do about it; every error carries both.
 
-    def __init__(self, found: str, cure: str) -> None:
-        super().__init__(f"{found}; {cure}")
+    A setting is named as Python has it, in backticks: `truncate=True`. `cli.main` puts the command's option there.
+    """
+
+    def __init__(self, found: str, hint: str) -> None:
+        super().__init__(f"{found}; {hint}")
         self.found = found
-        self.cure = cure
+        self.hint = hint
 
 
 class NotFound(BertprobeError):
@@ -42,6 +46,10 @@ class NotAnEncoder(BertprobeError):
 
 class PartMissing(BertprobeError):
     """An encoder without the part or layer that was asked for."""
+
+
+class BadSetting(BertprobeError):
+    """A setting that cannot be meant so, whatever the checkpoint: wrong usage."""
 
 
 class HubError(BertprobeError):

@@ -64,7 +64,7 @@ def gather(evidence: Evidence, text: str, *, truncate: bool = False) -> Facts:
     known = facts_of(checkpoint, anatomy)
     pooler = () if anatomy.pooler is None else (anatomy.pooler,)
     saved_by = (checkpoint.config or {}).get("architectures")
-    promised = anatomy.promised.layers
+    config_spec = anatomy.config_spec.layers
     return Facts(
         model=printable(checkpoint.ref),
         family=printable(anatomy.family),
@@ -72,11 +72,11 @@ def gather(evidence: Evidence, text: str, *, truncate: bool = False) -> Facts:
         gated=bool(anatomy.of("gate")),
         nsp=anatomy.row.nsp,
         layers=known["layers"],
-        called=promised if anatomy.layout.shared and type(promised) is int else known["layers"],
+        called=config_spec if anatomy.layout.shared and type(config_spec) is int else known["layers"],
         hidden_size=known["hidden_size"],
         intermediate_size=known["intermediate_size"],
         parameters=known["parameters"],
-        widening=_module(evidence, anatomy.of("intermediate", "gate")),
+        up_projection=_module(evidence, anatomy.of("intermediate", "gate")),
         pooler=_module(evidence, pooler),
         absence=None if pooler else absence(checkpoint, anatomy),
         saved_by=tuple(printable(str(name)) for name in saved_by) if isinstance(saved_by, list) else (),
@@ -111,7 +111,7 @@ def _module(evidence: Evidence, parts: Sequence[Part]) -> Module | None:
         return None
     shapes = {part.weight.shape for part in parts if part.weight is not None}
     outputs, inputs = next(iter(shapes)) if len(shapes) == 1 and len(next(iter(shapes))) == 2 else (None, None)
-    edges = [n.edge_ratio for part in parts if (n := evidence.of(part)) is not None and n.edge_ratio is not None]
+    edges = [n.mp_edge_ratio for part in parts if (n := evidence.of(part)) is not None and n.mp_edge_ratio is not None]
     return Module(
         count=sum(part.role != "gate" for part in parts),
         inputs=inputs,
@@ -145,7 +145,7 @@ def _run(runner: Runner, packed: Packed, text: str) -> Run:
         backend=runner.engine.name,
         rows_are_tokens=runner.engine.rows_are_tokens and len(after) == len(packed.tokens[0]),
         token=place,
-        widening=(
+        up_projection=(
             *head,
             Step("up" if gated else "dense", (1, *before.shape), _few(before[place])),
             Step("product" if gated else "activated", (1, *after.shape), _few(after[place])),
@@ -254,7 +254,7 @@ _OTHERS = ("relu", "gelu_new", "gelu")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Inside:
-    """The first layer in our own encoder: what goes into the widening, (S, H), and what the layer puts out."""
+    """The first layer in our own encoder: what goes into the up-projection, (S, H), and what the layer puts out."""
 
     engine: BertEngine
     layer: str

@@ -15,7 +15,7 @@ from bertprobe.anatomy import Anatomy, Part, find_parts, select
 from bertprobe.builtin import POCKET
 from bertprobe.checkpoint import Checkpoint, LocalFile, open_checkpoint, read_tensors
 from bertprobe.errors import PartMissing, printable
-from bertprobe.shown import Shown
+from bertprobe.shown import ReprMixin
 from bertprobe.verdicts import Evidence, Finding, judge
 
 if TYPE_CHECKING:
@@ -57,14 +57,14 @@ def open(
     return Model(checkpoint, find_parts(checkpoint))
 
 
-class Parts(tuple[Part, ...], Shown):
+class Parts(tuple[Part, ...], ReprMixin):
     """Parts of a model, in order; a notebook shows them as a table."""
 
     __slots__ = ()
 
 
-class Findings(tuple[Finding, ...], Shown):
-    """Findings, the worst first; a notebook shows them with their cures."""
+class Findings(tuple[Finding, ...], ReprMixin):
+    """Findings, the worst first; a notebook shows them with their hints."""
 
     __slots__ = ()
 
@@ -104,7 +104,7 @@ class Activations:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Model(Shown):
+class Model(ReprMixin):
     """A checkpoint and what it is made of; made by `bertprobe.open`.
 
     Weights are read when something needs them, texts are run when some are given: opening costs headers only.
@@ -132,7 +132,7 @@ class Model(Shown):
 
     @cached_property
     def statistics(self) -> Mapping[str, Mapping[str, Any]]:
-        """Statistics of every tensor of the parts: `model.statistics["pooler.dense.weight"]["edge_ratio"]`.
+        """Statistics of every tensor of the parts: `model.statistics["pooler.dense.weight"]["mp_edge_ratio"]`.
 
         Names are canonical, those of transformers' base model; docs/statistics.md explains the numbers.
         """
@@ -265,7 +265,7 @@ class Model(Shown):
         evidence = Evidence(self.checkpoint, self.anatomy, numbers)
         return inspection(evidence, self.anatomy.parts, judge(evidence), neurons=neurons)
 
-    def look(self) -> Report:
+    def as_report(self) -> Report:
         """What a notebook shows: the report as far as it is known, shapes where nothing was measured yet."""
         from bertprobe.report.inspection import inspection
 

@@ -66,7 +66,7 @@ class Intermediate(nn.Module):
                 f"{printable(model)} is gated", "bertprobe.Intermediate is for one dense layer and an activation"
             )
         found = [part for part in select(anatomy, ["intermediate"], str(layer)) if part.stack is None]
-        act = hidden_act or anatomy.promised.activation
+        act = hidden_act or anatomy.config_spec.activation
         if act is None:
             raise UnsupportedFile(f"{printable(model)} does not say its activation", "pass hidden_act")
         weight, bias = _tensors(found[0], model)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 
-class Shown:
+class ReprMixin:
     """A fact that may be looked at in a notebook, and by rich."""
 
     __slots__ = ()

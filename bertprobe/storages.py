@@ -85,7 +85,7 @@ class Unread(NamedTuple):
     """A format that is known and not read: what to call it, and what to do instead, empty for what is read."""
 
     what: str
-    cure: str = ""
+    hint: str = ""
 
 
 # By the ending of its files; a row of `STORAGES` goes before.

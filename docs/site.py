@@ -19,7 +19,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Links to the card lead to the page made of it; evidence and cure of a finding begin a line."""
+    """Links to the card lead to the page made of it; evidence and hint of a finding begin a line."""
     markdown = re.sub(r"\n(\*(?:Evidence|Cure):\*)", r"<br>\n\1", markdown)
     up = "../" * page.file.src_uri.count("/")
     return re.sub(r"\]\((?:\.\./)+bertprobe/pocket/README\.md", f"]({up}card.md", markdown)

@@ -151,7 +151,7 @@ class Model:
     def _numbers(self) -> bytes:
         from bertprobe.anatomy import find_parts
         from bertprobe.checkpoint import open_checkpoint
-        from bertprobe.reference import load_reference
+        from bertprobe.transformers_model import load_reference
 
         checkpoint = open_checkpoint(str(self.folder))
         found: list[Any] = []
@@ -296,7 +296,7 @@ JAPANESE = {
 
 def _ids(folder: Path) -> Any:
     from bertprobe.checkpoint import open_checkpoint
-    from bertprobe.reference import tokenizer
+    from bertprobe.transformers_model import tokenizer
 
     found = tokenizer(open_checkpoint(str(folder)))
     encoded = found.encode("hello he cab", "abc")

@@ -617,7 +617,7 @@ class Hub:
             if resolved := RESOLVE.fullmatch(request.path):
                 return self._file(request, *(unquote(part) for part in resolved.groups()))
             if cached := RESOLVE_CACHE.fullmatch(request.path):
-                return self._file(request, *(unquote(part) for part in cached.groups()), at_once=True)
+                return self._file(request, *(unquote(part) for part in cached.groups()), max_parallel=True)
             if request.path.startswith("/api/models/"):
                 # Split before unquoting: refs%2Fpr%2F1 is one segment.
                 name, *rest = (unquote(segment) for segment in request.path.removeprefix("/api/models/").split("/"))
@@ -722,7 +722,7 @@ class Hub:
             headers["Link"] = f'<{self.endpoint}{request.path}?{further}>; rel="next"'
         return _json(entries[start:stop], 200, headers)
 
-    def _file(self, request: Request, name: str, revision: str, path: str, *, at_once: bool = False) -> Answer:
+    def _file(self, request: Request, name: str, revision: str, path: str, *, max_parallel: bool = False) -> Answer:
         if name in self._renamed:
             return self._moved(request, name)
         repository = self._visible(request, name)
@@ -735,7 +735,7 @@ class Hub:
         linked = {"X-Linked-Size": str(file.blob.size), "X-Linked-ETag": file.etag}
         if file.lfs:
             return _redirect(302, self._sign(file.blob.sha256), {**headers, **linked})
-        if self.relative_redirect and not at_once:
+        if self.relative_redirect and not max_parallel:
             origin = quote(request.path, safe="")
             location = f"/api/resolve-cache/models/{name}/{commit}/{quote(path)}?{origin}=&etag={quote(file.etag)}"
             return _redirect(307, location, {**headers, **linked})
@@ -942,9 +942,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._leave()
         return True
 
-    def _leave(self, at_once: bool = False) -> None:
+    def _leave(self, max_parallel: bool = False) -> None:
         self.close_connection = True
-        if at_once:  # RST
+        if max_parallel:  # RST
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def _note(self, request: Request) -> None:

@@ -79,7 +79,7 @@ for last in range(first, 10_000):
 """
 
 
-def stepwise(argv: Sequence[str], folder: Path, look: Callable[[int], None]) -> int:
+def stepwise(argv: Sequence[str], folder: Path, as_report: Callable[[int], None]) -> int:
     """Kills a command before each of its steps below a folder, and has `look` see what is left; gives their number."""
     words = [sys.executable, "-c", _STEPWISE, json.dumps(list(argv)), str(folder), "1"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as runner:
@@ -96,7 +96,7 @@ def stepwise(argv: Sequence[str], folder: Path, look: Callable[[int], None]) -> 
                 if code != 0:
                     raise RuntimeError(f"exit {code} without a kill")
                 return int(step)
-            look(step)
+            as_report(step)
 
 
 def state(path: Path) -> Any:

@@ -10,7 +10,7 @@ class Memory:
     """A file that lies in memory."""
 
     name = address = "memory.bin"
-    at_once = 1
+    max_parallel = 1
 
     def __init__(self, data: bytes) -> None:
         self.data, self.size, self.bytes_read = data, len(data), 0
@@ -27,7 +27,7 @@ class Memory:
         buffer[:] = data
         return buffer
 
-    def beside(self, name: str) -> Memory:
+    def sibling(self, name: str) -> Memory:
         raise NotFound(f"there is nothing beside {self.name}", "name another file")
 
     def check_unchanged(self) -> None:

@@ -27,9 +27,9 @@ from bertprobe.anatomy import find_parts
 from bertprobe.anatomy.families import FAMILIES
 from bertprobe.checkpoint import open_checkpoint
 from bertprobe.errors import UnsupportedFile
-from bertprobe.reference import load_reference
-from bertprobe.reference.allowed import ALLOWED, COUNTS, NEEDLESS, NO_SIZES, PLAIN, WITHIN
-from bertprobe.reference.settings import DEEPEST, LARGEST, MOST_LAYERS, allowed_of, plain
+from bertprobe.transformers_model import load_reference
+from bertprobe.transformers_model.allowed import ALLOWED, COUNTS, NEEDLESS, NO_SIZES, PLAIN, WITHIN
+from bertprobe.transformers_model.settings import DEEPEST, LARGEST, MOST_LAYERS, allowed_of, plain
 
 MODEL_TYPES = sorted(FAMILIES.keys() - {"new"})  # which is GTE's name in files of its first authors
 # Read by what all models share, or by the classes around the encoder, and no setting of a text encoder.

@@ -16,7 +16,7 @@ from transformers import BertModel
 
 from bertprobe.anatomy import Anatomy, find_parts, select
 from bertprobe.checkpoint import open_checkpoint, read_tensor
-from bertprobe.errors import NotAnEncoder, PartMissing
+from bertprobe.errors import BadSetting, NotAnEncoder, PartMissing
 from bertprobe.verdicts import Evidence, Finding, judge
 
 Rename = Callable[[str], str]
@@ -66,8 +66,8 @@ def test_a_number_is_a_layers_as_pytorch_writes_it(number: str, respelled: Calla
 def test_notes_that_are_no_sizes_are_no_sizes(size: str, tiny_bert: Path, tmp_path: Path) -> None:
     notes = {"hidden_size": size, "intermediate_size": size, "format": "pt"}
     save_file(load_file(tiny_bert / "model.safetensors"), tmp_path / "model.safetensors", notes)
-    promised = anatomy_of(tmp_path).promised
-    assert (promised.hidden_size, promised.intermediate_size) == (None, None)
+    config_spec = anatomy_of(tmp_path).config_spec
+    assert (config_spec.hidden_size, config_spec.intermediate_size) == (None, None)
 
 
 PREFIXES = ["module.", "module.bert.", "0.auto_model.", "_orig_mod.", "_orig_mod.bert.", "model.", "bert._orig_mod."]
@@ -86,15 +86,15 @@ def test_a_prefix_does_not_change_what_is_found(prefix: str, tiny_bert: Path, re
 def test_what_transformers_takes_off_is_no_finding(prefix: str, tiny_bert: Path, respelled: Any) -> None:
     folder = respelled(lambda name: prefix + name)
     assert same(load(folder), load(tiny_bert))
-    assert "names-hidden" not in findings_of(folder)
+    assert "prefix-not-stripped" not in findings_of(folder)
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_a_hiding_prefix_is_found_and_its_cure_works(prefix: str, tiny_bert: Path, respelled: Any) -> None:
     folder = respelled(lambda name: prefix + name)
     assert not same(load(folder), load(tiny_bert)), "transformers would have found the weights after all"
-    finding = findings_of(folder)["names-hidden"]
-    mapping = finding.cure.partition("key_mapping=")[2].partition(" to from_pretrained")[0]
+    finding = findings_of(folder)["prefix-not-stripped"]
+    mapping = finding.hint.partition("key_mapping=")[2].partition(" to from_pretrained")[0]
     assert same(load(folder, key_mapping=eval(mapping)), load(tiny_bert))
 
 
@@ -102,7 +102,7 @@ def test_a_wrapped_state_dict_is_found_and_export_cures_it(tiny_bert: Path, tmp_
     state = {f"bert.{name}": value for name, value in load(tiny_bert).state_dict().items()}
     (tmp_path / "config.json").write_bytes((tiny_bert / "config.json").read_bytes())
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "pytorch_model.bin")
-    finding = findings_of(tmp_path)["names-hidden"]
+    finding = findings_of(tmp_path)["prefix-not-stripped"]
     assert finding.evidence["wrapper"] == "state_dict"
     cured = tmp_path / "cured"
     cured.mkdir()
@@ -137,7 +137,7 @@ def test_a_config_without_model_type_or_of_googles_name_serves(tiny_bert: Path, 
     (folder / "bert_config.json").write_text(json.dumps(settings))
     anatomy = anatomy_of(folder)
     assert anatomy.family == "bert"
-    assert anatomy.promised.activation == "gelu"
+    assert anatomy.config_spec.activation == "gelu"
 
 
 def test_a_prelayernorm_keeps_its_norm_in_the_part(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_layers_are_numbers_and_ranges(layers: str, expected: list[int], tmp_pat
 )
 def test_layers_that_are_not_there_are_refused(layers: str, tmp_path: Path) -> None:
     save_file(twelve_layers(), tmp_path / "model.safetensors")
-    with pytest.raises(PartMissing):
+    with pytest.raises((PartMissing, BadSetting)):
         select(anatomy_of(tmp_path), [], layers)
 
 
@@ -204,7 +204,7 @@ def test_what_is_no_encoder_is_named(kind: str, tmp_path: Path) -> None:
     save_file({name: np.zeros((2, 2), np.float32) for name in NO_ENCODERS[kind]}, tmp_path / "model.safetensors")
     with pytest.raises(NotAnEncoder, match=kind) as caught:
         anatomy_of(tmp_path)
-    assert "encoder" in caught.value.cure or "config.json" in caught.value.cure
+    assert "encoder" in caught.value.hint or "config.json" in caught.value.hint
 
 
 def test_a_decoder_with_a_config_is_refused_and_its_twin_encoder_is_not(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_the_last_layer_is_the_one_of_highest_number_also_where_one_is_missing(t
     assert [part.layer for part in select(anatomy, ["intermediate"], "-1")] == [11]
     with pytest.raises(PartMissing, match=r"layers 0-2, 4-11"):
         select(anatomy, [], "3")
-    with pytest.raises(PartMissing, match="runs backwards"):
+    with pytest.raises(BadSetting, match="run backwards"):
         select(anatomy, [], "5-4")
 
 
@@ -259,7 +259,7 @@ def test_what_a_training_tool_puts_into_names_is_taken_off(
     evidence = Evidence(open_checkpoint(str(tmp_path)), find_parts(open_checkpoint(str(tmp_path))))
     assert [part.label for part in evidence.anatomy.parts] == ["intermediate.0", "intermediate.1", "pooler"]
     (finding,) = judge(evidence)
-    assert finding.rule == "names-hidden"
+    assert finding.rule == "prefix-not-stripped"
     assert repr(word) in finding.message
     out = tmp_path / "out"
     out.mkdir()
@@ -324,7 +324,7 @@ def test_of_several_models_in_a_pickle_one_is_chosen(
 ) -> None:
     folder, teacher, student = teacher_and_student
     facts = json.loads(run(["inspect", folder, "--json"]).out)["facts"]
-    assert "it holds several models: teacher is read; choose student with --root" in facts["notes"]
+    assert "it holds several models: teacher is read; others to choose as root: student" in facts["notes"]
     assert facts["layers"] == 2
     for root, state in (("teacher", teacher), ("student", student)):
         data = json.loads(run(["inspect", folder, "--root", root, "--json"]).out)
@@ -334,8 +334,8 @@ def test_of_several_models_in_a_pickle_one_is_chosen(
         ran = run(["export", folder, "--root", root, "-o", out])
         assert ran.code == 0, ran.err
         assert np.array_equal(load_file(out)["pooler.dense.weight"], state["bert.pooler.dense.weight"].numpy())
-        (hidden,) = [finding for finding in data["findings"] if finding["rule"] == "names-hidden"]
-        assert f"--root {root}" in hidden["cure"]
+        (hidden,) = [finding for finding in data["findings"] if finding["rule"] == "prefix-not-stripped"]
+        assert f"--root {root}" in hidden["hint"]
     ran = run(["inspect", folder, "--root", "assistant"])
     assert ran.code == 1
     assert "holds no model under 'assistant'; it has teacher, student" in ran.err
@@ -350,7 +350,7 @@ def test_of_several_models_in_one_file_one_is_chosen_by_its_names(tmp_path: Path
         assert run(["export", tmp_path / "m", "--root", root, "-o", tmp_path / f"{root}.safetensors"]).code == 0
         found = load_file(tmp_path / f"{root}.safetensors")["pooler.dense.weight"]
         assert np.array_equal(found, state["pooler.dense.weight"] + n)
-    assert "look at the names" in run(["inspect", tmp_path / "m", "--root", "three"]).err
+    assert "inspect --shapes" in run(["inspect", tmp_path / "m", "--root", "three"]).err
 
 
 def test_of_a_model_among_several_in_shards_what_is_listed_must_be_there(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Collection, Iterator
@@ -26,7 +27,7 @@ FLOORS = {
     "encoder": 3,
     "measurement": 3,
     "modules": 3,
-    "reference": 3,
+    "transformers_model": 3,
     "layers": 2,
     "tokens": 2,
     "verdicts": 2,
@@ -47,17 +48,21 @@ FLOORS = {
 # A value shows itself through the room above it, which is imported when somebody looks.
 UPWARD = {("shown.py", "bertprobe.render.notebook"), ("shown.py", "bertprobe.render.terminal")}
 DOORKEEPERS = {
-    "typer": {f"cli/{name}.py" for name in ("__init__", "options", "weights", "text", "teach", "compare", "pictures")},
+    "typer": {f"cli/{name}.py" for name in ("__init__", "options", "weights", "text", "explain", "compare", "report")},
     "altair": {f"render/html/charts/{name}.py" for name in ("spec", "weights", "texts")},
     "vl_convert": {"render/html/files.py"},
     "rich": {"render/terminal.py", "render/prose.py", "render/progress.py"},
     "huggingface_hub": {
-        "reference/door.py",
+        "transformers_model/door.py",
         *(f"checkpoint/hub/{name}.py" for name in ("settings", "client", "repository", "download")),
     },
-    "torch": {"backends.py", "modules.py", *(f"reference/{name}.py" for name in ("__init__", "running", "manners"))},
+    "torch": {
+        "backends.py",
+        "modules.py",
+        *(f"transformers_model/{name}.py" for name in ("__init__", "running", "manners")),
+    },
     "transformers": {
-        f"reference/{name}.py" for name in ("__init__", "kinds", "settings", "manners", "door", "tokenizing")
+        f"transformers_model/{name}.py" for name in ("__init__", "kinds", "settings", "manners", "door", "tokenizing")
     },
     "tokenizers": {"tokens/files.py", "tokens/special.py"},
     "click": set(),
@@ -159,6 +164,28 @@ COMPUTING = {
 def test_a_report_computes_nothing(path: str, tree: ast.Module) -> None:
     if path.split("/")[0] in ("report", "render"):
         assert not imported(tree) & COMPUTING, f"{path} reads or runs something"
+
+
+# A command to paste has its options; so do commands that findings are made of, a word at a time.
+COMMANDS_IN_WORDS = {"--root", "--part", "--replace", "--shapes"}
+
+
+@pytest.mark.parametrize(("path", "tree"), modules(), ids=lambda value: value if isinstance(value, str) else "")
+def test_messages_name_no_option_but_in_a_whole_command(path: str, tree: ast.Module) -> None:
+    """Errors name settings as Python has them; `cli.main` makes options of them."""
+    if path.split("/")[0] in ("cli", "__main__.py"):
+        return
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    docs = {
+        id(node.body[0].value) for node in ast.walk(tree) if isinstance(node, documented) and ast.get_docstring(node)
+    }
+    whole = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        text = ast.unparse(node) if isinstance(node, ast.JoinedStr) else getattr(node, "value", None)
+        if not isinstance(text, str) or isinstance(node, ast.Expr) or id(node) in docs or id(node) in whole:
+            continue
+        options = re.findall(r"(?<![\w(-])--[a-z]+", text)
+        assert not options or "bertprobe " in text or text in COMMANDS_IN_WORDS, f"{path}:{node.lineno} names {options}"
 
 
 # Where texts stood in the input: `tokens` says it, `run` puts what is kept in order, a file of vectors does so on disk.

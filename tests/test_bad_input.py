@@ -34,17 +34,17 @@ BERT = tuple(
 )
 
 
-def refused(ran: Ran, *words: str) -> None:
+def refused(ran: Ran, *words: str, code: int = 1) -> None:
     """One line on stderr that says what was found; what to do; and nothing else anywhere."""
-    assert ran.code == 1, ran
+    assert ran.code == code, ran
     assert ran.out == ""
     assert ran.err.endswith("\n")
     assert len(ran.err.splitlines()) == 1, ran.err
     assert ran.err.startswith("bertprobe: ")
     assert "Traceback" not in ran.err
-    found, _, cure = ran.err.removeprefix("bertprobe: ").partition("; ")
+    found, _, hint = ran.err.removeprefix("bertprobe: ").partition("; ")
     assert found.strip()
-    assert cure.strip()
+    assert hint.strip()
     for word in words:
         assert word in ran.err, ran.err
 
@@ -220,9 +220,9 @@ LAYERS = {
     "-3": "this checkpoint has layers 0-1",
     "-10": "this checkpoint has layers 0-1",
     "0-99": "this checkpoint has layers 0-1",
-    "5-3": "runs backwards",
-    "1-0": "runs backwards",
-    "-1-0": "runs backwards",
+    "5-3": "run backwards",
+    "1-0": "run backwards",
+    "-1-0": "run backwards",
     "x": "0,3-5,-1",
     "": "0,3-5,-1",
     "0,,1": "0,3-5,-1",
@@ -300,7 +300,8 @@ def test_a_decoder_is_called_a_decoder(model: str, said: str, here: Path, run: R
 @pytest.mark.parametrize("layers", LAYERS)
 def test_layers_that_are_not_there_are_named(layers: str, here: Path, run: Run) -> None:
     lay(here, SOUND)
-    refused(run(["inspect", "m", "--layers", layers]), "--layers", LAYERS[layers])
+    said = LAYERS[layers]
+    refused(run(["inspect", "m", "--layers", layers]), "layer", said, code=1 if "this checkpoint" in said else 2)
 
 
 # ------------------------------------------------------------------------------------------------ what is no file
@@ -528,7 +529,7 @@ def test_what_was_typed_cannot_repaint_the_terminal(here: Path, run: Run) -> Non
     lay(here, SOUND)
     for words in ([HOSTILE], ["m", "--layers", HOSTILE], ["m", "--table", HOSTILE]):
         ran = run(["inspect", *words])
-        refused(ran)
+        refused(ran, code=2 if "--layers" in words else 1)
         tame(ran.err)
     ran = run(["export", "m", "--part", "model", "-o", f"{HOSTILE}/x.npz"])
     refused(ran)

@@ -97,11 +97,17 @@ def test_what_is_not_finite_is_counted_and_has_no_share() -> None:
     b = a.copy()
     b[0, 0], b[1, 1] = np.nan, np.inf
     found = of(a, b)
-    assert (found.broken, found.changed, found.change, found.cosine, found.largest) == (2, 2, None, None, None)
+    assert (found.nonfinite_mismatch, found.changed, found.change, found.cosine, found.largest) == (
+        2,
+        2,
+        None,
+        None,
+        None,
+    )
     assert found.exceeds(1e9)
     infinite = np.array([np.inf, 1.0], np.float32)
-    assert of(infinite, np.array([-np.inf, 1.0], np.float32)).broken == 1
-    assert of(infinite, np.array([np.inf, 2.0], np.float32)).broken == 0
+    assert of(infinite, np.array([-np.inf, 1.0], np.float32)).nonfinite_mismatch == 1
+    assert of(infinite, np.array([np.inf, 2.0], np.float32)).nonfinite_mismatch == 0
 
 
 def test_a_change_of_nothing_has_no_share() -> None:

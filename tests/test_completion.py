@@ -16,8 +16,8 @@ from conftest import Run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertprobe.cli import about, completion
-from bertprobe.render.machine import _data, _property
+from bertprobe.cli import completion, versions
+from bertprobe.render.data_formats import _data, _property
 
 BIN = Path(sys.executable).parent
 
@@ -150,14 +150,14 @@ def test_versions_for_a_bug_report(run: Run) -> None:
         told = dict(line.split(maxsplit=1) for line in ran.out.splitlines())
         assert told["numpy"] == numpy.__version__
         assert told["torch"] == torch.__version__
-        assert {"bertprobe", "python", "platform", "cores", "blas", *about.PACKAGES} == told.keys()
+        assert {"bertprobe", "python", "platform", "cores", "blas", *versions.PACKAGES} == told.keys()
     assert len(run(["--version"]).out.splitlines()) == 1
     assert "goes with --version" in " ".join(run(["--verbose", "inspect"]).err.split())
 
 
 def test_a_package_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(about, "PACKAGES", ("no-such-package-here",))
-    assert any(re.fullmatch(r"no-such-package-here\s+not installed", line) for line in about.lines())
+    monkeypatch.setattr(versions, "PACKAGES", ("no-such-package-here",))
+    assert any(re.fullmatch(r"no-such-package-here\s+not installed", line) for line in versions.lines())
 
 
 # ------------------------------------------------------------------------------------------------ github

@@ -20,8 +20,8 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 
 from bertprobe.anatomy import find_parts
 from bertprobe.checkpoint import open_checkpoint
-from bertprobe.reference import Record, load_reference, tokenizer
-from bertprobe.reference.door import Shut, opened, shut
+from bertprobe.transformers_model import Record, load_reference, tokenizer
+from bertprobe.transformers_model.door import Shut, opened, shut
 
 
 @pytest.fixture(params=["", "1"], ids=["online", "offline"])

@@ -32,7 +32,7 @@ from bertprobe.report.explanation import ORDER, en, explanation, zh
 from bertprobe.report.explanation.claims import CLAIMS
 from bertprobe.report.explanation.source import read_library
 from bertprobe.report.sections import Checked, Code, Grid, Prose, Verbatim
-from bertprobe.report.sections import Path as Way
+from bertprobe.report.sections import Diagram as Way
 from bertprobe.verdicts import Evidence
 
 POCKET = Path(bertprobe.__file__).parent / "pocket"
@@ -138,8 +138,8 @@ def test_steps_are_those_of_transformers(model: str, text: str, minilm: Path, ru
     token, unit = numbers["token"], numbers["neuron"]["unit"]
     rows = {"attended": expected["dense in"], "dense": expected["dense"], "activated": expected["activated"],
             "output": expected["output"]}  # fmt: skip
-    assert [step["name"] for step in numbers["widening"]] == list(rows)
-    for step, values in zip(numbers["widening"], rows.values(), strict=True):
+    assert [step["name"] for step in numbers["up_projection"]] == list(rows)
+    for step, values in zip(numbers["up_projection"], rows.values(), strict=True):
         assert step["shape"] == list(values.shape)
         assert np.abs(values[0, token, :4] - step["values"]).max() < TOLERANCE
     inner = expected["activated"][0]
@@ -194,13 +194,13 @@ def test_verdicts_and_parameters_are_those_of_inspect(odd: list[Path], run: Run)
     for path in odd:
         parts = json.loads(run(["inspect", path, "--json"]).out)["parts"]
         numbers = data_of(run, "both", "-m", path)["numbers"]
-        for key, roles in (("widening", ("intermediate", "gate")), ("pooler", ("pooler",))):
+        for key, roles in (("up_projection", ("intermediate", "gate")), ("pooler", ("pooler",))):
             mine = [part for part in parts if part["role"] in roles]
             if not mine:
                 assert numbers[key] is None
                 continue
             words = [part["verdict"] for part in mine]
-            edges = [part["tensors"][0]["statistics"]["edge_ratio"] for part in mine]
+            edges = [part["tensors"][0]["statistics"]["mp_edge_ratio"] for part in mine]
             assert numbers[key]["verdicts"] == {word: words.count(word) for word in words}
             assert numbers[key]["edges"] == pytest.approx([min(edges), max(edges)], rel=1e-6)
             assert numbers[key]["parameters"] == sum(int(np.prod(t["shape"])) for part in mine for t in part["tensors"])
@@ -214,7 +214,7 @@ _MODELS = sorted(FAMILIES)
 @pytest.mark.parametrize("family", _MODELS)
 def test_the_source_shown_is_the_installed_class(family: str) -> None:
     library = read_library(FAMILIES[family])
-    for source in (library.widening, library.pooling):
+    for source in (library.up_projection, library.pooling):
         if source is None:
             continue
         module = importlib.import_module(f"transformers.{source.file.removesuffix('.py').replace('/', '.')}")
@@ -237,8 +237,8 @@ def test_the_class_shown_is_the_one_the_model_is_made_of(family: str) -> None:
     names = list(model.state_dict())
     library = read_library(FAMILIES[family])
     spelled = [name for name in names for role, pattern in row.layout.patterns if pattern.fullmatch(name)]
-    if library.widening is not None and spelled:
-        assert library.widening.name in above(model, spelled)
+    if library.up_projection is not None and spelled:
+        assert library.up_projection.name in above(model, spelled)
     poolers = [name for name in names if re.search(r"(^|\.)pooler\.", name)]
     if library.pooling is not None and poolers:
         assert library.pooling.name in above(model, poolers)
@@ -260,7 +260,7 @@ def test_classes_said_to_pool_do(family: str) -> None:
 
 def test_a_family_is_no_way_out_of_the_folder_of_models() -> None:
     for family in ("../../evil", "bert/../bert", "", "no_such_family", "__init__"):
-        assert read_library(Family(family, BERT)).widening is None
+        assert read_library(Family(family, BERT)).up_projection is None
 
 
 # ------------------------------------------------------------------------------------------------ languages
@@ -425,7 +425,7 @@ def test_markdown_and_json(run: Run) -> None:
     ]
     assert [section["name"] for section in data["sections"]] == list(ORDER)
     kinds = {block["kind"] for section in data["sections"] for block in section["blocks"]}
-    assert kinds == {"prose", "verbatim", "path", "code", "grid", "checked"}
+    assert kinds == {"prose", "verbatim", "diagram", "code", "grid", "checked"}
     assert data["numbers"] == data_of(run, "both")["numbers"]
 
 

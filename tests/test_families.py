@@ -19,9 +19,9 @@ from bertprobe.anatomy.families import FAMILIES, GENERIC, Family, families_of
 from bertprobe.anatomy.layouts import LAYOUTS
 from bertprobe.anatomy.poolers import BY_DESIGN
 from bertprobe.checkpoint import open_checkpoint, read_tensor
-from bertprobe.reference import staging
 from bertprobe.report import facts
 from bertprobe.report.explanation.source import read_library
+from bertprobe.transformers_model import staging
 from bertprobe.verdicts import Evidence, judge
 
 ALIASES = {"gelu_pytorch_tanh": "gelu_new"}
@@ -60,7 +60,7 @@ def test_parts_are_where_hooks_fire(family: str, tmp_path: Path) -> None:
     assert activations == {ff.activation for ff in seen.feed_forwards}
     poolers = anatomy.of("pooler")
     assert [values(part, "weight") for part in poolers] == ([seen.pooler.weight.tobytes()] if seen.pooler else [])
-    assert anatomy.hiding == ""
+    assert anatomy.unknown_prefix == ""
     assert anatomy.duplicates == {}
     assert anatomy.family == family
     assert len({part.label for part in anatomy.parts}) == len(anatomy.parts)
@@ -106,7 +106,7 @@ def test_the_other_spelling_gives_the_same_parts(family: str, tmp_path: Path) ->
     save_file(tensors, file)
     anatomy = find_parts(open_checkpoint(str(tmp_path)))
     assert [part.label for part in anatomy.parts] == expected
-    assert anatomy.hiding == ""
+    assert anatomy.unknown_prefix == ""
 
 
 def test_gte_as_transformers_spells_its_modules_has_gate_and_up_apart(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_row_is_complete(name: str) -> None:
         place = Path(str(find_spec("transformers").origin)).parent / "models"  # type: ignore[union-attr]
         assert place.joinpath(*row.folder_and_file).is_file()
         classes = classes_in(place.joinpath(*row.folder_and_file))
-        assert {row.base, row.widening or "", row.pooler or ""} - {""} <= classes
+        assert {row.base, row.up_projection or "", row.pooler or ""} - {""} <= classes
 
 
 def classes_in(path: Path) -> set[str]:

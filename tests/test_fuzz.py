@@ -84,7 +84,7 @@ def inspected(folder: Path, format: str) -> None:
         written = export(checkpoint, anatomy, None, Output(output, names="stored", force=True))
         assert output.stat().st_size == written.bytes
     except BertprobeError as error:
-        if not (error.found and error.cure):
+        if not (error.found and error.hint):
             raise
 
 

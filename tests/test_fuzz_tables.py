@@ -220,5 +220,5 @@ def test_an_index_of_odd_entries_is_read_or_refused(found: dict[bytes, bytes], s
         for name, array in read_tensors(readable):
             assert array.shape == readable[name].shape
     except BertprobeError as error:
-        if not (error.found and error.cure):
+        if not (error.found and error.hint):
             raise

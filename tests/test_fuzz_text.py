@@ -82,7 +82,7 @@ def test_settings_with_odd_values_run_a_text_or_are_refused(kind: str, folder: P
             found = list(ran(folder))
         assert [vectors.pooled.shape for vectors in found] == [found[0].pooled.shape] * len(TEXTS)
     except BertprobeError as error:
-        if not (error.found and error.cure):
+        if not (error.found and error.hint):
             raise
     finally:
         for name in SETTINGS:

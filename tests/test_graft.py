@@ -248,8 +248,8 @@ def test_a_pooler_that_a_head_reads_is_left(make: Make, graft: Any, run: Run, tm
     save_file(tensors, recipient / "model.safetensors", {"format": "pt"})
     found = json.loads(run(["diff", str(donor), str(recipient), "--json"]).out)["findings"]
     (finding,) = [finding for finding in found if finding["rule"] == "pooler-reinitialised"]
-    assert "classifier.weight of B reads B's pooler" in finding["cure"]
-    assert "graft" not in finding["cure"]
+    assert "classifier.weight of B reads B's pooler" in finding["hint"]
+    assert "graft" not in finding["hint"]
     ran = graft(donor, recipient, tmp_path / "out", "--replace")
     assert ran.code == 1
     assert "classifier.weight of the recipient reads its pooler" in ran.err
@@ -258,7 +258,7 @@ def test_a_pooler_that_a_head_reads_is_left(make: Make, graft: Any, run: Run, tm
         f for f in json.loads(run(["inspect", str(recipient), "--json"]).out)["findings"] if f["part"] == "pooler"
     ]
     assert finding["rule"] == "pooler-untrained"
-    assert finding["cure"].startswith("leave it: classifier.weight reads it")
+    assert finding["hint"].startswith("leave it: classifier.weight reads it")
 
 
 def test_a_pooler_that_is_untrained_is_not_recommended(make: Make, run: Run) -> None:
@@ -266,9 +266,9 @@ def test_a_pooler_that_is_untrained_is_not_recommended(make: Make, run: Run) -> 
     for cls in ("BertForMaskedLM", "BertModel"):
         recipient = make(cls, cls, 1 if cls == "BertForMaskedLM" else 2, trained=False)
         found = json.loads(run(["diff", str(donor), str(recipient), "--json"]).out)["findings"]
-        cures = [f["cure"] for f in found if f["rule"] in ("pooler-lost", "pooler-reinitialised")]
-        assert all("graft" not in cure and "untrained" in cure for cure in cures)
-        assert cures or cls == "BertModel"
+        hints = [f["hint"] for f in found if f["rule"] in ("pooler-lost", "pooler-reinitialised")]
+        assert all("graft" not in hint and "untrained" in hint for hint in hints)
+        assert hints or cls == "BertModel"
 
 
 def test_a_recipient_without_a_config_is_refused(make: Make, graft: Any, tmp_path: Path) -> None:

@@ -24,9 +24,9 @@ from test_bad_input import BERT, lay, refused, weights
 import bertprobe
 from bertprobe.anatomy import find_parts
 from bertprobe.checkpoint import Checkpoint, LocalFile, open_checkpoint, read_tensor, read_tensors
-from bertprobe.checkpoint.ahead import fetched
 from bertprobe.checkpoint.hub import patience
 from bertprobe.checkpoint.hub.address import Address, parse
+from bertprobe.checkpoint.prefetch import prefetch
 from bertprobe.errors import BertprobeError, HubError
 
 ID = "owner/model"
@@ -271,7 +271,7 @@ def test_eight_are_asked_for_at_a_time() -> None:
     class Slow:
         """A source whose reads end only when eight are under way."""
 
-        at_once = 8
+        max_parallel = 8
         barrier = Barrier(8, timeout=10)
 
         def load(self, start: int, stop: int) -> memoryview:
@@ -284,7 +284,7 @@ def test_eight_are_asked_for_at_a_time() -> None:
 
     source = Slow()
     wanted = [Range(source, i) for i in range(16)]
-    assert [data[0] for _, data in fetched(wanted)] == list(range(16))  # type: ignore[type-var]
+    assert [data[0] for _, data in prefetch(wanted)] == list(range(16))  # type: ignore[type-var]
 
 
 def test_nothing_read_by_ranges_is_left_in_the_cache(hub: Hub, here: Path, run: Run) -> None:
@@ -892,4 +892,4 @@ def test_what_is_loaded_is_what_is_read(hub: Hub, here: Path) -> None:
     assert np.frombuffer(source.load(8, 16), np.uint8).tobytes() == source.read(8, 16)
     with pytest.raises(BertprobeError, match="are asked for"):
         source.read(0, source.size + 1)
-    assert open_checkpoint(ID).files[0].beside(WEIGHTS).size == source.size
+    assert open_checkpoint(ID).files[0].sibling(WEIGHTS).size == source.size

@@ -40,7 +40,7 @@ FACTS = [
 ]  # fmt: skip
 PART = ["label", "role", "layer", "stack", "index", "activation", "verdict", "tensors"]
 TENSOR = ["name", "stored_name", "dtype", "shape", "statistics"]
-FINDING = ["rule", "severity", "part", "message", "evidence", "cure"]
+FINDING = ["rule", "severity", "part", "message", "evidence", "hint"]
 
 
 def test_json_keeps_the_contract(minilm: Path, run: Any) -> None:
@@ -192,8 +192,8 @@ def test_markdown_holds_the_same_numbers(minilm: Path, run: Any) -> None:
     text = run(["inspect", minilm, "--format", "markdown"]).out
     for part in data_of(run, minilm)["parts"]:
         assert repr(part["tensors"][0]["statistics"]["std"]) in text
-    widths = {line.count("|") for line in text.splitlines() if line.startswith("| ") and "edge" in line}
-    assert len(widths) == 2  # the intermediate and the pooler table
+    heads = [line for line in text.splitlines() if line.startswith("| ") and "σ₁/MP" in line]
+    assert len(heads) == 2  # the intermediate and the pooler table
 
 
 def test_the_table_shows_what_the_json_holds(minilm: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +203,7 @@ def test_the_table_shows_what_the_json_holds(minilm: Path, run: Any, monkeypatch
     for row, part in zip(rows, data_of(run, minilm)["parts"], strict=False):
         found = part["tensors"][0]["statistics"]
         shown = [float(word) for word in row[2:7]]
-        expected = [found[name] for name in ("std", "abs_max", "edge_ratio", "kurtosis", "stable_rank")]
+        expected = [found[name] for name in ("std", "abs_max", "mp_edge_ratio", "kurtosis", "stable_rank")]
         assert shown == pytest.approx(expected, rel=1e-3, abs=5e-5)
 
 

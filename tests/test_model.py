@@ -138,7 +138,7 @@ def test_what_is_not_there(tmp_path: Path, model: Model) -> None:
         other.pool("x")
     with pytest.raises(bertprobe.BertprobeError, match="has no gate"):
         model.gate(0)
-    with pytest.raises(bertprobe.BertprobeError, match="not there"):
+    with pytest.raises(bertprobe.BertprobeError, match="no layer 17"):
         model.intermediate(17)
     with pytest.raises(ValueError, match="pooled, cls, mean"):
         model.pool("x", vector="first")

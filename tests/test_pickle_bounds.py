@@ -21,7 +21,7 @@ from memory import Counting
 from pickles import get, indexed, mapping, name, number, old, put, saved, tensor, text, zipped
 
 from bertprobe.checkpoint import torch_pickle
-from bertprobe.checkpoint.torch_pickle.machine import BYTES_AN_OBJECT, _Machine
+from bertprobe.checkpoint.torch_pickle.stack_machine import BYTES_AN_OBJECT, _Machine
 from bertprobe.errors import BertprobeError, CorruptFile, UnsupportedFile
 
 STEPS_A_BYTE = 30
@@ -172,7 +172,7 @@ def peak(data: bytes) -> int:
 @pytest.fixture(autouse=True)
 def few_to_spare(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is allowed to a file of any size is small beside what it is allowed for its size."""
-    for module, setting in (("machine", "SPARE_OBJECTS"), ("state_dict", "SPARE_NAMES")):
+    for module, setting in (("stack_machine", "SPARE_OBJECTS"), ("state_dict", "SPARE_NAMES")):
         monkeypatch.setattr(f"bertprobe.checkpoint.torch_pickle.{module}.{setting}", 500)
     monkeypatch.setattr("bertprobe.checkpoint.torch_pickle.state_dict.SPARE_CHARACTERS", 10_000)
 

@@ -65,7 +65,7 @@ def test_it_is_the_default_of_every_command(run: Run, tmp_path: Path) -> None:
     for argv in (["inspect"], ["pool", "some text"], ["activations", "some text"], ["verify", "some text"]):
         ran = run(argv)
         assert ran.code == 0, ran.err
-        assert "pocket (the built-in model; -m bert-base-uncased for a full-size one)" in ran.out
+        assert "pocket (the built-in model; name another for a full-size one)" in ran.out
     assert run(["export", "-o", tmp_path / "pooler.safetensors"]).code == 0
     stored = load_file(POCKET / "model.safetensors")["bert.pooler.dense.weight"]
     assert torch.equal(load_file(tmp_path / "pooler.safetensors")["pooler.dense.weight"], stored)

@@ -83,7 +83,7 @@ def written(run: Run, *argv: Any) -> Parsed:
 
 def reported(model: str, texts: list[str]) -> Report:
     """A report made without the command line."""
-    from bertprobe.cli.pictures import _run
+    from bertprobe.cli.report import _run
 
     checkpoint = open_checkpoint(model)
     anatomy = find_parts(checkpoint)
@@ -278,7 +278,7 @@ def test_findings_come_first_and_in_words(minilm_page: Path) -> None:
     for finding in found.data["findings"]:
         if finding["part"] != "intermediate.5":  # told together with another
             assert finding["message"] in text
-            assert finding["cure"] in text
+            assert finding["hint"] in text
 
 
 def test_histograms_have_common_axes(pocket_page: Path) -> None:
@@ -506,7 +506,7 @@ def test_nothing_is_overwritten_unasked(run: Run, tmp_path: Path) -> None:
         (["-o", "r.pdf", "--figure", "tokens"], 2, "texts"),
         (["-o", "r.docx"], 1, ".html, .png, .svg or .pdf"),
         (["-o", "nowhere/r.html"], 1, "no folder"),
-        (["-o", "r.html", *(["a"] * 25)], 1, "24"),
+        (["-o", "r.html", *(["a"] * 25)], 2, "24"),
         (["-o", "r.html", *(["a " * 120] * 24)], 1, "fewer or shorter"),
         (["-o", "r.html", "a " * 2000], 1, "--truncate"),
         (["-o", "r.png", "a", "--figure", "similarity"], 1, "two texts"),

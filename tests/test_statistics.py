@@ -276,7 +276,7 @@ def test_a_constant_has_no_variance_at_all(value: float) -> None:
         assert (summary.std, summary.skewness, summary.kurtosis) == (0, None, None)
     assert summarize(np.full(70, 1e200)).std == 0
     numbers = measure(x, spectrum=True)
-    assert numbers.edge_ratio is None
+    assert numbers.mp_edge_ratio is None
     assert numbers.spectrum is not None
     assert numbers.spectrum.spikes is None
     assert numbers.sigma == close(abs(value) * math.sqrt(x.size), rel=SIGMA)
@@ -291,7 +291,7 @@ def test_what_is_not_finite_is_counted_and_left_out(bad: float, dtype: Any) -> N
     numbers = measure(x, spectrum=True)
     assert_summary(numbers.summary, x)
     assert numbers.spectrum is None
-    assert numbers.sigma is numbers.edge_ratio is numbers.stable_rank is None
+    assert numbers.sigma is numbers.mp_edge_ratio is numbers.stable_rank is None
     norms = np.linalg.norm(np.delete(x.astype(np.float64), [5, 299], axis=0), axis=1)
     assert np.flatnonzero(np.isnan(norms_of(numbers))).tolist() == [5, 299]
     assert numbers.row_norm_max == close(norms.max(), rel=1e-13)
@@ -324,7 +324,7 @@ def test_float32_neither_overflows_nor_underflows(exponent: int) -> None:
 def test_float64_beyond_its_squares_gives_none_in_silence() -> None:
     huge, tiny = noise(200, 100).astype(np.float64) * 1e300, noise(200, 100).astype(np.float64) * 1e-290
     found = statistics(measure(huge, spectrum=True))
-    assert found["std"] is found["l2"] is found["kurtosis"] is found["skewness"] is found["edge_ratio"] is None
+    assert found["std"] is found["l2"] is found["kurtosis"] is found["skewness"] is found["mp_edge_ratio"] is None
     assert found["sigma_max"] == close(top(huge * 1e-300) * 1e300, rel=SIGMA)
     assert found["condition_number"] == close(np.linalg.cond(huge * 1e-300), rel=1e-7)
     assert found["alpha"] == close(statistics(measure(huge * 1e-300, spectrum=True))["alpha"], rel=1e-6)
@@ -380,7 +380,7 @@ def test_sigma_of_large_noise() -> None:
 def test_sigma_of_zeros_is_zero() -> None:
     numbers = measure(np.zeros((70, 90), np.float32), spectrum=True)
     assert numbers.sigma == 0
-    assert numbers.edge_ratio is numbers.stable_rank is None
+    assert numbers.mp_edge_ratio is numbers.stable_rank is None
     assert numbers.spectrum is not None
     assert numbers.spectrum.numerical_rank == 0
     assert numbers.spectrum.effective_rank is numbers.spectrum.alpha is numbers.spectrum.condition_number is None
@@ -419,7 +419,7 @@ def test_memory_stays_within_one_float32_copy(dtype: Any) -> None:
 def test_edge_and_ranks_do_not_depend_on_scale(seed: int, exponent: int) -> None:
     matrix = noise(90, 70, seed)
     small, large = measure(matrix, spectrum=True), measure(np.ldexp(matrix, exponent), spectrum=True)
-    assert small.edge_ratio == close(large.edge_ratio, rel=1e-9)
+    assert small.mp_edge_ratio == close(large.mp_edge_ratio, rel=1e-9)
     assert small.stable_rank == close(large.stable_rank, rel=1e-9)
     for name in ("effective_rank", "numerical_rank", "spikes", "alpha", "alpha_ks", "condition_number", "kurtosis"):
         assert statistics(small)[name] == close(statistics(large)[name], rel=1e-7)
@@ -427,13 +427,13 @@ def test_edge_and_ranks_do_not_depend_on_scale(seed: int, exponent: int) -> None
 
 def test_the_edge_ratio_of_a_matrix_is_that_of_its_transpose() -> None:
     matrix = noise(200, 90)
-    assert measure(matrix).edge_ratio == close(measure(matrix.T).edge_ratio, rel=1e-6)
+    assert measure(matrix).mp_edge_ratio == close(measure(matrix.T).mp_edge_ratio, rel=1e-6)
 
 
 def test_the_edge_ratio_is_about_one_for_noise_and_rises_with_structure() -> None:
     matrix = noise(768, 768)
     direction = np.outer(noise(768, 1), noise(768, 1, 1)) * 15
-    plain, structured = measure(matrix).edge_ratio, measure(matrix + direction.astype(np.float32)).edge_ratio
+    plain, structured = measure(matrix).mp_edge_ratio, measure(matrix + direction.astype(np.float32)).mp_edge_ratio
     assert plain is not None
     assert structured is not None
     assert 0.97 < plain < 1.03
@@ -452,7 +452,7 @@ def test_a_trained_model_stands_out_and_its_pooler_does_not(minilm: Path) -> Non
     wanted = ("encoder.layer.0.intermediate.dense.weight", "pooler.dense.weight")
     ratios = {}
     for name, array in read_tensors({name: checkpoint.headers[name] for name in wanted}):
-        ratios[name] = measure(array).edge_ratio
+        ratios[name] = measure(array).mp_edge_ratio
         assert measure(array).sigma == close(top(array), rel=SIGMA)
         assert_summary(summarize(array), array)
     assert ratios[wanted[0]] == pytest.approx(2.27, abs=0.7)
@@ -666,7 +666,7 @@ def test_the_largest_singular_value_of_scaled_noise_is_foreseen(turned: bool) ->
         weight = (rng.standard_normal(shape) * scale).astype(np.float32)
         numbers = measure(weight.T if turned else weight)
         assert numbers.noise_ratio == pytest.approx(1, abs=0.05)
-        assert (numbers.edge_ratio or 0) > 1.2
+        assert (numbers.mp_edge_ratio or 0) > 1.2
 
 
 def test_a_mean_and_a_single_entry_are_foreseen_too() -> None:

@@ -41,16 +41,16 @@ HOMES = ("storages.py", "checkpoint/safetensors.py", "checkpoint/torch_pickle/",
 WRITES = "what bertprobe writes is safetensors, whatever it reads"
 EXCEPTIONS = {
     "builtin.py": "the built-in model is a file of one format",
-    "cli/about.py": "the libraries whose versions matter",
+    "cli/versions.py": "the libraries whose versions matter",
     "cli/weights.py": WRITES,
     "export/files.py": WRITES,
     "export/graft.py": WRITES,
     "export/matrices.py": WRITES,
     "export/tensors.py": WRITES,
     "export/vectors.py": WRITES,
-    "reference/allowed.py": "a setting of transformers has such a name",
+    "transformers_model/allowed.py": "a setting of transformers has such a name",
     "anatomy/spelling.py": "the rows of DIALECTS say whose names they are",
-    "verdicts/headers.py": "cures write safetensors; a finding has the name of its format, and wrappers are of pickles",
+    "verdicts/headers.py": "hints write safetensors; a finding has the name of its format, and wrappers are of pickles",
 }
 
 
@@ -170,7 +170,7 @@ def test_names_of_its_own_are_a_row_of_dialects(
     assert {name: header.shape for name, header in anatomy.tensors.items()} == {
         name: header.shape for name, header in plain.tensors.items()
     }
-    assert "names-hidden" not in {finding.rule for finding in judge(Evidence(checkpoint, anatomy, {}))}
+    assert "prefix-not-stripped" not in {finding.rule for finding in judge(Evidence(checkpoint, anatomy, {}))}
     stranger = find_parts(replace(checkpoint, storage="PyTorch"))
     found = judge(Evidence(replace(checkpoint, storage="PyTorch"), stranger, {}))
     assert "names are spelled as Toy does" in " ".join(finding.message for finding in found)

@@ -237,7 +237,7 @@ def test_measuring_takes_no_second_copy_of_the_norms() -> None:
 def test_a_long_table_ends_with_how_many_rows_there_are(tmp_path: Path) -> None:
     report = report_of(saved(tmp_path, {UP.format(i): (1, 1) for i in range(2_345)}))
     lines = drawn(report, "table").splitlines()
-    assert "345 more rows, all of them with --format json" in lines
+    assert "345 more rows, all of them in JSON" in lines
     assert any(line.startswith("1999 ") for line in lines)
     assert not any(line.startswith("2000 ") for line in lines)
     assert len(json.loads(drawn(report, "json"))["parts"]) == 2_345

@@ -271,7 +271,7 @@ def test_the_exported_model_loads_in_transformers_with_nothing_missing(
     data = json_of(run, "export", model, "-o", new / "model.safetensors", "--part", "model")
     (finding,) = data["findings"]
     assert finding["rule"] == "tensorflow-checkpoint"
-    subprocess.run(finding["cure"], shell=True, check=True)  # what it says is done, and is enough
+    subprocess.run(finding["hint"], shell=True, check=True)  # what it says is done, and is enough
     loaded, info = BertModel.from_pretrained(new, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["mismatched_keys"]
@@ -289,7 +289,7 @@ def test_inspect_tells_the_conversion(google: Path, theirs: Path, tmp_path: Path
     data = json_of(run, "inspect", google, "--strict")
     (finding,) = data["findings"]
     assert (finding["rule"], finding["severity"]) == ("tensorflow-checkpoint", "note")
-    for command in finding["cure"].removeprefix("convert it: ").replace("NEW", str(tmp_path / "NEW")).split(" && "):
+    for command in finding["hint"].removeprefix("convert it: ").replace("NEW", str(tmp_path / "NEW")).split(" && "):
         words = shlex.split(command)
         ran = run(words[1:]).code if words[0] == "bertprobe" else subprocess.run(words, check=True).returncode
         assert ran == 0
@@ -300,7 +300,7 @@ def test_inspect_tells_the_conversion(google: Path, theirs: Path, tmp_path: Path
 def test_what_is_suggested_names_the_folder_that_was_meant(google: Path, run: Run) -> None:
     data = json_of(run, "inspect", google.parent, "--subfolder", google.name, "--shapes")
     (finding,) = data["findings"]
-    assert f"bertprobe export {google} " in finding["cure"]
+    assert f"bertprobe export {google} " in finding["hint"]
 
 
 def test_stored_names_keep_the_stored_orientation(google: Path, state: State, tmp_path: Path, run: Run) -> None:
@@ -311,7 +311,7 @@ def test_stored_names_keep_the_stored_orientation(google: Path, state: State, tm
     assert all(np.array_equal(written[name], values) for name, values in stored.items())
     again = canonical(open_checkpoint(str(out)))
     assert all(np.array_equal(again[name], values) for name, values in base_of(state).items())
-    assert "names-hidden" in run(["inspect", out]).out
+    assert "prefix-not-stripped" in run(["inspect", out]).out
 
 
 def test_a_dtype_and_a_part_are_exported(google: Path, state: State, tmp_path: Path, run: Run) -> None:
@@ -916,5 +916,5 @@ def test_types_without_an_array_are_listed_and_refused_by_name(state: State, tmp
 def test_a_large_matrix_stored_the_other_way_is_measured_alike() -> None:
     values = np.random.default_rng(0).standard_normal((300, 200)).astype(np.float32)
     turned = np.ascontiguousarray(values.T).T
-    for name in ("edge_ratio", "stable_rank", "row_norm_max"):
+    for name in ("mp_edge_ratio", "stable_rank", "row_norm_max"):
         assert getattr(measure(turned), name) == pytest.approx(getattr(measure(values), name), rel=1e-6)

@@ -21,9 +21,9 @@ from bertprobe.anatomy.families import FAMILIES, GENERIC
 from bertprobe.checkpoint import open_checkpoint
 from bertprobe.checkpoint.folder import LocalFolder
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile
-from bertprobe.reference import tokenizer
-from bertprobe.reference.staging import CLASSES, FILES, class_name, staged
-from bertprobe.reference.token_settings import is_judged
+from bertprobe.transformers_model import tokenizer
+from bertprobe.transformers_model.staging import CLASSES, FILES, class_name, staged
+from bertprobe.transformers_model.token_settings import is_judged
 
 TEXTS = [("hello he cab", None), ("Hello, he <new> [MASK]", "abc d"), ("", None), ("日本 abc\u0301 @user", None)]
 WORDPIECE = "\n".join(hostile.VOCABULARY)

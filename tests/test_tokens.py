@@ -544,7 +544,7 @@ def test_a_text_too_long_is_an_error_or_cut(minilm: Path) -> None:
     tokenizer = of_minilm(minilm)[0]
     texts = ["word", "word " * 510, "Long\x1b[31m " + "word " * 510]
     assert [p.lengths.tolist() for p in batches(tokenizer, texts[:2], budget=600, longest=512)] == [[512, 3]]
-    with pytest.raises(BertprobeError, match=r"text 3 \('Long\\x1b.*…'\) has 51\d tokens.* takes 512; .*--truncate"):
+    with pytest.raises(BertprobeError, match=r"text 3 \('Long\\x1b.*…'\) has 51\d tokens.* takes 512; .*truncate=True"):
         list(batches(tokenizer, texts, budget=600, longest=512))
     (packed,) = batches(tokenizer, texts, budget=2000, longest=512, truncate=True)
     assert packed.lengths.tolist() == [512, 512, 3]

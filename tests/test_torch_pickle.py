@@ -548,7 +548,7 @@ def test_a_list_that_contains_itself_is_walked_once() -> None:
 
 
 def test_a_pickle_that_copies_itself_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bertprobe.checkpoint.torch_pickle.machine.MAX_STEPS", 100_000)
+    monkeypatch.setattr("bertprobe.checkpoint.torch_pickle.stack_machine.MAX_STEPS", 100_000)
     pairs = b"](" + b"NN\x86" * 1000 + b"e\x85q\x00ccollections\nOrderedDict\nq\x01"
     with pytest.raises(CorruptFile, match="steps"):
         indexed(zipped(b"\x80\x02" + pairs + b"h\x01h\x00R" * 1000 + b"."))

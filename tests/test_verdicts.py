@@ -177,7 +177,7 @@ CASES: list[tuple[Change, str, str | None]] = [
     (lost_pooler_bias, "layers-missing", "pooler"),
     (lost_attention, "layers-missing", "intermediate.1"),
     (unequal_bias, "shape-mismatch", "intermediate.1"),
-    (wrapped_names, "names-hidden", None),
+    (wrapped_names, "prefix-not-stripped", None),
     (narrowed, "dtype-narrowed", None),
     (relative, "relative-positions", None),
     (twice, "duplicate-tensors", None),
@@ -204,7 +204,7 @@ def test_a_fault_is_found_and_no_other(
     for finding in found:
         assert finding.severity == severity
         assert finding.evidence
-        assert finding.cure
+        assert finding.hint
         json.dumps(dict(finding.evidence))
 
 
@@ -346,7 +346,7 @@ def test_the_families_without_a_pooler_are_those_whose_class_has_none(tmp_path: 
         assert never_pools(evidence.anatomy) == (not has), family
         found = [f for f in judge(evidence) if f.rule == "pooler-absent"]
         assert bool(found) == (not has), family
-        assert all("no tensor is named" not in f.message and "invent" not in f.cure for f in found), family
+        assert all("no tensor is named" not in f.message and "invent" not in f.hint for f in found), family
 
 
 def test_a_family_that_never_pools_says_so(tmp_path: Path) -> None:

@@ -214,9 +214,9 @@ def test_only_one_room_writes() -> None:
         found = calls(ast.parse(path.read_text()))
         if found:
             rooms[str(path.relative_to(PACKAGE))] = found
-    assert set(rooms) == {"export/files.py", "cli/__init__.py", "reference/staging.py"}, rooms
+    assert set(rooms) == {"export/files.py", "cli/__init__.py", "transformers_model/staging.py"}, rooms
     assert rooms["cli/__init__.py"] == {"os.open"}, "of os.devnull, for a reader that is gone"
-    assert "TemporaryDirectory" in rooms["reference/staging.py"], "a folder of its own, gone afterwards"
+    assert "TemporaryDirectory" in rooms["transformers_model/staging.py"], "a folder of its own, gone afterwards"
 
 
 # ------------------------------------------------------------------------------------------------ files
@@ -492,13 +492,13 @@ def test_a_command_over_weights_that_change_writes_nothing(
     folder = tmp_path / "m"
     shutil.copytree(POCKET, folder)
     (tmp_path / "texts").write_text("the ship left the harbour at dawn\n" * 300)
-    add = VectorFile.add
+    add = VectorFile.put
 
     def add_then_spoil(self: VectorFile, places: Any, values: Any) -> None:
         add(self, places, values)
         spoiled(folder / "model.safetensors", how)
 
-    monkeypatch.setattr(VectorFile, "add", add_then_spoil)
+    monkeypatch.setattr(VectorFile, "put", add_then_spoil)
     out = tmp_path / "o.npy"
     ran = run(["pool", "--file", tmp_path / "texts", "-m", folder, "-o", out, "--batch-tokens", "64"])
     assert ran.code == 1

@@ -73,7 +73,7 @@ notes: list[str] = []
 
 def watch() -> None:
     """From here on whatever asks the network is noted and refused, whether our door stops it or it gets further."""
-    from bertprobe.reference import door
+    from bertprobe.transformers_model import door
 
     def hook(event: str, given: tuple[Any, ...]) -> None:
         if event in ASKING:
@@ -109,8 +109,8 @@ def _on_a_text(family: str, folder: Path, text: str) -> tuple[int, list[str]]:
     from bertprobe.anatomy import find_parts
     from bertprobe.anatomy.families import FAMILIES
     from bertprobe.checkpoint import open_checkpoint
-    from bertprobe.reference import load_reference
     from bertprobe.run import AllVectors, Compute, open_runner, run_batch
+    from bertprobe.transformers_model import load_reference
 
     checkpoint = open_checkpoint(str(folder))
     anatomy = find_parts(checkpoint)

@@ -12,20 +12,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bertprobe.anatomy.config import Promised, model_type_of, promised_of, text_config, towers_of
+from bertprobe.anatomy.config import ConfigSpec, config_spec_of, model_type_of, text_config, towers_of
 from bertprobe.anatomy.families import FAMILIES, Family
 from bertprobe.anatomy.layouts import Layout
 from bertprobe.anatomy.naming import Naming, family_of, halved, recognise, unwrapped, whole
-from bertprobe.anatomy.spelling import dialect_of, respelled
+from bertprobe.anatomy.spelling import dialect_of, to_pytorch
 from bertprobe.checkpoint import Checkpoint, TensorHeader
-from bertprobe.errors import NotAnEncoder, PartMissing, quoted
-from bertprobe.shown import Shown
+from bertprobe.errors import BadSetting, NotAnEncoder, PartMissing, quoted
+from bertprobe.shown import ReprMixin
 
 MOST_PARTS = 10_000  # an encoder has a few hundred at most; beyond that a table helps nobody
 
 
 @dataclass(frozen=True)
-class Part(Shown):
+class Part(ReprMixin):
     """One module of the model: its role, its place, and its tensors by canonical name, weight, bias, then norms.
 
     `role` is `intermediate`, `gate` or `pooler`; `layer` is None for the pooler; `stack` and `index` tell apart what
@@ -86,8 +86,8 @@ class Anatomy:
     family: str
     layout: Layout
     prefix: str
-    hiding: str
-    promised: Promised
+    unknown_prefix: str
+    config_spec: ConfigSpec
     parts: tuple[Part, ...]
     tensors: Mapping[str, TensorHeader]
     settings: Mapping[str, Any]
@@ -109,7 +109,7 @@ class Anatomy:
         Where layers are narrower than the hidden states, the pooler and then the config say how wide these are.
         """
         hidden, inner = (
-            n if type(n) is int else None for n in (self.promised.hidden_size, self.promised.intermediate_size)
+            n if type(n) is int else None for n in (self.config_spec.hidden_size, self.config_spec.intermediate_size)
         )
         up, pooler = self._shape("intermediate"), self._shape("pooler")
         wide = pooler if self.layout.narrow else up or pooler
@@ -138,21 +138,21 @@ class Anatomy:
 def find_parts(checkpoint: Checkpoint) -> Anatomy:
     """The parts of a checkpoint, from tensor names and shapes; raises `NotAnEncoder` for what is none."""
     config = text_config(checkpoint.config or {})
-    stored, wrapping = unwrapped(_marked(respelled(checkpoint.headers), checkpoint.config or {}))
+    stored, wrapping = unwrapped(_marked(to_pytorch(checkpoint.headers), checkpoint.config or {}))
     layout = recognise(checkpoint, stored, config)
     towers = towers_of(checkpoint.config or {})
     naming = Naming(layout, model_type_of(config), stored, composite=bool(towers))
     config = next((towers[word] for word in re.split("[._]", naming.prefix) if word in towers), config)
     tensors, duplicates = naming.canonical_names(stored)
-    promised = promised_of(layout, config, checkpoint)
+    config_spec = config_spec_of(layout, config, checkpoint)
     dialect = dialect_of(checkpoint.headers)
     return Anatomy(
         family=family_of(layout, config, naming.prefix, tensors),
         layout=layout,
         prefix=naming.prefix,
-        hiding=naming.hiding,
-        promised=promised,
-        parts=tuple(_parts(layout, tensors, promised.activation, config)),
+        unknown_prefix=naming.unknown_prefix,
+        config_spec=config_spec,
+        parts=tuple(_parts(layout, tensors, config_spec.activation, config)),
         tensors=tensors,
         settings=config,
         duplicates=duplicates,
@@ -202,16 +202,14 @@ def _layer_numbers(text: str, anatomy: Anatomy) -> set[int]:
     for item in text.split(","):
         match = re.fullmatch(r"\s*(-?\d{1,9})(?:\s*-\s*(-?\d{1,9}))?\s*", item)
         if match is None:
-            raise PartMissing(f"--layers {quoted(text)} is not a list of layers", "write it as 0,3-5,-1")
+            raise BadSetting(f"{quoted(text)} is not a list of layers", "write it as 0,3-5,-1")
         ends = (int(end) for end in (match[1], match[2] or match[1]))
         first, last = (end if end >= 0 or not there else there[-1] + 1 + end for end in ends)
         if first > last:
-            raise PartMissing(f"--layers {item.strip()} runs backwards", "write the lower layer first")
+            raise BadSetting(f"the layers {item.strip()} run backwards", "write the lower layer first")
         if first not in there or last not in there:
             has = f"layers {spans(there)}" if there else "no layers"
-            raise PartMissing(
-                f"--layers {item.strip()} asks for a layer that is not there", f"this checkpoint has {has}"
-            )
+            raise PartMissing(f"there is no layer {item.strip()}", f"this checkpoint has {has}")
         found.update(layer for layer in there if first <= layer <= last)
     return found
 

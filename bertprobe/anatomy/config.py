@@ -26,7 +26,7 @@ _LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "encoder_layers", "num_la
 
 
 @dataclass(frozen=True)
-class Promised:
+class ConfigSpec:
     """What the config promises, each None where it does not say; a number in quotes stays text."""
 
     layers: Any
@@ -64,13 +64,13 @@ def _first(config: Mapping[str, Any], keys: Iterable[str]) -> Any:
     return next((config[key] for key in keys if config.get(key) is not None), None)
 
 
-def promised_of(layout: Layout, config: Mapping[str, Any], checkpoint: Checkpoint) -> Promised:
+def config_spec_of(layout: Layout, config: Mapping[str, Any], checkpoint: Checkpoint) -> ConfigSpec:
     notes = checkpoint.metadata  # of a file that `export` wrote
     hidden, inner = (
         int(notes[key]) if re.fullmatch("[0-9]{1,9}", notes.get(key, "")) else None
         for key in ("hidden_size", "intermediate_size")
     )
-    return Promised(
+    return ConfigSpec(
         layers=_first(config, _LAYERS),
         hidden_size=_first(config, _HIDDEN) if config else hidden,
         intermediate_size=_first(config, _INTERMEDIATE) if config else inner,

@@ -35,8 +35,8 @@ class Family(NamedTuple):
     pretrained with next-sentence prediction.
 
     Where transformers has it: the `module` behind `models.`; its `base` class, where AutoModel gives another, or by
-    prefix the class that it is `wrapped` in; and the classes that are its `widening` and its `pooler`, None where they
-    are the only ones whose names end in Intermediate and in Pooler, empty where there is none.
+    prefix the class that it is `wrapped` in; and the classes that are its `up_projection` and its `pooler`, None where
+    they are the only ones whose names end in Intermediate and in Pooler, empty where there is none.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Family(NamedTuple):
     module: str = ""
     base: str = ""
     wrapped: tuple[tuple[str, str], ...] = ()
-    widening: str | None = None
+    up_projection: str | None = None
     pooler: str | None = None
 
     @property
@@ -90,7 +90,7 @@ _ROWS = (
         native=True,
         tokens="[CLS]",
         tokenizer="BertTokenizer",
-        widening="BertIntermediate",
+        up_projection="BertIntermediate",
         pooler="BertPooler",
     ),
     _roberta("roberta", "roberta", native=True, tokenizer="RobertaTokenizer"),
@@ -199,7 +199,7 @@ _ROWS = (
         tokenizer="BertTokenizer",
         module="blip.modeling_blip_text",
         base="BlipTextModel",
-        widening="BlipTextIntermediate",
+        up_projection="BlipTextIntermediate",
         pooler="BlipTextPooler",
     ),
     Family(
@@ -219,7 +219,7 @@ _ROWS = (
         tokenizer="RobertaTokenizer",
         module="clap.modeling_clap",
         base="ClapTextModel",
-        widening="ClapTextIntermediate",
+        up_projection="ClapTextIntermediate",
     ),
     Family(
         "bridgetower_text_model",
@@ -247,7 +247,7 @@ _ROWS = (
         "canine",
         tokens="characters",
         tokenizer="CanineTokenizer",
-        widening="CanineIntermediate",
+        up_projection="CanineIntermediate",
         rows_are_tokens=False,
     ),
     Family(
@@ -278,7 +278,9 @@ _ROWS = (
         base="InstructBlipQFormerModel",
         more_than_text="its queries look at an image",
     ),
-    Family("squeezebert", layouts.SQUEEZEBERT, "transformer", tokenizer="BertTokenizer", widening="SqueezeBertModule"),
+    Family(
+        "squeezebert", layouts.SQUEEZEBERT, "transformer", tokenizer="BertTokenizer", up_projection="SqueezeBertModule"
+    ),
     Family(
         "altclip_text_model",
         layouts.BERT_IN_LAYERS,
@@ -293,9 +295,9 @@ _ROWS = (
         tokenizer="BertTokenizer",
         pooling="by design",
         title="DistilBERT",
-        widening="FFN",
+        up_projection="FFN",
     ),
-    Family("albert", layouts.ALBERT, "albert", tokenizer="AlbertTokenizer", widening="AlbertLayer"),
+    Family("albert", layouts.ALBERT, "albert", tokenizer="AlbertTokenizer", up_projection="AlbertLayer"),
     Family(
         "modernbert",
         layouts.MODERNBERT,
@@ -303,15 +305,19 @@ _ROWS = (
         tokenizer=GENERIC,
         pooling="by design",
         title="ModernBERT",
-        widening="ModernBertMLP",
+        up_projection="ModernBertMLP",
     ),
     Family(
-        "jina_embeddings_v3", layouts.JINA, "roberta", tokenizer="XLMRobertaTokenizer", widening="JinaEmbeddingsV3MLP"
+        "jina_embeddings_v3",
+        layouts.JINA,
+        "roberta",
+        tokenizer="XLMRobertaTokenizer",
+        up_projection="JinaEmbeddingsV3MLP",
     ),
-    Family("eurobert", layouts.UP_AND_GATE, "model", pooling="never", widening="EuroBertMLP"),
-    Family("esmc", layouts.UP_AND_GATE, "esmc", tokenizer="EsmcTokenizer", pooling="never", widening="EsmcMLP"),
-    Family("ultrabert", layouts.UP_AND_GATE, "model ultrabert", pooling="never", widening="UltrabertMLP"),
-    Family("neomme", layouts.UP_AND_GATE, "model", pooling="never", activation="relu2", widening="NeoMMEMLP"),
+    Family("eurobert", layouts.UP_AND_GATE, "model", pooling="never", up_projection="EuroBertMLP"),
+    Family("esmc", layouts.UP_AND_GATE, "esmc", tokenizer="EsmcTokenizer", pooling="never", up_projection="EsmcMLP"),
+    Family("ultrabert", layouts.UP_AND_GATE, "model ultrabert", pooling="never", up_projection="UltrabertMLP"),
+    Family("neomme", layouts.UP_AND_GATE, "model", pooling="never", activation="relu2", up_projection="NeoMMEMLP"),
     Family(
         "nomic_bert",
         layouts.NOMIC_BERT,
@@ -319,7 +325,7 @@ _ROWS = (
         also=((layouts.UP_AND_GATE, "nomic_bert"),),
         tokenizer="BertTokenizer",
         pooling="never",
-        widening="NomicBertMLP",
+        up_projection="NomicBertMLP",
     ),
     Family(
         "gte",
@@ -328,29 +334,37 @@ _ROWS = (
         also=((layouts.UP_AND_GATE, "gte"),),
         tokenizer="XLMRobertaTokenizer",
         pooling="never",
-        widening="GteMLP",
+        up_projection="GteMLP",
     ),
-    Family("new", layouts.GTE, "new", module="gte.modeling_gte", widening="GteMLP"),
-    Family("xlnet", layouts.XLNET, "transformer", tokenizer="XLNetTokenizer", widening="XLNetFeedForward", pooler=""),
-    Family("xlm", layouts.XLM, "transformer", tokenizer="XLMTokenizer", widening="TransformerFFN", pooler=""),
-    Family("flaubert", layouts.XLM, "transformer", tokenizer="FlaubertTokenizer", widening="TransformerFFN", pooler=""),
+    Family("new", layouts.GTE, "new", module="gte.modeling_gte", up_projection="GteMLP"),
+    Family(
+        "xlnet", layouts.XLNET, "transformer", tokenizer="XLNetTokenizer", up_projection="XLNetFeedForward", pooler=""
+    ),
+    Family("xlm", layouts.XLM, "transformer", tokenizer="XLMTokenizer", up_projection="TransformerFFN", pooler=""),
+    Family(
+        "flaubert", layouts.XLM, "transformer", tokenizer="FlaubertTokenizer", up_projection="TransformerFFN", pooler=""
+    ),
     Family(
         "funnel",
         layouts.FUNNEL,
         "funnel",
         tokenizer="FunnelTokenizer",
-        widening="FunnelPositionwiseFFN",
+        up_projection="FunnelPositionwiseFFN",
         rows_are_tokens=False,
     ),
     Family(
-        "reformer", layouts.REFORMER, "reformer", tokenizer="ReformerTokenizer", widening="ReformerFeedForwardDense"
+        "reformer",
+        layouts.REFORMER,
+        "reformer",
+        tokenizer="ReformerTokenizer",
+        up_projection="ReformerFeedForwardDense",
     ),
     Family(
         "cpmant",
         layouts.CPMANT,
         "cpmant",
         tokenizer="CpmAntTokenizer",
-        widening="CpmAntDenseGatedACT",
+        up_projection="CpmAntDenseGatedACT",
         prompt_first=True,
     ),
     Family("t5", layouts.T5, "transformer", tokenizer="T5Tokenizer", base="T5EncoderModel"),
@@ -365,7 +379,7 @@ _ROWS = (
         pooling="end token",
         title="CLIP",
         module="clip.modeling_clip",
-        widening="CLIPMLP",
+        up_projection="CLIPMLP",
     ),
     Family(
         "siglip_text_model",
@@ -375,7 +389,7 @@ _ROWS = (
         tokenizer="SiglipTokenizer",
         module="siglip.modeling_siglip",
         base="SiglipTextModel",
-        widening="SiglipMLP",
+        up_projection="SiglipMLP",
     ),
     Family("bart", layouts.BART, "model", tokenizer="RobertaTokenizer", rows_are_tokens=False),
     Family("mbart", layouts.BART, "model", tokenizer="MBartTokenizer", rows_are_tokens=False),

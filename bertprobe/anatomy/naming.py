@@ -154,7 +154,7 @@ class Naming:
         self.strict = known is not None
         self.composite = composite
         self.prefix = self._main_prefix(stored)
-        self.hiding = self._hiding(self.prefix)
+        self.unknown_prefix = self._unknown_prefix(self.prefix)
 
     def _main_prefix(self, stored: Mapping[str, TensorHeader]) -> str:
         """The prefix of the most layers, the first in the file where two have as many; of towers a text encoder's."""
@@ -169,7 +169,7 @@ class Naming:
                     break
         return max(counts, key=lambda prefix: (not _OTHER_TOWERS.search(prefix), counts[prefix]), default="")
 
-    def _hiding(self, prefix: str) -> str:
+    def _unknown_prefix(self, prefix: str) -> str:
         """The leading part of a prefix that transformers would not take off, empty if it would load the names."""
         if self._is_natural(prefix):
             return ""
@@ -197,8 +197,8 @@ class Naming:
 
     def _unwrapped(self, name: str) -> str:
         """A name outside the main prefix (a head, or a second copy of the encoder) as transformers would spell it."""
-        if self.hiding and name.startswith(self.hiding):
-            name = name[len(self.hiding) :]
+        if self.unknown_prefix and name.startswith(self.unknown_prefix):
+            name = name[len(self.unknown_prefix) :]
         if not self.layout.canonical:
             return name
         segments = name.split(".")

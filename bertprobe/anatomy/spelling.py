@@ -115,7 +115,7 @@ def dialect_of(names: Iterable[str]) -> Dialect | None:
     return next((row for row in DIALECTS if any(row.sign.search(name) for name in names)), None)
 
 
-def respelled(headers: Mapping[str, TensorHeader]) -> dict[str, TensorHeader]:
+def to_pytorch(headers: Mapping[str, TensorHeader]) -> dict[str, TensorHeader]:
     """Headers by their PyTorch name and in that orientation, what training left aside; each keeps its stored name."""
     kept = {name: header for name, header in headers.items() if not OPTIMIZER.search(name)}
     dialect = dialect_of(kept)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bertprobe import storages
-from bertprobe.checkpoint.choose import Located, Wanted
+from bertprobe.checkpoint.choose import Located, OpenOptions
 from bertprobe.checkpoint.config import checked
 from bertprobe.checkpoint.folder import Folder, FolderWithin, LocalFolder, parse_json
 from bertprobe.checkpoint.locate import locate
@@ -121,7 +121,7 @@ def open_checkpoint(
         CorruptFile: a file contradicts itself or ends too early.
         UnsupportedFile: a sound file in a form that is not read.
     """
-    located = locate(ref, Wanted(subfolder, weights, download))
+    located = locate(ref, OpenOptions(subfolder, weights, download))
     indexes = [(storage, _rooted(file, index, root)) for file in located.files for storage, index in [_index(file)]]
     headers: dict[str, TensorHeader] = {}
     for (_, index), file in zip(indexes, located.files, strict=True):
@@ -174,7 +174,7 @@ def _rooted(file: Source, index: Index, root: str) -> Index:
 
 def _no_root(located: Located, indexes: Sequence[tuple[str, Index]], root: str) -> NotFound:
     held = [name for _, index in indexes for name in (index.wrapper, *index.models) if name]
-    has = f"it has {printable(shortened(held))}" if held else "look at the names of its tensors with --shapes"
+    has = f"it has {printable(shortened(held))}" if held else "bertprobe inspect --shapes lists them"
     return NotFound(f"{located.resolved} holds no model under {quoted(root)}", has)
 
 
@@ -184,7 +184,9 @@ def _several(indexes: Sequence[tuple[str, Index]], root: str) -> list[str]:
     if root or not others:
         return []
     read = indexes[0][1].wrapper
-    return [f"it holds several models: {printable(read)} is read; choose {printable(shortened(others))} with --root"]
+    return [
+        f"it holds several models: {printable(read)} is read; others to choose as root: {printable(shortened(others))}"
+    ]
 
 
 def _index(file: Source) -> tuple[str, Index]:
@@ -197,7 +199,7 @@ def _index(file: Source) -> tuple[str, Index]:
         raise CorruptFile(f"{file.address} is empty", "fetch it again")
     starts = (unread for start, unread in UNREAD_BY_START.items() if head.lstrip().startswith(start))
     if unread := next(starts, None) or UNREAD_BY_SUFFIX.get(Path(file.name).suffix):
-        raise UnsupportedFile(f"{file.address} is {unread.what}", unread.cure or storages.only_these())
+        raise UnsupportedFile(f"{file.address} is {unread.what}", unread.hint or storages.only_these())
     named = storage_of(file.name)
     if named is not None and named.exclusive:
         return named.name, named.reader().index(file)

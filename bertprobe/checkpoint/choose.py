@@ -31,7 +31,7 @@ _NEVER_WEIGHTS = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class OpenOptions:
     """What was said beside the name: a folder in the model, a weights file in it, and whether to fetch it whole."""
 
     subfolder: str = ""
@@ -59,7 +59,7 @@ class Located:
     ref: str = ""
 
 
-def locate_in(folder: Folder, wanted: Wanted) -> Located:
+def locate_in(folder: Folder, wanted: OpenOptions) -> Located:
     """The checkpoint in a folder, or the one that was asked for in it."""
     if wanted.subfolder:
         folder = _below(folder, wanted.subfolder)
@@ -198,7 +198,7 @@ def _by_suffix(storage: Storage, folder: Folder) -> Choice | None:
     if singles or len(complete) > 1:
         raise NotFound(
             f"{folder.address} holds several weights files ({shortened(singles + [found[0] for found in complete])})",
-            "name the one you mean with --weights",
+            "name the one you mean: `weights=`",
         )
     for (stem, total, suffix), found in sets.items():
         raise NotFound(
@@ -279,7 +279,7 @@ def _nothing(folder: Folder) -> Exception:
     for name in sorted(names):
         if kind := UNREAD_BY_SUFFIX.get(Path(name).suffix):
             return UnsupportedFile(
-                f"{folder.address} has {printable(name)}, {kind.what}, which is not read", kind.cure or looked
+                f"{folder.address} has {printable(name)}, {kind.what}, which is not read", kind.hint or looked
             )
     there = f"holds no weights, only {printable(shortened(sorted(names)))}" if names else "is empty"
     return NotFound(f"the folder {folder.address} {there}", looked)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from bertprobe import builtin
 from bertprobe.builtin import POCKET
-from bertprobe.checkpoint.choose import Located, Wanted, locate_file, locate_in, noted, stands_for_weights
+from bertprobe.checkpoint.choose import Located, OpenOptions, locate_file, locate_in, noted, stands_for_weights
 from bertprobe.checkpoint.folder import LocalFolder
 from bertprobe.errors import NotFound, printable
 
 
-def locate(ref: str, wanted: Wanted) -> Located:
+def locate(ref: str, wanted: OpenOptions) -> Located:
     """The built-in model, a folder, a weights file, an index file or a model on the Hub → its files.
 
     Raises `NotFound` where there is nothing, `UnsupportedFile` where there is something that is not read,
@@ -49,7 +49,7 @@ def _on_disk(ref: str) -> str:
     return f"taken from this disk; hf://{printable(ref)} would be on the Hub" if could_be_on_hub(ref) else ""
 
 
-def _locate_pocket(wanted: Wanted) -> Located:
+def _locate_pocket(wanted: OpenOptions) -> Located:
     """The model that ships with the package. Weights are read by byte ranges of a file, so a zip will not do."""
     folder = LocalFolder(builtin.FOLDER)
     if not folder.is_file(builtin.WEIGHTS):
@@ -77,9 +77,9 @@ def _exists(path: Path) -> bool:
     return True
 
 
-def _locate_path(path: Path, wanted: Wanted) -> Located:
+def _locate_path(path: Path, wanted: OpenOptions) -> Located:
     if path.is_dir():
         return locate_in(LocalFolder(path), wanted)
     if wanted.subfolder or wanted.weights:
-        raise NotFound(f"{path} is a file", "leave out --subfolder and --weights, which choose in a folder")
+        raise NotFound(f"{path} is a file", "leave out `subfolder=` and `weights=`, which choose in a folder")
     return locate_file(LocalFolder(path.parent), path.name)

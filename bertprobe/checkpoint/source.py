@@ -35,7 +35,7 @@ class Source(Protocol):
         ...
 
     @property
-    def at_once(self) -> int:
+    def max_parallel(self) -> int:
         """How many reads it serves side by side, 1 for a disk."""
         ...
 
@@ -57,7 +57,7 @@ class Source(Protocol):
         """The same for the data of tensors, however large, copied once: into `memory`, else into fresh memory."""
         ...
 
-    def beside(self, name: str) -> Source:
+    def sibling(self, name: str) -> Source:
         """Another file of the same folder; `NotFound` if there is none of that name."""
         ...
 
@@ -85,7 +85,7 @@ class LocalFile:
         return str(self.path)
 
     @property
-    def at_once(self) -> int:
+    def max_parallel(self) -> int:
         return 1
 
     @property
@@ -132,7 +132,7 @@ class LocalFile:
         for start, stop in done:
             self._seen.add(start, stop)
 
-    def beside(self, name: str) -> LocalFile:
+    def sibling(self, name: str) -> LocalFile:
         return LocalFile(self.path.parent / name)
 
     def check_unchanged(self) -> None:
@@ -191,7 +191,8 @@ def fresh(size: int) -> memoryview:
         return memoryview(np.empty(size, np.uint8).data)
     except MemoryError as error:
         raise UnsupportedFile(
-            f"{size:,} bytes are to be read at once, more than there is memory for", "look at its headers with --shapes"
+            f"{size:,} bytes are to be read at once, more than there is memory for",
+            "bertprobe inspect --shapes reads headers only",
         ) from error
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from bertprobe.checkpoint.ahead import fetched
+from bertprobe.checkpoint.prefetch import prefetch
 from bertprobe.checkpoint.source import Memory, Source, machine_memory
 from bertprobe.errors import CorruptFile, UnsupportedFile, printable
 
@@ -91,7 +91,8 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     dtype = DTYPES[name]
     if dtype.numpy is None:
         raise UnsupportedFile(
-            f"dtype {name} packs {dtype.bits:g} bits an element", "numpy cannot hold it; read its shape with --shapes"
+            f"dtype {name} packs {dtype.bits:g} bits an element",
+            "numpy cannot hold it; bertprobe inspect --shapes tells its shape",
         )
     if name == "BF16" or name.startswith("F8"):
         import ml_dtypes
@@ -225,7 +226,7 @@ def read_tensors(wanted: Mapping[K, TensorHeader], memory: Memory | None = None)
     for header in wanted.values():
         check_readable(header)
     begun: dict[K, _Whole] = {}
-    for run, data in fetched(_plan(wanted), memory):
+    for run, data in prefetch(_plan(wanted), memory):
         for key, piece, block in run.blocks(data):
             header = wanted[key]
             if len(header.pieces) == 1:
@@ -251,17 +252,18 @@ def check_readable(header: TensorHeader) -> None:
     if DTYPES[header.dtype].numpy is None:
         raise UnsupportedFile(
             f"tensor {name} has dtype {header.dtype}, {DTYPES[header.dtype].bits:g} bits an element",
-            "no array library here can hold that; --shapes lists it",
+            "no array library here can hold that; bertprobe inspect --shapes lists it",
         )
     if header.nbytes > machine_memory():
         raise UnsupportedFile(
             f"tensor {name} has {header.nbytes:,} bytes, more than the {machine_memory():,} of this machine's memory",
-            "look at its shape with --shapes",
+            "bertprobe inspect --shapes tells its shape",
         )
     largest = math.prod(n or 1 for n in header.shape)
     if header.count == 0 and (header.shape[0] > MAX_EMPTY or largest >= MAX_ELEMENTS):
         raise UnsupportedFile(
-            f"tensor {name} has no elements, but the shape {list(header.shape)}", "read it with --shapes"
+            f"tensor {name} has no elements, but the shape {list(header.shape)}",
+            "bertprobe inspect --shapes tells its shape",
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -16,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from bertprobe._version import __version__
-from bertprobe.errors import BertprobeError, printable
+from bertprobe.errors import BadSetting, BertprobeError, printable
 from bertprobe.inputs import held
 from bertprobe.notices import told
 
@@ -25,8 +26,8 @@ _HOMES = {
     **dict.fromkeys(("inspect", "export"), "weights"),
     **dict.fromkeys(("diff", "graft"), "compare"),
     **dict.fromkeys(("pool", "activations", "verify"), "text"),
-    "explain": "teach",
-    "report": "pictures",
+    "explain": "explain",
+    "report": "report",
 }
 
 
@@ -59,9 +60,9 @@ def _version(ctx: typer.Context, wanted: bool) -> None:
     if not wanted or ctx.resilient_parsing:
         return
     if ctx.params.get("verbose"):
-        from bertprobe.cli import about
+        from bertprobe.cli import versions
 
-        typer.echo("\n".join(about.lines()))
+        typer.echo("\n".join(versions.lines()))
     else:
         typer.echo(f"bertprobe {__version__}")
     raise typer.Exit
@@ -93,8 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             finally:
                 sys.stdout.flush()  # when Python ends it would be too late to say what went wrong
     except BertprobeError as error:
-        _tell(f"bertprobe: {error}")
-        sys.exit(1)
+        _tell(f"bertprobe: {as_options(str(error))}")
+        sys.exit(2 if isinstance(error, BadSetting) else 1)
     except MemoryError:
         _tell("bertprobe: there is not enough memory; look at headers with --shapes, or at a few --layers")
         sys.exit(1)
@@ -149,6 +150,23 @@ def _starts_with_a_dash(word: str) -> bool:
     """Whether a word looks like a name or text rather than an option: -model, or anything that exists or has blanks."""
     named = word.startswith("-") and len(word) > 2 and not (word.startswith("--") or word[1].isdigit())
     return named or (word.startswith("-") and (" " in word or os.path.lexists(word)))
+
+
+# Settings that errors name as Python has them, and the options that are called otherwise.
+_SETTING = re.compile(
+    r"`(force|truncate|weights|root|subfolder|download|backend|dtype|vector|pairs|layers|replace|names)=([^`]*)`"
+)
+_RENAMED = {"pairs": "pair"}
+
+
+def as_options(message: str) -> str:
+    """A message for the command line: `truncate=True` becomes --truncate, `vector=cls` becomes --vector cls."""
+
+    def option(match: re.Match[str]) -> str:
+        value = match[2].strip("\"'")
+        return f"--{_RENAMED.get(match[1], match[1])}{'' if value in ('', 'True') else ' ' + value}"
+
+    return _SETTING.sub(option, message)
 
 
 def _tell(message: str) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from bertprobe.cli.options import Download, Format, Json, Layers, Printer, Seen
 from bertprobe.cli.text import File, lines_of
-from bertprobe.cli.weights import one_thread_per_product
+from bertprobe.cli.weights import limit_blas_threads
 from bertprobe.errors import OutputError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def diff(
     if len(lines) > MOST_TEXTS:
         raise OutputError(f"there are more than {MOST_TEXTS:,} texts", "take some of them")
     if not lines:
-        one_thread_per_product()
+        limit_blas_threads()
     one, other = (_side(ref, download or bool(lines)) for ref in (a, b))
     parts = select(one.anatomy, part or (), layers) if part or layers is not None else None
     found = pair_up(one, other, parts)
@@ -95,9 +95,9 @@ def _measured(found: Comparison, texts: list[str], neurons: int) -> Comparison:
 
     moved = None
     if texts:
-        from bertprobe.compare.texts import move
+        from bertprobe.compare.texts import compare_texts
 
-        moved = move(found.a, found.b, texts)
+        moved = compare_texts(found.a, found.b, texts)
     with progress(bytes_to_compare(found.pairs), "reading weights") as advance:
         return compare(found, neurons=neurons, progress=advance, moved=moved)
 
@@ -134,6 +134,6 @@ def graft(
     printer = Printer.of(format, json)
     if layers is not None and part == "pooler":
         raise typer.BadParameter("--layers chooses among intermediate modules: add --part intermediate")
-    one_thread_per_product()
+    limit_blas_threads()
     done = write(_side(donor, False), _side(recipient, True), Graft(output, part, layers, replace, force))
     printer.show(grafting(done))

@@ -74,7 +74,7 @@ def inspect(
     parts = select(anatomy, part or (), layers)
     numbers = {}
     if not shapes:
-        one_thread_per_product()
+        limit_blas_threads()
         with progress(bytes_to_measure(parts), "reading weights") as advance:
             numbers = measure_parts(parts, spectrum=spectrum, progress=advance)
     evidence = Evidence(checkpoint, anatomy, numbers)
@@ -138,7 +138,7 @@ def export(
     if "pooler" in wanted and "model" not in wanted:
         require_pooler(checkpoint, anatomy, "take a checkpoint that has one, or export --part intermediate")
     parts = None if "model" in wanted else select(anatomy, wanted, layers)
-    one_thread_per_product()
+    limit_blas_threads()
     measured = MeasureTee(parts or ())
     written = write(checkpoint, anatomy, parts, Output(output, dtype, names, force), measured.take)
     evidence = Evidence(checkpoint, anatomy, measured.numbers())
@@ -147,7 +147,7 @@ def export(
     printer.show(report, whole=checkpoint.revision is not None)
 
 
-def one_thread_per_product() -> None:
+def limit_blas_threads() -> None:
     """Tensors are measured side by side; a BLAS that also split each product would only make them wait."""
     if "numpy" not in sys.modules:
         for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):

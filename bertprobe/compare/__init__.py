@@ -20,7 +20,7 @@ from bertprobe.verdicts import Evidence
 
 if TYPE_CHECKING:
     from bertprobe.compare.delta import Delta
-    from bertprobe.compare.texts import Moved
+    from bertprobe.compare.texts import TextComparison
     from bertprobe.stats.numbers import Numbers
 
 __all__ = ["Comparison", "Pair", "Place", "Side", "compare", "pair_up", "side"]
@@ -73,7 +73,7 @@ class Comparison:
     numbers_a: Mapping[str, Numbers] = field(default_factory=dict)
     numbers_b: Mapping[str, Numbers] = field(default_factory=dict)
     labels: frozenset[str] | None = None
-    moved: Moved | None = None
+    moved: TextComparison | None = None
 
     @property
     def compared(self) -> tuple[tuple[Pair, Delta], ...]:
@@ -147,7 +147,7 @@ def _common_rows(name: str, a: TensorHeader, b: TensorHeader) -> int | None:
 
 
 def compare(
-    paired: Comparison, *, neurons: int = NEURONS, progress: Progress | None = None, moved: Moved | None = None
+    paired: Comparison, *, neurons: int = NEURONS, progress: Progress | None = None, moved: TextComparison | None = None
 ) -> Comparison:
     """Reads each pair and says how it differs, a few at a time on as many threads.
 
@@ -212,7 +212,7 @@ def _together(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
     group: list[Pair] = []
     size = 0
     for pair in pairs:
-        far = any(piece.source.at_once > 1 for header in (pair.a, pair.b) for piece in header.pieces)
+        far = any(piece.source.max_parallel > 1 for header in (pair.a, pair.b) for piece in header.pieces)
         most = AT_ONCE_FAR if far else AT_ONCE
         bytes_here = max(pair.a.nbytes, pair.b.nbytes)
         if group and size + bytes_here > most:

@@ -45,17 +45,17 @@ class Delta:
     """What differs between two arrays; None is what is not defined or was not looked for.
 
     `identical` is bit for bit once both are promoted to the wider dtype, any NaN like another. `changed` elements are
-    not equal as numbers, `broken` ones are finite in one array only, or infinite otherwise. `change` is ‖Δ‖ / ‖A‖;
-    `largest` is the element of Δ of largest magnitude and `place` where it stands. `rounding` is the widest dtype to
-    which both round to the same numbers; `rounded` says which of them holds such numbers only: a, b, both or neither.
-    `rank` counts the σ above the rounding of the stored numbers, `full_rank` is the most there could be and `explained`
-    the share of ‖Δ‖² in those σ.
+    not equal as numbers, `nonfinite_mismatch` ones are finite in one array only, or infinite otherwise. `change` is
+    ‖Δ‖ / ‖A‖; `largest` is the element of Δ of largest magnitude and `place` where it stands. `rounding` is the
+    widest dtype to which both round to the same numbers; `rounded` says which of them holds such numbers only: a, b,
+    both or neither. `rank` counts the σ above the rounding of the stored numbers, `full_rank` is the most there could
+    be and `explained` the share of ‖Δ‖² in those σ.
     """
 
     count: int
     identical: bool
     changed: int = 0
-    broken: int = 0
+    nonfinite_mismatch: int = 0
     norm: float | None = None
     distance: float | None = None
     change: float | None = None
@@ -77,7 +77,7 @@ class Delta:
 
     def exceeds(self, tolerance: float) -> bool:
         """Whether the change is beyond a share of ‖A‖; what was zero, or is broken, has no share."""
-        if self.broken or (self.changed and self.change is None):
+        if self.nonfinite_mismatch or (self.changed and self.change is None):
             return True
         return self.change is not None and self.change > tolerance
 
@@ -175,7 +175,7 @@ class _Sums:
     ab: float = 0.0
     dd: float = 0.0
     changed: int = 0
-    broken: int = 0
+    nonfinite_mismatch: int = 0
     nonfinite: int = 0
     odd_bits: bool = False
     largest: float = 0.0
@@ -217,7 +217,7 @@ class _Sums:
         finite_x, finite_y = np.isfinite(x), np.isfinite(y)
         odd = ~(finite_x & finite_y)
         same = (x == y) | (np.isnan(x) & np.isnan(y))
-        self.broken += int(np.count_nonzero(odd & ~same))
+        self.nonfinite_mismatch += int(np.count_nonzero(odd & ~same))
         self.nonfinite += int(np.count_nonzero(odd))
         for array in (x, y, d):
             array[odd] = 0
@@ -245,7 +245,7 @@ class _Sums:
             candidate.b_holds = candidate.b_holds and np.array_equal(back_b, b, equal_nan=True)
 
     def result(self, shape: tuple[int, ...], neurons: int) -> Delta:
-        changed = self.changed + self.broken
+        changed = self.changed + self.nonfinite_mismatch
         norm, distance = _root(self.aa), _root(self.dd)
         scale = _root(self.aa * self.bb) if self.aa and self.bb else None
         rounding = self.candidates[0] if self.candidates and changed else None
@@ -253,13 +253,13 @@ class _Sums:
             count=self.shape[0] * self.shape[1],
             identical=not changed and not self.odd_bits,
             changed=changed,
-            broken=self.broken,
+            nonfinite_mismatch=self.nonfinite_mismatch,
             norm=norm,
             distance=distance,
             # Of what is broken the finite rest would give a share and an angle that are not the tensor's.
-            change=None if self.broken else _ratio(distance, norm),
-            cosine=max(-1.0, min(1.0, self.ab / scale)) if scale and not self.broken else None,
-            largest=None if self.broken else self.largest,
+            change=None if self.nonfinite_mismatch else _ratio(distance, norm),
+            cosine=max(-1.0, min(1.0, self.ab / scale)) if scale and not self.nonfinite_mismatch else None,
+            largest=None if self.nonfinite_mismatch else self.largest,
             place=self._place(shape),
             rounding=None if rounding is None else rounding.name,
             rounded="" if rounding is None else _who(rounding),

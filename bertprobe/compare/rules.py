@@ -1,4 +1,4 @@
-"""What a comparison allows one to say: a table of rules, each finding with its numbers and a cure."""
+"""What a comparison allows one to say: a table of rules, each finding with its numbers and a hint."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def same_up_to_rounding(comparison: Comparison) -> Iterator[Observation]:
         f"{said}: {len(deltas):,} of {len(comparison.pairs):,} tensors differ, by no more than that"
         f"{_apart(comparison)}",
         {"dtypes": dtypes, "tensors": len(deltas), "of": len(comparison.pairs), "largest_change": largest},
-        "they are one model; a --tolerance of 0.01 tells such rounding from training",
+        "they are one model; a tolerance of 0.01 tells such rounding from training",
     )
 
 
@@ -120,12 +120,12 @@ def unrelated(comparison: Comparison) -> Iterator[Observation]:
 
 def became_not_finite(comparison: Comparison) -> Iterator[Observation]:
     for pair, found in comparison.compared:
-        if found.broken:
+        if found.nonfinite_mismatch:
             yield Observation(
                 pair.place.label,
-                f"{printable(pair.name)} has {found.broken:,} of {found.count:,} entries that are NaN or infinite "
-                "in one of the two only",
-                {"tensor": pair.name, "broken": found.broken, "count": found.count},
+                f"{printable(pair.name)} has {found.nonfinite_mismatch:,} of {found.count:,} entries that are NaN or "
+                "infinite in one of the two only",
+                {"tensor": pair.name, "nonfinite_mismatch": found.nonfinite_mismatch, "count": found.count},
                 "the training run diverged or a cast overflowed: go back to an earlier checkpoint",
             )
 

@@ -19,7 +19,7 @@ BATCH_TOKENS = 512  # tokens a batch: the matrices of every layer of both models
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class VectorDistance:
     """How far an array moved: ‖b − a‖ / ‖a‖ and the cosine, each None where it is not defined."""
 
     change: float | None
@@ -27,28 +27,28 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TextMove:
+class TextDistances:
     """One text: its tokens, by A's tokenizer, and how its three vectors moved; None where a model has no such."""
 
     text: str
     tokens: tuple[str, ...]
-    vectors: dict[str, Move | None]
+    vectors: dict[str, VectorDistance | None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Moved:
+class TextComparison:
     """What became of the texts, and of the activations by part label, over all tokens of all of them.
 
     `unlike` says why activations were not compared, empty where they were; `notes` what was decided on the way.
     """
 
-    texts: tuple[TextMove, ...]
-    activations: dict[str, Move]
+    texts: tuple[TextDistances, ...]
+    activations: dict[str, VectorDistance]
     unlike: str
     notes: tuple[str, ...]
 
 
-def move(a: Side, b: Side, texts: Sequence[str]) -> Moved:
+def compare_texts(a: Side, b: Side, texts: Sequence[str]) -> TextComparison:
     """Runs the texts through both models, each with its own tokenizer; both have to be on this disk.
 
     Where the tokenizers give the same ids, activations are compared token by token; where they do not, only the
@@ -78,8 +78,8 @@ def move(a: Side, b: Side, texts: Sequence[str]) -> Moved:
             run_batch(right, batch, other, matrices[1])
             _add_up(sums, *matrices)
     vectors = zip(texts, one.texts, other.texts, strict=True)
-    moved = tuple(TextMove(text, mine.tokens, _moves(mine, its)) for text, mine, its in vectors)
-    return Moved(moved, {label: found.move for label, found in sums.items()}, unlike, notes)
+    moved = tuple(TextDistances(text, mine.tokens, _moves(mine, its)) for text, mine, its in vectors)
+    return TextComparison(moved, {label: found.compare_texts for label, found in sums.items()}, unlike, notes)
 
 
 def _add_up(sums: dict[str, _Sums], a: Matrices, b: Matrices) -> None:
@@ -109,7 +109,7 @@ def _tokenizers(a: Side, b: Side) -> tuple[tuple[Tokenizer, Tokenizer], tuple[st
 
 
 def _theirs(of: Side) -> Tokenizer:
-    from bertprobe.reference import tokenizer
+    from bertprobe.transformers_model import tokenizer
 
     return tokenizer(of.checkpoint)
 
@@ -130,9 +130,9 @@ def _labels(runner: Runner) -> set[str]:
     return {part.label for part in runner.anatomy.of("intermediate", "gate")}
 
 
-def _moves(a: TextVectors, b: TextVectors) -> dict[str, Move | None]:
+def _moves(a: TextVectors, b: TextVectors) -> dict[str, VectorDistance | None]:
     """How each of the three vectors moved, None where a model has no such."""
-    vectors: dict[str, Move | None] = {}
+    vectors: dict[str, VectorDistance | None] = {}
     for which in VECTORS:
         one, other = getattr(a, which), getattr(b, which)
         if one is None or other is None:
@@ -140,7 +140,7 @@ def _moves(a: TextVectors, b: TextVectors) -> dict[str, Move | None]:
             continue
         sums = _Sums()
         sums.take(one, other)
-        vectors[which] = sums.move
+        vectors[which] = sums.compare_texts
     return vectors
 
 
@@ -164,10 +164,10 @@ class _Sums:
         self.dd += float(d @ d)
 
     @property
-    def move(self) -> Move:
+    def compare_texts(self) -> VectorDistance:
         scale = math.sqrt(self.aa * self.bb)
         change = math.sqrt(self.dd / self.aa) if self.aa else None
-        found = Move(change, self.ab / scale if scale else None)
+        found = VectorDistance(change, self.ab / scale if scale else None)
         if any(value is not None and not math.isfinite(value) for value in (found.change, found.cosine)):
-            return Move(None, None)
+            return VectorDistance(None, None)
         return replace(found, cosine=None if found.cosine is None else max(-1.0, min(1.0, found.cosine)))

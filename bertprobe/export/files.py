@@ -45,7 +45,7 @@ def check_place(output: Output) -> None:
             raise OutputError(f"{shown} is a folder", "name a file in it")
         _check_no_input(path)
         if os.path.lexists(path) and not output.force:  # a link that leads nowhere is there, too
-            raise OutputError(f"{shown} is there already", "choose another name or add --force")
+            raise OutputError(f"{shown} is there already", "choose another name or add `force=True`")
     except (OSError, ValueError) as error:  # a name too long, or with a NUL
         raise OutputError(f"{shown} cannot be a file ({error})", "choose another name") from error
 
@@ -70,7 +70,7 @@ def atomic_write(output: Output) -> Iterator[IO[bytes]]:
         OutputError: the place is taken, is an input's, or cannot be written to.
     """
     path = output.path
-    with _told(path):
+    with _translate_errors(path):
         temporary, handle = _new_file(path)
         try:
             with os.fdopen(handle, "w+b") as file:
@@ -94,7 +94,7 @@ def scratch(path: Path) -> Iterator[IO[bytes]]:
     """A nameless file beside a place, for what has to wait; gone at the end, also of a process that is killed."""
     import tempfile
 
-    with _told(path), ExitStack() as opened:
+    with _translate_errors(path), ExitStack() as opened:
         with _made_in(path.parent):
             file = opened.enter_context(tempfile.TemporaryFile(dir=path.parent))
         yield file
@@ -110,12 +110,12 @@ def check_safetensors(path: Path) -> None:
     except (SafetensorError, OSError, ValueError) as error:
         raise OutputError(
             f"the safetensors library does not read what was to be written ({printable(str(error)[:200])})",
-            "write .npz, choose other tensors with --part, or install a newer safetensors",
+            "write .npz, choose other parts, or install a newer safetensors",
         ) from error
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _translate_errors(path: Path) -> Iterator[None]:
     """What the file system says, as an error of ours."""
     try:
         yield
@@ -139,13 +139,13 @@ def _made_in(folder: Path) -> Iterator[None]:
 def _new_file(path: Path) -> tuple[Path, int]:
     """A file beside `path` that was not there before, under a hidden name, and its handle."""
     for _ in range(TRIES):
-        temporary = _beside(path)
+        temporary = _sibling(path)
         with _made_in(path.parent), suppress(FileExistsError):
             return temporary, os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     raise OutputError(f"{printable(str(path.parent))} has no free name for a new file", "choose another folder")
 
 
-def _beside(path: Path) -> Path:
+def _sibling(path: Path) -> Path:
     """A hidden name beside `path`, drawn anew each time: what a killed run left must not stand in the way."""
     return path.with_name(f".{path.name[:80]}.{os.urandom(4).hex()}.part")
 
@@ -175,7 +175,7 @@ def _take_free_name(temporary: Path, path: Path) -> None:
 
 
 def _taken(path: Path) -> OutputError:
-    return OutputError(f"{printable(str(path))} is there already", "choose another name or add --force")
+    return OutputError(f"{printable(str(path))} is there already", "choose another name or add `force=True`")
 
 
 def _check_no_input(path: Path) -> None:
@@ -183,7 +183,9 @@ def _check_no_input(path: Path) -> None:
     known = input_at(path)
     if known is not None:
         also = "" if known == path else f", as {quoted(str(known))}"
-        raise OutputError(f"{quoted(str(path))} is being read{also}", "choose another name: --force does not change it")
+        raise OutputError(
+            f"{quoted(str(path))} is being read{also}", "choose another name: `force=True` does not change it"
+        )
 
 
 def _sync(folder: Path) -> None:
@@ -251,7 +253,7 @@ def check_folder(path: Path, names: Collection[str], force: bool) -> FolderPlace
     there = sorted(before[1])
     others = [name for name in there if name not in names or (path / name).is_dir()]
     if there and not force:
-        raise OutputError(f"{shown} is there already, with files in it", "choose another name or add --force")
+        raise OutputError(f"{shown} is there already, with files in it", "choose another name or add `force=True`")
     if others:
         raise OutputError(f"{shown} holds other files, such as {printable(others[0])}", "choose another name")
     return FolderPlace(path, before)
@@ -265,7 +267,7 @@ def atomic_folder(place: FolderPlace) -> Iterator[NewFolder]:
     files that came into it, stay, and `OutputError` says so.
     """
     path = place.path
-    with _told(path):
+    with _translate_errors(path):
         temporary = _new_folder(path)
         made = _identity(temporary)
         try:
@@ -284,7 +286,7 @@ def atomic_folder(place: FolderPlace) -> Iterator[NewFolder]:
 
 def _new_folder(path: Path) -> Path:
     for _ in range(TRIES):
-        temporary = _beside(path)
+        temporary = _sibling(path)
         with _made_in(path.parent), suppress(FileExistsError):
             temporary.mkdir()
             return temporary
@@ -345,7 +347,7 @@ def _exchanged(new: Path, path: Path) -> Path:
     except Unsupported:
         pass
     # Between these renames nothing has the name: a process that is killed there leaves both folders beside it.
-    old = _beside(path).with_suffix(".old")
+    old = _sibling(path).with_suffix(".old")
     path.rename(old)
     try:
         new.rename(path)

@@ -152,17 +152,20 @@ def _parts(donor: Side, recipient: Side, wish: Graft) -> tuple[Part, ...]:
         require_pooler(donor.checkpoint, donor.anatomy)
     parts = tuple(part for part in select(donor.anatomy, [wish.part], wish.layers) if part.stack is None)
     if not parts or not all(part.weight is not None for part in parts):
-        raise PartMissing(f"the donor has no whole {wish.part} to give", "look at it with: bertprobe inspect --shapes")
+        raise PartMissing(
+            f"the donor has no whole {wish.part} to give", "bertprobe inspect --shapes tells what there is"
+        )
     if wish.part == "pooler" and not wish.force:
         _check_worth(donor, recipient)
     there = {part.label: part for part in recipient.anatomy.parts}
     for part in parts:
         own = there.get(part.label)
         if own is None and part.role != "pooler":
-            raise PartMissing(f"the recipient has no {part.label}", "choose among its layers with --layers")
+            raise PartMissing(f"the recipient has no {part.label}", "choose among its layers: `layers=`")
         if own is not None and part.role == "pooler" and not wish.replace:
             raise OutputError(
-                f"the recipient has a pooler of its own ({_word(recipient)})", "add --replace to put the donor's there"
+                f"the recipient has a pooler of its own ({_word(recipient)})",
+                "add `replace=True` to put the donor's there",
             )
         _check_shapes(part, own, recipient.anatomy.widths[0])
     return parts
@@ -174,13 +177,13 @@ def _check_worth(donor: Side, recipient: Side) -> None:
     if word in ("untrained", "probably untrained"):
         raise OutputError(
             f"the donor's pooler is {word}: what it puts out is as good as random",
-            "take mean pooling or the first token, or add --force",
+            "take mean pooling or the first token, or add `force=True`",
         )
     reader = pooler_reader(recipient.checkpoint, recipient.anatomy)
     if reader is not None:
         raise OutputError(
             f"{printable(reader)} of the recipient reads its pooler and was trained with it: another would break it",
-            "leave it, or add --force",
+            "leave it, or add `force=True`",
         )
 
 
@@ -237,7 +240,7 @@ def _strangers(donor: Side, recipient: Side) -> Iterator[Finding]:
 
 def _items(donor: Anatomy, recipient: Anatomy, parts: Sequence[Part]) -> list[Item]:
     """Every tensor of the recipient and the donor's in their places, sorted as safetensors sorts."""
-    prefix = recipient.prefix.removeprefix(recipient.hiding)
+    prefix = recipient.prefix.removeprefix(recipient.unknown_prefix)
     given = {name: header for part in parts for name, header in part.tensors.items()}
     dtype = _usual_dtype(recipient)
     items = []

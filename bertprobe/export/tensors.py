@@ -108,7 +108,7 @@ def _items(checkpoint: Checkpoint, anatomy: Anatomy, parts: Sequence[Part] | Non
         wanted = {header.name for part in parts for header in part.tensors.values()}
         chosen = {name: header for name, header in anatomy.tensors.items() if header.name in wanted}
     if not chosen:
-        raise PartMissing("there is nothing to write", "choose another --part")
+        raise PartMissing("there is nothing to write", "choose another part")
     items = {}
     for name, header in chosen.items():
         stored = checkpoint.headers.get(header.name, header) if output.names == "stored" else header
@@ -126,16 +126,16 @@ def check_name(name: str, suffix: str) -> None:
     """Raises `UnsupportedFile` for a tensor's name that a file cannot carry, or that means something else in it."""
     if name == METADATA:
         fault = f"a tensor is called {METADATA}, which is where a file keeps its notes"
-        cure = "choose others with --part"
+        hint = "choose other parts"
     elif not is_text(name):
         fault = f"the name {quoted(name)} of a tensor holds half of a surrogate pair, which is no character"
-        cure = "choose others with --part"
+        hint = "choose other parts"
     elif suffix == ".npz" and any(char in name for char in "/\\\0"):  # it would lead out of the archive, or be cut
         fault = f"the tensor {quoted(name)} cannot be a member of .npz by that name"
-        cure = "write .safetensors, or add --names canonical"
+        hint = "write .safetensors, or add `names=canonical`"
     else:
         return
-    raise UnsupportedFile(fault, cure)
+    raise UnsupportedFile(fault, hint)
 
 
 def _check_dtypes(items: Sequence[Item]) -> None:
@@ -144,7 +144,7 @@ def _check_dtypes(items: Sequence[Item]) -> None:
         if item.dtype == "BF16" or item.dtype.startswith("F8"):
             raise UnsupportedFile(
                 f"{printable(item.name)} is {item.dtype}, which .npz cannot hold",
-                "write .safetensors, or choose --dtype float32",
+                "write .safetensors, or choose `dtype=float32`",
             )
 
 
@@ -167,7 +167,7 @@ def _metadata(
         "parts": " ".join(["model"] if parts is None else [part.label for part in parts]),
         "hidden_size": None if hidden is None else str(hidden),
         "intermediate_size": None if inner is None else str(inner),
-        "hidden_act": next(iter(sorted(acts)), anatomy.promised.activation),
+        "hidden_act": next(iter(sorted(acts)), anatomy.config_spec.activation),
     }
     return utf8_notes({key: value for key, value in found.items() if value is not None})
 

@@ -20,16 +20,16 @@ def _table(report: Report, out: TextIO, table: str | None, whole: bool) -> None:
 
 
 def _json(report: Report, out: TextIO, table: str | None, whole: bool) -> None:
-    from bertprobe.render import machine
+    from bertprobe.render import data_formats
 
-    machine.write_json(report, out)
+    data_formats.write_json(report, out)
 
 
 def _csv(report: Report, out: TextIO, table: str | None, whole: bool) -> None:
-    from bertprobe.render import machine
+    from bertprobe.render import data_formats
 
     main = next(view.name for view in sorted(report.views, key=lambda v: (not v.machine_only, v.name == "findings")))
-    machine.write_csv(report, out, chosen(report, table or main))
+    data_formats.write_csv(report, out, chosen(report, table or main))
 
 
 def _markdown(report: Report, out: TextIO, table: str | None, whole: bool) -> None:
@@ -39,9 +39,9 @@ def _markdown(report: Report, out: TextIO, table: str | None, whole: bool) -> No
 
 
 def _github(report: Report, out: TextIO, table: str | None, whole: bool) -> None:
-    from bertprobe.render import machine
+    from bertprobe.render import data_formats
 
-    machine.write_github(report, out)
+    data_formats.write_github(report, out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,6 @@ def chosen(report: Report, table: str | None) -> tuple[View, ...]:
         there = ", ".join(view.name for view in report.views)
         raise NotFound(
             f"there is no table {quoted(table)} here, only {there}",
-            "spectrum and neurons appear with --spectrum and --neurons N",
+            "spectrum and neurons appear where they were asked for",
         )
     return found

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from bertprobe.errors import printable
-from bertprobe.render.drawing import path_lines
-from bertprobe.render.machine import plain
+from bertprobe.render.data_formats import plain
+from bertprobe.render.drawing import diagram_lines
 from bertprobe.render.words import report_lines
 from bertprobe.render.wrapping import colon, spans
 from bertprobe.report import Column, Report, View
-from bertprobe.report.sections import Checked, Code, Grid, Path, Prose, Section, Verbatim
+from bertprobe.report.sections import Checked, Code, Diagram, Grid, Prose, Section, Verbatim
 
 MARKS = {True: "✓", False: "✗", None: "?"}
 
@@ -116,7 +116,7 @@ def _checked(block: Checked) -> Iterator[str]:
 DRAW: Mapping[type, Callable[[Any], Iterator[str]]] = {
     Prose: lambda block: iter([_inline(block.text)]),
     Verbatim: lambda block: _fenced(block.lines, block.language),
-    Path: lambda block: _fenced([line for line, _ in path_lines(block)], "text"),
+    Diagram: lambda block: _fenced([line for line, _ in diagram_lines(block)], "text"),
     Grid: _grid,
     Code: _code,
     Checked: _checked,

@@ -72,4 +72,4 @@ def _finding(row: Mapping[str, Any]) -> Iterator[str]:
     yield from (element("strong", str(row["severity"])), " ", element("code", str(row["rule"])))
     if row["part"]:
         yield f" {row['part']}"
-    yield from (element("br"), str(row["message"]), element("br"), f"→ {row['cure']}")
+    yield from (element("br"), str(row["message"]), element("br"), f"→ {row['hint']}")

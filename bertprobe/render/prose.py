@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.text import Text
 
 from bertprobe.errors import printable
-from bertprobe.render.drawing import path_lines
+from bertprobe.render.drawing import diagram_lines
 from bertprobe.render.wrapping import GLUE, cells, colon, padded, spans, wrap
-from bertprobe.report.sections import Checked, Code, Grid, Path, Prose, Section, Verbatim
+from bertprobe.report.sections import Checked, Code, Diagram, Grid, Prose, Section, Verbatim
 
 WIDEST = 100  # cells of a line of prose; longer ones are hard to read
 CODE_STYLE = "cyan"
@@ -76,8 +76,8 @@ def _glued(text: str) -> str:
     return SHAPE.sub(lambda match: match[0].replace(" ", GLUE), text)
 
 
-def _path(console: Console, block: Path, width: int) -> Iterator[Text]:
-    for line, marked in path_lines(block):
+def _path(console: Console, block: Diagram, width: int) -> Iterator[Text]:
+    for line, marked in diagram_lines(block):
         yield Text(line, style="bold" if marked else "")
 
 
@@ -136,7 +136,7 @@ def _checked(console: Console, block: Checked, width: int) -> Iterator[Text]:
 DRAW: Mapping[type, Callable[[Console, Any, int], Iterator[Any]]] = {
     Prose: _prose,
     Verbatim: _verbatim,
-    Path: _path,
+    Diagram: _path,
     Grid: _grid,
     Code: _code,
     Checked: _checked,

@@ -46,7 +46,7 @@ def write(report: Report, out: TextIO, views: Sequence[View], *, whole: bool = T
         return
     if _draw(console, report, views, width, whole):
         console.print()
-        for line in _wrapped(console, "more columns in a wider terminal, all of them with --format json", width):
+        for line in _wrapped(console, "more columns in a wider terminal, all of them in JSON", width):
             console.print(Text(line, style="dim"))
 
 
@@ -64,7 +64,7 @@ def _draw(console: Console, report: Report, views: Sequence[View], width: int, w
         more = len(view.rows) - MOST_ROWS
         hidden += _write_view(console, view if more <= 0 else replace(view, rows=view.rows[:MOST_ROWS]), width)
         if more > 0:
-            for line in _wrapped(console, f"{more:,} more rows, all of them with --format json", width):
+            for line in _wrapped(console, f"{more:,} more rows, all of them in JSON", width):
                 console.print(Text(line, style="dim"))
     return hidden
 
@@ -230,7 +230,7 @@ def _write_findings(console: Console, view: View, width: int) -> None:
         texts = [printable(str(first["message"]))]
         if others:
             texts.append(f"likewise {', '.join(spans(others))}")
-        texts.append(f"→ {printable(str(first['cure']))}")
+        texts.append(f"→ {printable(str(first['hint']))}")
         for text in texts:
             for line in _wrapped(console, text, min(width, 120) - 8):
                 console.print(Text(" " * 8 + line))

@@ -78,7 +78,7 @@ def _compared(summary: Summary) -> str:
     return words + (f"; {summary['apart']:,} are in one only, or in other shapes" if summary["apart"] else "")
 
 
-def _model(model: str, facts: Facts, hint: str = "; -m bert-base-uncased for a full-size one") -> str:
+def _model(model: str, facts: Facts, hint: str = "; name another for a full-size one") -> str:
     if model == POCKET:
         return f"{POCKET} (the built-in model{hint})"
     commit = f" at commit {facts['revision'][:12]}" if facts["revision"] else ""
@@ -194,6 +194,6 @@ def alike(rows: Sequence[Row]) -> Iterator[list[Row]]:
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         same = row["evidence"].get("verdict") if row["part"] else row["message"]
-        key = (row["rule"], row["severity"], row["cure"], same)
+        key = (row["rule"], row["severity"], row["hint"], same)
         groups.setdefault(key, []).append(row)
     yield from groups.values()

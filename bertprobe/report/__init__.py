@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bertprobe._version import __version__
 from bertprobe.anatomy import Anatomy, kind_of
 from bertprobe.checkpoint import DTYPES, Checkpoint
-from bertprobe.shown import Shown
+from bertprobe.shown import ReprMixin
 from bertprobe.verdicts import Finding
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Report(Shown):
+class Report(ReprMixin):
     """`data` is the JSON contract; `views` are tables over it; `findings` stand in `data` too.
 
     A report in words has `sections`, which say all there is to say: facts and views are then not drawn.
@@ -109,7 +109,7 @@ def facts(checkpoint: Checkpoint, anatomy: Anatomy) -> Facts:
         "layers": len(anatomy.layers) or len(anatomy.of("intermediate")),
         "hidden_size": hidden,
         "intermediate_size": inner,
-        "activation": next(iter(sorted(acts)), anatomy.promised.activation),
+        "activation": next(iter(sorted(acts)), anatomy.config_spec.activation),
         "parameters": sum(header.count for header in floats),
         "dtypes": dict(Counter(h.dtype for h in anatomy.tensors.values() if h.dtype in DTYPES).most_common()),
         "files": [{"name": file.name, "bytes": file.size} for file in checkpoint.files],
@@ -125,7 +125,7 @@ def _first_five(lines: Sequence[str]) -> list[str]:
 
 def _shared(anatomy: Anatomy) -> list[str]:
     """A note where a model runs more layers than it stores, as ALBERT does."""
-    stored, run = len(anatomy.of("intermediate")), anatomy.promised.layers
+    stored, run = len(anatomy.of("intermediate")), anatomy.config_spec.layers
     if not anatomy.layout.shared or type(run) is not int or run <= stored:
         return []
     return [f"it runs {run} layers, which share the weights of {'one' if stored == 1 else stored}"]
@@ -143,5 +143,5 @@ def _doubt(checkpoint: Checkpoint, anatomy: Anatomy) -> list[str]:
 
 
 def finding_view(findings: Sequence[Mapping[str, Any]]) -> View:
-    columns = tuple(Column(name, (name,), "text") for name in ("severity", "rule", "part", "message", "cure"))
+    columns = tuple(Column(name, (name,), "text") for name in ("severity", "rule", "part", "message", "hint"))
     return View("findings", "findings", columns, tuple(findings))

@@ -16,7 +16,7 @@ from bertprobe.verdicts import verdict
 
 if TYPE_CHECKING:
     from bertprobe.compare.delta import Delta, Neuron
-    from bertprobe.compare.texts import Move, Moved, TextMove
+    from bertprobe.compare.texts import TextComparison, TextDistances, VectorDistance
     from bertprobe.export.graft import Grafted
     from bertprobe.report import nodes
 
@@ -184,7 +184,7 @@ def _difference(found: Delta) -> nodes.Difference:
     return {
         "identical": found.identical,
         "changed": found.changed,
-        "broken": found.broken,
+        "nonfinite_mismatch": found.nonfinite_mismatch,
         "change": found.change,
         "cosine": found.cosine,
         "norm": found.norm,
@@ -244,12 +244,12 @@ def _apart(found: Comparison) -> nodes.Apart:
     return {"reshaped": reshaped, "only_a": only(found.only_a), "only_b": only(found.only_b)}
 
 
-def _distance(found: Move) -> nodes.Distance:
+def _distance(found: VectorDistance) -> nodes.Distance:
     return {"change": found.change, "cosine": found.cosine}
 
 
-def _texts(moved: Moved) -> nodes.MovedTexts:
-    def node(text: TextMove) -> nodes.MovedText:
+def _texts(moved: TextComparison) -> nodes.MovedTexts:
+    def node(text: TextDistances) -> nodes.MovedText:
         pooled, cls, mean = (
             None if (move := text.vectors[kind]) is None else _distance(move) for kind in ("pooled", "cls", "mean")
         )
@@ -371,7 +371,7 @@ def _text_views(texts: nodes.MovedTexts | None) -> Iterator[View]:
 _OF_A_TENSOR = (
     ("identical", "flag", 0),
     ("changed", "integer", 5),
-    ("broken", "integer", 4),
+    ("nonfinite_mismatch", "integer", 4),
     ("change", "real", 0),
     ("cosine", "real", 1),
     ("largest", "real", 6),

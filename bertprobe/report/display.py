@@ -15,8 +15,8 @@ def as_report(value: Any) -> Report:
     """The report that shows a value: itself, or tables of parts or findings; raises `TypeError` for anything else."""
     if isinstance(value, Report):
         return value
-    if hasattr(value, "look"):
-        found = value.look()
+    if hasattr(value, "as_report"):
+        found = value.as_report()
         if isinstance(found, Report):
             return found
     if isinstance(value, Part):

@@ -71,7 +71,7 @@ def _after_export(checkpoint: Checkpoint, written: Written, findings: Sequence[F
                 message = f"BertModel.from_pretrained looks for config.json beside {Path(written.path).name}"
                 if not (checkpoint.config or {}).get("model_type"):
                     message += ', and AutoModel for "model_type": "bert" in it'
-                yield replace(finding, message=message, cure=commands)
+                yield replace(finding, message=message, hint=commands)
         else:
             yield finding
 

@@ -61,7 +61,7 @@ class Finding(TypedDict):
     part: str | None
     message: str
     evidence: dict[str, Any]
-    cure: str
+    hint: str
 
 
 # ------------------------------------------------------------------------------------------------ inspect, export
@@ -399,7 +399,7 @@ class Difference(TypedDict):
 
     identical: bool
     changed: int
-    broken: int
+    nonfinite_mismatch: int
     change: Number
     cosine: Number
     norm: Number
@@ -588,7 +588,7 @@ class Agreement(TypedDict):
     transformers_error: Number
     largest_value: Number
     limit: Number
-    within: str | None
+    within: str
 
 
 class Verification(TypedDict):

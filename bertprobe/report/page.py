@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertprobe.anatomy import Part
 from bertprobe.anatomy.native import why_not_native
-from bertprobe.errors import OutputError
+from bertprobe.errors import BadSetting, OutputError
 from bertprobe.report import Column, Report, View, finding_view
 from bertprobe.report.inspection import inspection
 from bertprobe.report.pictures import Axes, pictures
@@ -44,9 +44,9 @@ class TextReports:
 
 
 def check_count(texts: Sequence[str]) -> None:
-    """Raises `OutputError` for more texts than a page can show."""
+    """Raises `BadSetting` for more texts than a page can show."""
     if len(texts) > MOST_TEXTS:
-        raise OutputError(f"{len(texts)} texts are more than a page can show", f"give {MOST_TEXTS} or fewer")
+        raise BadSetting(f"{len(texts)} texts are more than a page can show", f"give {MOST_TEXTS} or fewer")
 
 
 def text_reports(

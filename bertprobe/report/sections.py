@@ -26,8 +26,8 @@ class Verbatim:
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
-    """A row of a `Path`: a thing that data passes through or is, with its shape.
+class DiagramRow:
+    """A row of a `Diagram`: a thing that data passes through or is, with its shape.
 
     `kind` is `data`, `work`, `open` (a frame begins, with a title), `close`, or `down` (an arrow, with what it does).
     `marked` are those that the text is about.
@@ -40,10 +40,10 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
+class Diagram:
     """A drawing: the way of a text through the model, from top to bottom."""
 
-    stops: tuple[Stop, ...]
+    stops: tuple[DiagramRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Checked:
     shown: str
 
 
-Block = Prose | Verbatim | Path | Code | Grid | Checked
+Block = Prose | Verbatim | Diagram | Code | Grid | Checked
 
 
 @dataclass(frozen=True, slots=True)

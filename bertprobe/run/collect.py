@@ -38,19 +38,15 @@ _SITES = {"pooled": POOLED, "cls": FIRST, "mean": HIDDEN}
 def require_vector(checkpoint: Checkpoint, anatomy: Anatomy, which: str) -> None:
     """Raises `PartMissing` where the pooled output is asked of a checkpoint without a pooler."""
     if which == "pooled":
-        require_pooler(checkpoint, anatomy, "take --vector cls or --vector mean instead")
+        require_pooler(checkpoint, anatomy, "take `vector=cls` or `vector=mean` instead")
 
 
 def vectors_at(captured: Captured) -> Floats:
     """A vector for each text (N, H): the first token's or the pooled row as it is, of hidden states their mean."""
-    import numpy as np
-
-    rows = captured.numpy()
     if captured.site.part != HIDDEN:
-        return rows
-    starts = np.cumsum(captured.lengths) - captured.lengths
-    sums = np.add.reduceat(rows, starts, dtype=np.float32)
-    return np.asarray(sums / captured.lengths[:, None], np.float32)
+        return captured.numpy()
+    means: Floats = captured.backend.text_means(captured.after, captured.lengths)
+    return means
 
 
 class Vectors:
@@ -107,7 +103,7 @@ class AllVectors:
         import numpy as np
 
         firsts = np.cumsum(captured.lengths) - captured.lengths
-        return {"cls": captured.numpy()[firsts], "mean": vectors_at(captured)}
+        return {"cls": captured.backend.numpy(captured.after[firsts]), "mean": vectors_at(captured)}
 
     def add(self, site: Site, batch: Packed, reduced: dict[str, Floats]) -> None:
         for which, rows in reduced.items():

@@ -37,11 +37,11 @@ def choose_backend(compute: Compute, anatomy: Anatomy, work: float) -> Backend:
     import sys
 
     here = compute.device in ("auto", "cpu") and compute.dtype == "float32"
-    numpy_can = here and ACTIVATIONS.get(str(anatomy.promised.activation), (None,))[0] is not None
+    numpy_can = here and ACTIVATIONS.get(str(anatomy.config_spec.activation), (None,))[0] is not None
     if compute.backend == "numpy" and not here:
         raise UnsupportedFile(
             f"numpy computes in float32 on the CPU, not in {compute.dtype} on {compute.device}",
-            "choose --backend torch",
+            'choose `backend="torch"`',
         )
     small = work < WORTH_IMPORTING_TORCH
     if compute.backend == "numpy" or (compute.backend == "auto" and numpy_can and small and "torch" not in sys.modules):

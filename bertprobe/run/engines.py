@@ -10,8 +10,8 @@ from bertprobe.encoder import Encoder, encode, first_tokens, pool
 from bertprobe.run.captured import FIRST, HIDDEN, POOLED, Captured, Site, Tap
 
 if TYPE_CHECKING:
-    from bertprobe.reference import Reference
     from bertprobe.tokens import Packed
+    from bertprobe.transformers_model import Reference
 
 UNBOUNDED = 1_000_000
 """The most tokens of a text to a model whose positions are relative and have no end."""
@@ -59,7 +59,7 @@ class BertEngine:
 
     @property
     def workers(self) -> int:
-        return self.backend.threads
+        return self.backend.workers
 
     def share(self) -> None:
         self.encoder.layers.keep(self.encoder.depth)

@@ -131,17 +131,17 @@ def reach(anatomy: Anatomy, needs: frozenset[str] | None) -> Reach:
 
 
 def _transformers_engine(checkpoint: Checkpoint, anatomy: Anatomy, compute: Compute) -> Engine:
-    from bertprobe.reference import load_reference
+    from bertprobe.transformers_model import load_reference
 
     if compute.backend == "numpy":
         reason = why_not_native(anatomy)
-        raise UnsupportedFile(f"numpy cannot run {printable(checkpoint.ref)}: {reason}", "leave out --backend numpy")
+        raise UnsupportedFile(f"numpy cannot run {printable(checkpoint.ref)}: {reason}", 'leave out `backend="numpy"`')
     backend = TorchBackend.on(compute.device, compute.dtype, compute.threads)
     return TransformersEngine(load_reference(checkpoint, anatomy, device=backend.device, dtype=backend.dtype), backend)
 
 
 def _their_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
-    from bertprobe.reference import tokenizer
+    from bertprobe.transformers_model import tokenizer
 
     return tokenizer(checkpoint)
 

@@ -49,7 +49,7 @@ class Numbers:
         return None if std is None or self.shape is None else std * noise.edge(self.shape)
 
     @property
-    def edge_ratio(self) -> float | None:
+    def mp_edge_ratio(self) -> float | None:
         """σ₁ / (std · (√m + √k)): about 1 for noise of any scale; None where all elements are equal.
 
         The divisor is the Marchenko–Pastur edge: the largest singular value that independent entries of this std

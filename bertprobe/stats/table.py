@@ -196,10 +196,10 @@ STATISTICS: tuple[Statistic, ...] = (
         priority=10,
     ),
     Statistic(
-        name="edge_ratio",
+        name="mp_edge_ratio",
         of="matrix",
-        function=lambda n: n.edge_ratio,
-        title="edge",
+        function=lambda n: n.mp_edge_ratio,
+        title="σ₁/MP",
         formula="`σ₁ / (std · (√m + √k))`",
         meaning="Largest singular value against that of random noise of the same size and std: "
         "about 1 means no structure.",

@@ -119,7 +119,8 @@ def _paired(texts: Iterable[str]) -> Iterator[tuple[str, str]]:
         second = next(source, None)
         if second is None:
             raise BertprobeError(
-                f"text {2 * place + 1:,} ({_beginning(first)}) has no partner", "--pair takes the texts two by two"
+                f"text {2 * place + 1:,} ({_beginning(first)}) has no partner",
+                "`pairs=True` takes the texts two by two",
             )
         yield first, second
 
@@ -132,7 +133,7 @@ def _check_length(item: Text, place: int, tokens: int, longest: int) -> None:
     if tokens == 0:
         raise BertprobeError(f"{what} comes to no tokens", "leave it out: this tokenizer adds no special tokens")
     raise BertprobeError(
-        f"{what} has {tokens:,} tokens, the model takes {longest:,}", "shorten it, or have it cut with --truncate"
+        f"{what} has {tokens:,} tokens, the model takes {longest:,}", "shorten it, or have it cut: `truncate=True`"
     )
 
 

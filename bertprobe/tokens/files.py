@@ -14,7 +14,7 @@ from bertprobe.tokens.encoded import Packed, Tokenizer
 from bertprobe.tokens.fast import FastTokenizer, is_the_librarys
 from bertprobe.tokens.limits import bounded
 from bertprobe.tokens.settings import Settings
-from bertprobe.tokens.special import add_tokens, frame
+from bertprobe.tokens.special import add_special_tokens, add_tokens
 
 if TYPE_CHECKING:
     import tokenizers
@@ -126,7 +126,7 @@ def _from_json(settings: Settings) -> FastTokenizer:
         ) from error
     add_tokens(backend, settings)
     if backend.num_special_tokens_to_add(is_pair=False) == 0:
-        frame(backend, settings)
+        add_special_tokens(backend, settings)
     return _fast(backend, settings, JSON, _disagreement(backend, settings))
 
 
@@ -151,7 +151,7 @@ def _from_vocabulary(settings: Settings) -> FastTokenizer:
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     add_tokens(backend, settings)
-    frame(backend, settings)
+    add_special_tokens(backend, settings)
     return _fast(backend, settings, VOCABULARY, note)
 
 

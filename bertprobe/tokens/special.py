@@ -71,7 +71,7 @@ def _added(value: Mapping[str, Any]) -> tokenizers.AddedToken:
     )
 
 
-def frame(backend: tokenizers.Tokenizer, settings: Settings) -> None:
+def add_special_tokens(backend: tokenizers.Tokenizer, settings: Settings) -> None:
     """Has a text begin and end with the special tokens its family wants, where the vocabulary has them."""
     from tokenizers import processors
 

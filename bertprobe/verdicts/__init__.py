@@ -1,4 +1,4 @@
-"""What the numbers allow one to say: each rule a function of the evidence, each finding with its numbers and a cure."""
+"""What the numbers allow one to say: each rule a function of the evidence, each finding with its numbers and a hint."""
 
 from __future__ import annotations
 
@@ -65,7 +65,12 @@ RULES: tuple[Rule[Evidence], ...] = (
     Rule("quantised", "warning", "Weights are stored as codes, which are not the model's numbers.", headers.quantised),
     Rule("pooler-untrained", "warning", "The pooler shows no trace of training.", numbers.untrained("pooler")),
     Rule("intermediate-untrained", "warning", "A layer shows no trace of training.", numbers.untrained("intermediate")),
-    Rule("names-hidden", "warning", "transformers would not find the weights under these names.", headers.names_hidden),
+    Rule(
+        "prefix-not-stripped",
+        "warning",
+        "transformers would not find the weights under these names.",
+        headers.names_hidden,
+    ),
     Rule(
         "dtype-narrowed", "warning", "The config makes transformers narrow the stored numbers.", headers.dtype_narrowed
     ),

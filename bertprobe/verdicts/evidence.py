@@ -46,14 +46,14 @@ def verdict(evidence: Evidence, part: Part) -> str | None:
     structure that initialisation does not have. It says nothing about quality.
     """
     numbers = evidence.of(part)
-    if numbers is None or numbers.shape is None or numbers.edge_ratio is None:
+    if numbers is None or numbers.shape is None or numbers.mp_edge_ratio is None:
         return None
     if min(numbers.shape) < SMALLEST_SIDE:
         return "too small to tell"
-    if numbers.edge_ratio < FLATTENED_BELOW:
+    if numbers.mp_edge_ratio < FLATTENED_BELOW:
         return "flattened"
-    if numbers.edge_ratio >= UNTRAINED_BELOW:
-        left = min(numbers.edge_ratio, numbers.noise_ratio or numbers.edge_ratio)
+    if numbers.mp_edge_ratio >= UNTRAINED_BELOW:
+        left = min(numbers.mp_edge_ratio, numbers.noise_ratio or numbers.mp_edge_ratio)
         if left > TRAINED_ABOVE:
             return "trained"
         return "undecided" if left >= UNTRAINED_BELOW else "cannot tell"

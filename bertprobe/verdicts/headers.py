@@ -89,13 +89,13 @@ def config_invalid(evidence: Evidence) -> Iterator[Observation]:
 
 
 def shape_mismatch(evidence: Evidence) -> Iterator[Observation]:
-    anatomy, promised = evidence.anatomy, evidence.anatomy.promised
+    anatomy, spec = evidence.anatomy, evidence.anatomy.config_spec
     for part in anatomy.parts:
         weight = part.weight
         if weight is not None and weight.refusal is not None:
             continue  # what cannot be read may be of a shape that is not told
         if weight is not None and part.stack is None and part.index is None and not anatomy.layout.own_widths:
-            yield from _part_shape(part, weight, promised.hidden_size, promised.intermediate_size)
+            yield from _part_shape(part, weight, spec.hidden_size, spec.intermediate_size)
         if weight is not None and part.bias is not None and part.bias.count != _neurons(weight):
             shapes: dict[str, Any] = {"weight": list(weight.shape), "bias": list(part.bias.shape)}
             yield Observation(
@@ -105,22 +105,22 @@ def shape_mismatch(evidence: Evidence) -> Iterator[Observation]:
                 "the file is damaged or was put together wrongly: fetch it again",
             )
     words = anatomy.tensors.get("embeddings.word_embeddings.weight")
-    if words is not None and type(promised.vocab_size) is int and words.shape[:1] != (promised.vocab_size,):
-        evidence_ = {"vocab_size": promised.vocab_size, "embeddings": list(words.shape)}
+    if words is not None and type(spec.vocab_size) is int and words.shape[:1] != (spec.vocab_size,):
+        evidence_ = {"vocab_size": spec.vocab_size, "embeddings": list(words.shape)}
         yield _mismatch(
             None,
-            f"config.json says vocab_size {promised.vocab_size}, the embeddings are {'×'.join(map(str, words.shape))}",
+            f"config.json says vocab_size {spec.vocab_size}, the embeddings are {'×'.join(map(str, words.shape))}",
             evidence_,
         )
     if (
-        type(promised.layers) is int
-        and 0 <= promised.layers < len(anatomy.layers)
+        type(spec.layers) is int
+        and 0 <= spec.layers < len(anatomy.layers)
         and not (anatomy.layout.shared or anatomy.layout.counted_apart)
     ):
         yield _mismatch(
             None,
-            f"config.json says {promised.layers} layers, the tensors have {len(anatomy.layers)}: the last are dropped",
-            {"config": promised.layers, "tensors": len(anatomy.layers)},
+            f"config.json says {spec.layers} layers, the tensors have {len(anatomy.layers)}: the last are dropped",
+            {"config": spec.layers, "tensors": len(anatomy.layers)},
         )
 
 
@@ -146,13 +146,13 @@ def _mismatch(part: str | None, message: str, evidence: Mapping[str, Any]) -> Ob
 
 def layers_missing(evidence: Evidence) -> Iterator[Observation]:
     anatomy = evidence.anatomy
-    promised = anatomy.promised.layers
+    spec = anatomy.config_spec.layers
     there = anatomy.layers
     if not anatomy.of("intermediate"):
         yield from _no_layers(evidence)
     if not there or anatomy.layout.shared:
         return
-    count = max(promised, there[-1] + 1) if type(promised) is int else there[-1] + 1
+    count = max(spec, there[-1] + 1) if type(spec) is int else there[-1] + 1
     if count > 100_000:
         count = there[-1] + 1 if there[-1] < 100_000 else 0
     missing = sorted(set(range(count)) - set(there))
@@ -164,7 +164,7 @@ def layers_missing(evidence: Evidence) -> Iterator[Observation]:
             {
                 "missing": missing[:MOST_NUMBERS],
                 "there": list(there[:MOST_NUMBERS]),
-                "config": promised,
+                "config": spec,
                 "count": len(missing),
             },
             "fetch the missing shard; transformers would fill these layers with random numbers",
@@ -179,18 +179,16 @@ _NUMBERED = r"(?:^|\.)(?:layers?|blocks?|h)\.\d{1,9}\."
 
 def _no_layers(evidence: Evidence) -> Iterator[Observation]:
     """A pooler and no layer that is known, though there are layers or should be; a file of `export` may be so."""
-    anatomy, promised = evidence.anatomy, evidence.anatomy.promised.layers
+    anatomy, spec = evidence.anatomy, evidence.anatomy.config_spec.layers
     numbered = next((name for name in anatomy.tensors if re.search(_NUMBERED, name)), None)
-    expected = type(promised) is int and promised > 0
+    expected = type(spec) is int and spec > 0
     if "bertprobe_version" in evidence.checkpoint.metadata or (numbered is None and not expected):
         return
-    why = (
-        f"config.json says {promised}" if numbered is None else f"there are tensors such as {printable(numbered[:100])}"
-    )
+    why = f"config.json says {spec}" if numbered is None else f"there are tensors such as {printable(numbered[:100])}"
     yield Observation(
         None,
         f"no layer has an intermediate module under a name that is known, though {why}",
-        {"missing": [], "count": promised if type(promised) is int else None, "there": [], "config": promised},
+        {"missing": [], "count": spec if type(spec) is int else None, "there": [], "config": spec},
         "if its names are of another layout than BERT's, only its pooler can be looked at; else fetch it again",
     )
 
@@ -236,21 +234,21 @@ def _holes(anatomy: Anatomy) -> Iterator[Observation]:
 
 
 def names_hidden(evidence: Evidence) -> Iterator[Observation]:
-    hiding, wrapper = evidence.anatomy.hiding, evidence.checkpoint.wrapper
+    unknown_prefix, wrapper = evidence.anatomy.unknown_prefix, evidence.checkpoint.wrapper
     anew = command("bertprobe", "export", *evidence.checkpoint.words, "--part", "model", "-o", "NEW/model.safetensors")
     fate = "transformers would load random weights and raise no error"
     if wrapper:
         yield Observation(
             None,
             f"the tensors lie inside {quoted(wrapper)} of the pickle, where nobody looks: {fate}",
-            {"wrapper": wrapper, "prefix": evidence.anatomy.prefix, "hiding": hiding},
+            {"wrapper": wrapper, "prefix": evidence.anatomy.prefix, "hiding": unknown_prefix},
             f"write the file anew with {anew}, and put config.json beside it",
         )
     elif evidence.anatomy.spelling not in ("", evidence.checkpoint.storage):
         yield Observation(
             None,
             f"the names are spelled as {evidence.anatomy.spelling} does, where nobody looks: {fate}",
-            {"prefix": evidence.anatomy.prefix, "hiding": hiding},
+            {"prefix": evidence.anatomy.prefix, "hiding": unknown_prefix},
             f"write the file anew with {anew}, and put config.json beside it",
         )
     elif evidence.anatomy.wrapping:
@@ -258,17 +256,17 @@ def names_hidden(evidence: Evidence) -> Iterator[Observation]:
         yield Observation(
             None,
             f"names have {quoted(word)} in their middle, as a training tool leaves it: {fate}",
-            {"prefix": evidence.anatomy.prefix, "hiding": hiding, "wrapping": word},
+            {"prefix": evidence.anatomy.prefix, "hiding": unknown_prefix, "wrapping": word},
             f"write the file anew with {anew}, and put config.json beside it",
         )
-    elif hiding and not evidence.anatomy.spelling:
-        pattern = f"^{re.escape(hiding)}"
+    elif unknown_prefix and not evidence.anatomy.spelling:
+        pattern = f"^{re.escape(unknown_prefix)}"
         plain = pattern.isprintable() and '"' not in pattern  # else it would be other code than it looks
         mapping = f'key_mapping={{r"{pattern}": ""}}' if plain else f'key_mapping={{{pattern!r}: ""}}'
         yield Observation(
             None,
-            f"every name begins with {quoted(hiding)}: {fate}",
-            {"prefix": evidence.anatomy.prefix, "hiding": hiding},
+            f"every name begins with {quoted(unknown_prefix)}: {fate}",
+            {"prefix": evidence.anatomy.prefix, "hiding": unknown_prefix},
             f"pass {printable(mapping)} to from_pretrained, or write the file anew with {anew}",
         )
 

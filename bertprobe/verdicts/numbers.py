@@ -45,17 +45,17 @@ def _untrained_finding(
     what = "the pooler" if role == "pooler" else "this layer"
     also = {True: " and its bias is all zero", False: ", though its bias is not zero", None: ""}[bias_zero]
     if reader is not None:
-        cure = f"leave it: {printable(reader)} reads it as it is; judge that head by labelled texts, and pool by mean"
+        hint = f"leave it: {printable(reader)} reads it as it is; judge that head by labelled texts, and pool by mean"
     elif role == "pooler":
-        cure = "do not use pooler_output: take mean pooling or the first hidden state, or train the pooler on your task"
+        hint = "do not use pooler_output: take mean pooling or the first hidden state, or train the pooler on your task"
     else:
-        cure = "check that the right file was saved: a layer that shows no training should not be shipped"
+        hint = "check that the right file was saved: a layer that shows no training should not be shipped"
     return Observation(
         part.label,
-        f"{what} is {word}: its spectrum is that of random numbers (edge ratio {numbers.edge_ratio:.3f}){also}",
+        f"{what} is {word}: its spectrum is that of random numbers (edge ratio {numbers.mp_edge_ratio:.3f}){also}",
         {
             "verdict": word,
-            "edge_ratio": numbers.edge_ratio,
+            "mp_edge_ratio": numbers.mp_edge_ratio,
             "untrained_below": UNTRAINED_BELOW,
             "trained_above": TRAINED_ABOVE,
             "kurtosis": numbers.summary.kurtosis,
@@ -63,7 +63,7 @@ def _untrained_finding(
             "bias_all_zero": bias_zero,
             "read_by": reader,
         },
-        cure,
+        hint,
     )
 
 
@@ -73,7 +73,7 @@ def verdict_withheld(evidence: Evidence) -> Iterator[Observation]:
         word, numbers = verdict(evidence, part), evidence.of(part)
         if numbers is None or word not in ("flattened", "cannot tell"):
             continue
-        edge, noise = numbers.edge_ratio or 0.0, numbers.noise_ratio or 0.0
+        edge, noise = numbers.mp_edge_ratio or 0.0, numbers.noise_ratio or 0.0
         why = {
             "flattened": f"its singular values are more alike than those of random numbers (edge ratio {edge:.3f})",
             "cannot tell": f"its edge ratio of {edge:.3f} is what random numbers have whose rows, columns or mean are "
@@ -82,7 +82,7 @@ def verdict_withheld(evidence: Evidence) -> Iterator[Observation]:
         yield Observation(
             part.label,
             f"whether it was trained cannot be told: {why}",
-            {"verdict": word, "edge_ratio": numbers.edge_ratio, "noise_ratio": numbers.noise_ratio},
+            {"verdict": word, "mp_edge_ratio": numbers.mp_edge_ratio, "noise_ratio": numbers.noise_ratio},
             "judge it by results on your task"
             if word == "cannot tell"
             else "judge it by results on your task: it was orthogonalised, whitened or capped, or is an identity",
@@ -158,7 +158,8 @@ def outlier_neurons(evidence: Evidence) -> Iterator[Observation]:
                 f"{count:,} of {len(norms):,} neurons {'has a norm' if count == 1 else 'have norms'} "
                 f"far from the rest, most of all neuron {worst} ({norms[worst]:.3g}, robust z {z[worst]:+.1f})",
                 {"neurons": far.tolist(), "z": z[far].tolist(), "norms": norms[far].tolist(), "count": count},
-                "often a neuron with a job of its own; quantise these rows apart, and see them with --neurons 5",
+                "often a neuron with a job of its own; quantise these rows apart; "
+                "bertprobe inspect --neurons 5 shows them",
             )
 
 

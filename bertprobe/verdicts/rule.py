@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
-from bertprobe.shown import Shown
+from bertprobe.shown import ReprMixin
 
 Subject = TypeVar("Subject")
 
@@ -18,7 +18,7 @@ SEVERITIES = ("error", "warning", "note")
 
 
 @dataclass(frozen=True, slots=True)
-class Finding(Shown):
+class Finding(ReprMixin):
     """One thing worth knowing: which rule found it, on which part (None: the whole), how bad, and what to do."""
 
     rule: str
@@ -26,7 +26,7 @@ class Finding(Shown):
     part: str | None
     message: str
     evidence: Mapping[str, Any]
-    cure: str
+    hint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +39,12 @@ class Observation:
     part: str | None
     message: str
     evidence: Mapping[str, Any]
-    cure: str
+    hint: str
     severity: str | None = None
 
     def under(self, rule: str, severity: str) -> Finding:
         """The finding of a rule of this name."""
-        return Finding(rule, self.severity or severity, self.part, self.message, self.evidence, self.cure)
+        return Finding(rule, self.severity or severity, self.part, self.message, self.evidence, self.hint)
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,7 +214,7 @@ def watch(model: BertForPreTraining, fired: list[torch.Tensor]) -> list[Any]:
 
 
 @torch.no_grad()
-def look(model: BertForPreTraining, held: Books, device: str) -> dict[str, float]:
+def as_report(model: BertForPreTraining, held: Books, device: str) -> dict[str, float]:
     """A quick look at held-out text: MLM loss and accuracy, NSP accuracy, neurons that never fire."""
     rng = np.random.default_rng(1)
     fired = [torch.zeros(model.config.intermediate_size, dtype=torch.bool) for _ in model.bert.encoder.layer]
@@ -272,7 +272,7 @@ def train(run: Path, books: Books, held: Books, steps: int, seed: int) -> BertFo
             step += 1
             if step % 1000 == 0 or step == steps:
                 seconds = time.perf_counter() - started
-                seen = look(model.eval(), held, device)
+                seen = as_report(model.eval(), held, device)
                 model.train()
                 curve.writerow([step, round(seconds), optimizer.param_groups[0]["lr"], round(running, 4), *(round(x, 4) for x in seen.values())])  # fmt: skip  # noqa: E501
                 file.flush()

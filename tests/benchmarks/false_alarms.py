@@ -148,9 +148,9 @@ def drawn(draws: Draws) -> Drawn:
 
 def numbers_of(matrix: npt.NDArray[Any]) -> Pair:
     numbers = measure(matrix)
-    if numbers.edge_ratio is None or numbers.summary.kurtosis is None:
+    if numbers.mp_edge_ratio is None or numbers.summary.kurtosis is None:
         return math.nan, math.nan
-    return numbers.edge_ratio, numbers.summary.kurtosis
+    return numbers.mp_edge_ratio, numbers.summary.kurtosis
 
 
 def grouped(label: str, pairs: Iterable[Pair]) -> Measured:
@@ -233,7 +233,9 @@ def scaled_rows(quick: bool) -> Iterator[str]:
         for side in SCALED_SIDES:
             rng = np.random.default_rng(SEED)
             found = [measure(make(rng, side).astype(np.float32)) for _ in range(6 if quick else SCALED_DRAWS)]
-            edges, noises = (sorted(getattr(n, name) or 0.0 for n in found) for name in ("edge_ratio", "noise_ratio"))
+            edges, noises = (
+                sorted(getattr(n, name) or 0.0 for n in found) for name in ("mp_edge_ratio", "noise_ratio")
+            )
             words = Counter(str(word_on(numbers)) for numbers in found)
             ratios = [f"{v[0]:.3f} / {v[len(v) // 2]:.3f} / {v[-1]:.3f}" for v in (edges, noises)]
             told = ", ".join(f"{count} {word}" for word, count in words.most_common())

@@ -251,8 +251,8 @@ class Client:
                 ) from error
             reason = f"the connection to {host} failed ({reason_of(error)})"
             if isinstance(error, library.ConnectError | library.ProxyError):
-                cure = "is there a network? HF_ENDPOINT may name a mirror"
-                raise Dropped(reason, tries=SELDOM, cure=cure) from error
+                hint = "is there a network? HF_ENDPOINT may name a mirror"
+                raise Dropped(reason, tries=SELDOM, hint=hint) from error
             raise Dropped(reason) from error
         except (library.HTTPError, library.InvalidURL) as error:
             if not isinstance(error, library.RemoteProtocolError):
@@ -364,7 +364,7 @@ def _close(call: Future[Any]) -> None:
 
 def _lasting(reason: str) -> Dropped:
     """A failure that would be the same the next time, so that once is enough."""
-    return Dropped(reason, tries=1, cure="is it a Hub (HF_ENDPOINT), or a proxy before one?")
+    return Dropped(reason, tries=1, hint="is it a Hub (HF_ENDPOINT), or a proxy before one?")
 
 
 def _status(response: Any) -> str:

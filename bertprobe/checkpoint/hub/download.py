@@ -72,7 +72,7 @@ def _downloaded(repository: Repository, path: str, revision: str, what: str) -> 
         )
 
     watch = _Watch(client, what, repository.sizes.get(path))
-    with _told_by_us(client, what), watch.discreetly():
+    with _translate_errors(client, what), watch.discreetly():
         return watch.follow(call)
 
 
@@ -176,7 +176,7 @@ class _Watch:
 
 
 @contextmanager
-def _told_by_us(client: Client, what: str) -> Iterator[None]:
+def _translate_errors(client: Client, what: str) -> Iterator[None]:
     """The errors of the Hub's client as ours."""
     from huggingface_hub import errors
 
@@ -193,7 +193,7 @@ def _told_by_us(client: Client, what: str) -> Iterator[None]:
     except BertprobeError:
         raise
     except Dropped as error:
-        raise HubError(f"{what} could not be downloaded ({error})", error.cure) from error
+        raise HubError(f"{what} could not be downloaded ({error})", error.hint) from error
     except Exception as error:  # no room on the disk, or whatever an odd answer makes it raise
         raise HubError(
             f"{what} could not be downloaded ({reason_of(error)})", "make room if there is none, else try again"

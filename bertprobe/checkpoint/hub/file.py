@@ -17,7 +17,7 @@ HEAD = 32 * 1024  # read first: a 12-layer BERT's header is 20 to 25 kB
 AT_ONCE = 8
 KEPT_READ = 128 * 1024  # bytes of a read that is kept, being of an index and soon asked for again
 PROGRESS = 64 * 1024  # bytes after which a connection that drops has been of use
-WHOLE = "add --download to read it whole"
+WHOLE = "add `download=True` to read it whole"
 CHANGED = "it changed while it was being read: start again"
 
 
@@ -29,11 +29,17 @@ class HubFile:
     """
 
     def __init__(
-        self, client: Client, repository: str, commit: str, path: str, size: int | None, beside: Callable[[str], Source]
+        self,
+        client: Client,
+        repository: str,
+        commit: str,
+        path: str,
+        size: int | None,
+        sibling: Callable[[str], Source],
     ) -> None:
         self.name = path.rpartition("/")[2]
         self.address = f"{repository}/{path}"
-        self.at_once = AT_ONCE
+        self.max_parallel = AT_ONCE
         self._taken = 0
         self._lock = Lock()
         self._opening = Lock()
@@ -41,7 +47,7 @@ class HubFile:
         self._client = client
         self._commit = commit
         self._url = client.file_url(repository, path, commit)
-        self._beside = beside
+        self._sibling = sibling
         self._size = size
         self._kept: list[tuple[int, bytes]] = []
         self._location: str | None = None
@@ -77,8 +83,8 @@ class HubFile:
     def load(self, start: int, stop: int, memory: Memory | None = None) -> memoryview:
         return memoryview(self.read(start, stop))
 
-    def beside(self, name: str) -> Source:
-        return self._beside(name)
+    def sibling(self, name: str) -> Source:
+        return self._sibling(name)
 
     def check_unchanged(self) -> None:
         """A commit does not change; each answer is held against it."""
@@ -206,7 +212,7 @@ class HubFile:
         raise HubError(
             f"{self.address}: {_host(response)} ignores the Range header, "
             f"so all {self._size or size:,} bytes would have to be downloaded",
-            "add --download to do that",
+            "add `download=True` to do that",
         )
 
     def _check_size(self, host: str, size: int | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from bertprobe.checkpoint.choose import Located, Wanted, locate_in
+from bertprobe.checkpoint.choose import Located, OpenOptions, locate_in
 from bertprobe.checkpoint.folder import LocalFolder
 from bertprobe.checkpoint.hub.address import COMMIT, Address, parse
 from bertprobe.checkpoint.hub.client import Client
@@ -20,7 +20,7 @@ from bertprobe.errors import BertprobeError, HubError, NotFound, printable, quot
 PUBLIC = "https://huggingface.co"
 
 
-def locate_on_hub(ref: str, wanted: Wanted) -> Located | None:
+def locate_on_hub(ref: str, wanted: OpenOptions) -> Located | None:
     """The checkpoint that a name leads to on the Hub or in the local cache; None if it is no name of a model there.
 
     A revision is resolved to a commit first, and everything is asked for at that commit. Without a connection the
@@ -40,7 +40,7 @@ def _hosts(client: Client) -> tuple[str, ...]:
     return (host_of(client.endpoint), "huggingface.co", "www.huggingface.co", "hf.co")
 
 
-def _look_up(client: Client, ref: str, address: Address, wanted: Wanted) -> Located:
+def _look_up(client: Client, ref: str, address: Address, wanted: OpenOptions) -> Located:
     cached = snapshot(address.repository, address.revision)
     if client.offline:
         return _offline(ref, address, wanted, cached)
@@ -57,7 +57,7 @@ def _look_up(client: Client, ref: str, address: Address, wanted: Wanted) -> Loca
         try:
             return _in_cache(address, wanted, cached, f"from the local Hub cache, as {error.found}")
         except NotFound as partial:
-            raise HubError(f"{error.found}; and of the local Hub cache, {partial.found}", error.cure) from error
+            raise HubError(f"{error.found}; and of the local Hub cache, {partial.found}", error.hint) from error
     except NotFound as error:
         raise _or_a_path(ref, address, error) from error
     root = HubFolder(repository, "")
@@ -65,10 +65,10 @@ def _look_up(client: Client, ref: str, address: Address, wanted: Wanted) -> Loca
     located = _locate(address, wanted, root)
     if not wanted.download:
         warm(located.files)
-    return _told(_fetched(address, wanted, located), repository)
+    return _note_origin(_fetched(address, wanted, located), repository)
 
 
-def _locate(address: Address, wanted: Wanted, root: HubFolder | LocalFolder) -> Located:
+def _locate(address: Address, wanted: OpenOptions, root: HubFolder | LocalFolder) -> Located:
     """What is at a path of the repository: a folder, or a file to be named."""
     above, _, name = address.path.rpartition("/")
     if name and not wanted.weights:
@@ -79,7 +79,7 @@ def _locate(address: Address, wanted: Wanted, root: HubFolder | LocalFolder) -> 
     return locate_in(root, replace(wanted, subfolder=within))
 
 
-def _fetched(address: Address, wanted: Wanted, located: Located) -> Located:
+def _fetched(address: Address, wanted: OpenOptions, located: Located) -> Located:
     """The files whole in the cache, if that is wanted and they are not there."""
     folder = located.folder
     if not wanted.download or not isinstance(folder, HubFolder):
@@ -94,7 +94,7 @@ def _fetched(address: Address, wanted: Wanted, located: Located) -> Located:
     )
 
 
-def _told(located: Located, repository: Repository) -> Located:
+def _note_origin(located: Located, repository: Repository) -> Located:
     """Where the bytes come from, said in the notes."""
     local = [file.path for file in located.files if isinstance(file, LocalFile)]
     endpoint = repository.client.endpoint
@@ -112,12 +112,12 @@ def _told(located: Located, repository: Repository) -> Located:
     return replace(located, resolved=resolved, revision=repository.commit, notes=(*notes, *located.notes))
 
 
-def _in_cache(address: Address, wanted: Wanted, cached: Path, note: str) -> Located:
+def _in_cache(address: Address, wanted: OpenOptions, cached: Path, note: str) -> Located:
     located = _locate(address, wanted, LocalFolder(cached))
     return replace(located, revision=cached.name, notes=(note, *located.notes))
 
 
-def _offline(ref: str, address: Address, wanted: Wanted, cached: Path | None) -> Located:
+def _offline(ref: str, address: Address, wanted: OpenOptions, cached: Path | None) -> Located:
     if cached is not None:
         return _in_cache(address, wanted, cached, "from the local Hub cache")
     nowhere = "" if address.explicit else f"there is no path {quoted(ref)}, and "
@@ -132,4 +132,4 @@ def _offline(ref: str, address: Address, wanted: Wanted, cached: Path | None) ->
 def _or_a_path(ref: str, address: Address, error: BertprobeError) -> BertprobeError:
     """What was typed may as well have been meant for a path."""
     nowhere = f"there is no path {quoted(ref)}, and {error.found}"
-    return error if address.explicit else type(error)(nowhere, error.cure)
+    return error if address.explicit else type(error)(nowhere, error.hint)

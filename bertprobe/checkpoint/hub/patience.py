@@ -34,16 +34,16 @@ class Dropped(Exception):
     """A request that failed in a way that may pass.
 
     `after` is how long the server asked to wait, in seconds; `tries` is how often a request is made that fails in this
-    way, and `cure` what to do when it was.
+    way, and `hint` what to do when it was.
     """
 
     def __init__(
-        self, reason: str, *, after: float | None = None, tries: int = TRIES, cure: str = "try again later"
+        self, reason: str, *, after: float | None = None, tries: int = TRIES, hint: str = "try again later"
     ) -> None:
         super().__init__(reason)
         self.after = after
         self.tries = tries
-        self.cure = cure
+        self.hint = hint
 
 
 class Unreachable(HubError):
@@ -105,7 +105,7 @@ class Retries:
         self._failed += 1
         if self._failed >= min(self._tries, error.tries):
             often = f", {self._failed} times in a row" if self._failed > 1 else ""
-            raise Unreachable(f"{self._what}: {error}{often}", error.cure) from error
+            raise Unreachable(f"{self._what}: {error}{often}", error.hint) from error
         seconds = self._wait if error.after is None else error.after
         self._patience.say(f"{self._what}: {error}", self._since, seconds)
         time.sleep(seconds)

@@ -101,7 +101,7 @@ class _Shards:
         if number not in self._opened:
             name = shard_name(self._stem, number, self.count)
             try:
-                self._opened[number] = self.index.beside(name)
+                self._opened[number] = self.index.sibling(name)
             except NotFound as error:
                 raise NotFound(
                     f"{printable(name)} is missing, data shard {number + 1} of the {self.count} "

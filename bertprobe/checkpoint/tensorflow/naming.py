@@ -43,7 +43,7 @@ def choose(folder: Folder) -> Choice | None:
     if len(indexes) > 1:
         raise NotFound(
             f"{folder.address} holds several TensorFlow checkpoints ({printable(shortened(indexes))})",
-            "name the one you mean with --weights",
+            "name the one you mean: `weights=`",
         )
     if indexes:
         astray = f"{STATE} names {quoted(named)}, which is not here: {indexes[0]} is read" if named is not None else ""

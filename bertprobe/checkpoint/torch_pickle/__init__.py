@@ -15,7 +15,7 @@ from __future__ import annotations
 from bertprobe.checkpoint.reader import Reader
 from bertprobe.checkpoint.source import Source
 from bertprobe.checkpoint.tensors import Index
-from bertprobe.checkpoint.torch_pickle.cures import RESAVE
+from bertprobe.checkpoint.torch_pickle.hints import RESAVE
 from bertprobe.errors import UnsupportedFile
 
 HEAD = 64 * 1024  # a 12-layer BERT's pickle has 15 to 30 kB

@@ -14,10 +14,10 @@ from functools import cache, partial
 
 from bertprobe.checkpoint.source import Source
 from bertprobe.checkpoint.tensors import Guard
-from bertprobe.checkpoint.torch_pickle.cures import DAMAGED, RESAVE
 from bertprobe.checkpoint.torch_pickle.directory import TAIL, Member, read_directory, shown
-from bertprobe.checkpoint.torch_pickle.machine import MAX_PICKLE, Malformed, Pickle, interpret
+from bertprobe.checkpoint.torch_pickle.hints import DAMAGED, RESAVE
 from bertprobe.checkpoint.torch_pickle.rebuild import Locate, Place, declared_storages
+from bertprobe.checkpoint.torch_pickle.stack_machine import MAX_PICKLE, Malformed, Pickle, interpret
 from bertprobe.errors import CorruptFile, UnsupportedFile, printable, shortened
 
 ALIGNMENT = 64  # of every member torch writes

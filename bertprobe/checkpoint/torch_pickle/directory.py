@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from bertprobe.checkpoint.source import Source
-from bertprobe.checkpoint.torch_pickle.cures import DAMAGED, READERS_DISAGREE
+from bertprobe.checkpoint.torch_pickle.hints import DAMAGED, READERS_DISAGREE
 from bertprobe.errors import CorruptFile, UnsupportedFile, printable
 
 MAX_DIRECTORY = 32 * 2**20  # a zip's table of contents has some 80 bytes a tensor

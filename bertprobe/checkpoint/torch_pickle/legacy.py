@@ -11,9 +11,9 @@ from functools import partial
 
 from bertprobe.checkpoint.source import Source
 from bertprobe.checkpoint.tensors import Guard
-from bertprobe.checkpoint.torch_pickle.cures import DAMAGED, RESAVE
-from bertprobe.checkpoint.torch_pickle.machine import MAX_PICKLE, Malformed, Pickle, Value, interpret
+from bertprobe.checkpoint.torch_pickle.hints import DAMAGED, RESAVE
 from bertprobe.checkpoint.torch_pickle.rebuild import Locate, Place, TypedStorage, declared_storages
+from bertprobe.checkpoint.torch_pickle.stack_machine import MAX_PICKLE, Malformed, Pickle, Value, interpret
 from bertprobe.checkpoint.torch_pickle.state_dict import entries
 from bertprobe.errors import CorruptFile, UnsupportedFile, printable
 

@@ -10,12 +10,12 @@ from functools import lru_cache
 
 from bertprobe.checkpoint.source import Source
 from bertprobe.checkpoint.tensors import DTYPES, MAX_DIMENSIONS, Guard, Piece, TensorHeader
-from bertprobe.checkpoint.torch_pickle.cures import READERS_DISAGREE
-from bertprobe.checkpoint.torch_pickle.machine import Call, Dict, Global, Persistent, Value
+from bertprobe.checkpoint.torch_pickle.hints import READERS_DISAGREE
+from bertprobe.checkpoint.torch_pickle.stack_machine import Call, Dict, Global, Persistent, Value
 from bertprobe.errors import CorruptFile, printable, quoted
 
 # Storage class: dtype and bytes of an element. Those whose dtype is not in DTYPES are measured but not read.
-STORAGES = {
+STORAGE_TYPES = {
     "DoubleStorage": ("F64", 8),
     "FloatStorage": ("F32", 4),
     "HalfStorage": ("F16", 2),
@@ -266,9 +266,9 @@ def typed_storage(value: Value) -> TypedStorage:
     if type(key) is not tuple or not 5 <= len(key) <= 6 or key[0] != "storage" or type(key[2]) is not str:
         raise Refused(_blame(value, "its storage is not named as torch does"))
     package, _, name = _path(key[1]).rpartition(".")
-    if package not in ("torch", "torch.cuda", "torch.storage") or name not in STORAGES:
+    if package not in ("torch", "torch.cuda", "torch.storage") or name not in STORAGE_TYPES:
         raise Refused(f"its storage is of the type {name_of(key[1])}, which is not on the list of harmless names")
-    dtype, item = STORAGES[name]
+    dtype, item = STORAGE_TYPES[name]
     (numel,) = _whole_numbers((key[4],))
     first, count = 0, numel
     if len(key) == 6 and key[5] is not None:

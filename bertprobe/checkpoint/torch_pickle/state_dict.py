@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 from bertprobe.checkpoint.source import Source
 from bertprobe.checkpoint.tensors import Index, TensorHeader
-from bertprobe.checkpoint.torch_pickle.cures import READERS_DISAGREE
-from bertprobe.checkpoint.torch_pickle.machine import Call, Dict, Global, Persistent, Pickle, Value
+from bertprobe.checkpoint.torch_pickle.hints import READERS_DISAGREE
 from bertprobe.checkpoint.torch_pickle.rebuild import Locate, changes_values, header, is_scalar, is_tensor, name_of
+from bertprobe.checkpoint.torch_pickle.stack_machine import Call, Dict, Global, Persistent, Pickle, Value
 from bertprobe.errors import BertprobeError, CorruptFile, UnsupportedFile, quoted
 
 MAX_TENSORS = 250_000

@@ -44,8 +44,8 @@ def in_words(data: Page) -> str:
 def module_names(data: Page) -> tuple[str, str]:
     """What the two modules are called in this family's code."""
     row = FAMILIES.get(data["facts"]["family"])
-    if row is not None and row.widening and row.pooler:
-        return row.widening, row.pooler
+    if row is not None and row.up_projection and row.pooler:
+        return row.up_projection, row.pooler
     return "intermediate module", "pooler"
 
 

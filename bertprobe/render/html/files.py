@@ -9,12 +9,12 @@ from typing import Any
 import vl_convert
 
 from bertprobe.errors import printable
+from bertprobe.render.data_formats import finite
 from bertprobe.render.html.charts import DRAWERS
 from bertprobe.render.html.charts.spec import VEGALITE, together
 from bertprobe.render.html.drawing import draw
 from bertprobe.render.html.figures import Figure
 from bertprobe.render.html.theme import resolved
-from bertprobe.render.machine import finite
 from bertprobe.report import Report
 from bertprobe.report.nodes import Page
 

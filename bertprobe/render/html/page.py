@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
+from bertprobe.render.data_formats import finite
 from bertprobe.render.html.charts import DRAWERS
 from bertprobe.render.html.charts.spec import BOTH_WAYS, CONFIG, MAP_STOPS, Panel, without_legends
 from bertprobe.render.html.charts.texts import most, neurons_in_words, short
@@ -16,7 +17,6 @@ from bertprobe.render.html.drawing import draw, module_names, verdicts
 from bertprobe.render.html.figures import FIGURES, Figure
 from bertprobe.render.html.files import bundle
 from bertprobe.render.html.theme import variables
-from bertprobe.render.machine import finite
 from bertprobe.render.markup import Markup, element, joined, table
 from bertprobe.render.words import NOT_GOOD, alike, fact_lines, four_digits, spans, text_of
 from bertprobe.report import Column, Report, View
@@ -247,7 +247,7 @@ def _finding(rows: Sequence[Finding]) -> Markup:
         element("p", severity, " ", element("code", first["rule"]), *where),
         element("p", str(first["message"])),
         *([element("p", f"Likewise {others}.")] if others else []),
-        element("p", f"→ {first['cure']}", class_="soft"),
+        element("p", f"→ {first['hint']}", class_="soft"),
         class_=first["severity"],
     )
 

@@ -18,7 +18,7 @@ from bertprobe.checkpoint import Checkpoint
 from bertprobe.errors import PartMissing, printable
 from bertprobe.report import Report
 from bertprobe.report import facts as facts_of
-from bertprobe.report.explanation.claims import told
+from bertprobe.report.explanation.claims import applicable
 from bertprobe.report.explanation.facts import Facts
 from bertprobe.report.sections import Block, Checked, Section, as_data
 
@@ -44,7 +44,7 @@ def explanation(checkpoint: Checkpoint, anatomy: Anatomy, found: Facts, module: 
         "module": module,
         "language": language,
         "numbers": _plain(found),
-        "claims": {claim.name: claim.holds(found) for claim in told(found, module)},
+        "claims": {claim.name: claim.holds(found) for claim in applicable(found, module)},
         "sections": as_data(sections),
         "findings": [],
         "version": __version__,
@@ -73,7 +73,7 @@ def _sections(facts: Facts, module: str, language: ModuleType) -> Iterator[Secti
 
 
 def _checked(facts: Facts, module: str, language: ModuleType) -> Iterator[Checked]:
-    for claim in told(facts, module):
+    for claim in applicable(facts, module):
         said, shown = language.CLAIMS[claim.name](facts)
         holds = claim.holds(facts)
         word = language.WORDS[ANSWERS[holds]]

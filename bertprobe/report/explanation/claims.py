@@ -25,7 +25,7 @@ class Claim:
 
 
 def activation(facts: Facts) -> str | None:
-    return facts.widening.activation if facts.widening else None
+    return facts.up_projection.activation if facts.up_projection else None
 
 
 def verdict(facts: Facts) -> str | None:
@@ -71,7 +71,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "whole-network",
         "intermediate",
-        lambda f: f.native and f.widening is not None,
+        lambda f: f.native and f.up_projection is not None,
         lambda f: False,
     ),
     Claim(
@@ -83,13 +83,13 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "hidden-states",
         "intermediate",
-        lambda f: f.native and f.widening is not None and f.run is not None,
+        lambda f: f.native and f.up_projection is not None and f.run is not None,
         lambda f: False,
     ),
     Claim(
         "four-times",
         "intermediate",
-        lambda f: f.hidden_size is not None and f.intermediate_size is not None and f.widening is not None,
+        lambda f: f.hidden_size is not None and f.intermediate_size is not None and f.up_projection is not None,
         lambda f: f.intermediate_size == 4 * (f.hidden_size or 0),
     ),
     Claim("always-there", "pooler", lambda f: True, lambda f: f.pooler is not None),
@@ -113,6 +113,6 @@ CLAIMS: tuple[Claim, ...] = (
 )
 
 
-def told(facts: Facts, module: str) -> tuple[Claim, ...]:
+def applicable(facts: Facts, module: str) -> tuple[Claim, ...]:
     """The claims about a module (or `both`) on which this checkpoint has something to say."""
     return tuple(claim for claim in CLAIMS if module in (claim.module, "both") and claim.applies(facts))

@@ -8,7 +8,7 @@ from bertprobe.anatomy.poolers import BY_DESIGN
 from bertprobe.report.explanation import frame
 from bertprobe.report.explanation.claims import activation, verdict
 from bertprobe.report.explanation.facts import Facts, Module, Run
-from bertprobe.report.explanation.frame import act, narrowing_name, pooler_name, real, safe, share, widening_name
+from bertprobe.report.explanation.frame import act, narrowing_name, pooler_name, real, safe, share, up_projection_name
 from bertprobe.report.sections import Block, Grid, Prose, Verbatim
 
 WORDS = {
@@ -86,17 +86,17 @@ def model(facts: Facts, module: str) -> Iterator[Block]:
 
 def place(facts: Facts, module: str) -> Iterator[Block]:
     yield frame.path(facts, WORDS, module)
-    if module in ("intermediate", "both") and facts.widening is not None:
-        yield Prose(_widening_place(facts))
+    if module in ("intermediate", "both") and facts.up_projection is not None:
+        yield Prose(_up_projection_place(facts))
     if module in ("pooler", "both"):
         yield Prose(_pooler_place(facts) if facts.pooler else no_pooler(facts))
 
 
-def _widening_place(facts: Facts) -> str:
-    name = widening_name(facts)
+def _up_projection_place(facts: Facts) -> str:
+    name = up_projection_name(facts)
     if not facts.native:
         return (
-            f"The widening stands in every layer, after attention: a text passes it {plural(facts.called, 'time')}"
+            f"The up-projection stands in every layer, after attention: a text passes it {plural(facts.called, 'time')}"
             f"{', each time through the same weights' if facts.called > facts.layers else ''}. In this family it "
             f"lives in the class `{name}`, and what stands around it is not quite as in BERT."
         )
@@ -134,10 +134,10 @@ def no_pooler(facts: Facts) -> str:
 
 
 def formula(facts: Facts, module: str) -> Iterator[Block]:
-    if module in ("intermediate", "both") and facts.widening is not None:
-        yield Prose(f"`{widening_name(facts)}`, for each token by itself:")
-        yield frame.widening_formula(facts)
-        yield Prose(_about_the_widening(facts))
+    if module in ("intermediate", "both") and facts.up_projection is not None:
+        yield Prose(f"`{up_projection_name(facts)}`, for each token by itself:")
+        yield frame.up_projection_formula(facts)
+        yield Prose(_about_the_up_projection(facts))
     if module in ("pooler", "both") and frame.pools(facts):
         there = "" if facts.pooler else ", if there were one here"
         yield Prose(f"{_the_pooler(facts)}{there}:")
@@ -146,7 +146,7 @@ def formula(facts: Facts, module: str) -> Iterator[Block]:
         yield Prose(f"{first}tanh bends every number into `(−1, 1)`.")
 
 
-def _about_the_widening(facts: Facts) -> str:
+def _about_the_up_projection(facts: Facts) -> str:
     name = activation(facts)
     known = (
         f"The activation is a setting, here `{safe(name)}`."
@@ -164,8 +164,8 @@ def steps(facts: Facts, module: str) -> Iterator[Block]:
     if run is None:
         return
     if module in ("intermediate", "both"):
-        yield Prose(f"`{widening_name(facts)}` of layer 0; the values are those of {_token(run)}:")
-        yield frame.steps(run.widening, WORDS, narrowing_name(facts))
+        yield Prose(f"`{up_projection_name(facts)}` of layer 0; the values are those of {_token(run)}:")
+        yield frame.steps(run.up_projection, WORDS, narrowing_name(facts))
         yield Prose(f"The neuron that answers loudest to it is {run.neuron.unit}:")
         yield frame.neuron_sum(facts, run.neuron)
     if module in ("pooler", "both") and run.pooled is not None:
@@ -185,12 +185,12 @@ def _token(run: Run) -> str:
 def source(facts: Facts, module: str) -> Iterator[Block]:
     library = facts.library
     if module in ("intermediate", "both"):
-        if library.widening is None:
-            yield Prose("The installed transformers has no class of this family's own for the widening.")
+        if library.up_projection is None:
+            yield Prose("The installed transformers has no class of this family's own for the up-projection.")
         else:
-            yield frame.code(facts, library.widening, WORDS)
-            if not library.widening.name.endswith("Intermediate"):
-                yield Prose("This class holds more than the widening: the way back to H is in it, too.")
+            yield frame.code(facts, library.up_projection, WORDS)
+            if not library.up_projection.name.endswith("Intermediate"):
+                yield Prose("This class holds more than the up-projection: the way back to H is in it, too.")
     if module in ("pooler", "both"):
         if library.pooling is not None:
             yield frame.code(facts, library.pooling, WORDS)
@@ -201,7 +201,7 @@ def source(facts: Facts, module: str) -> Iterator[Block]:
 
 
 def comparison(facts: Facts, module: str) -> Iterator[Block]:
-    if facts.widening is None or not frame.pools(facts):
+    if facts.up_projection is None or not frame.pools(facts):
         return
     yield Prose(
         "Alike: each is one dense layer and one activation, has no dropout, residual or LayerNorm of its own, and "
@@ -209,8 +209,8 @@ def comparison(facts: Facts, module: str) -> Iterator[Block]:
         if facts.native
         else "Alike: each is dense layers and an activation, and knows no attention mask."
     )
-    head = ("", widening_name(facts), pooler_name(facts))
-    yield Grid(head, tuple(_rows(facts, facts.widening, facts.pooler)))
+    head = ("", up_projection_name(facts), pooler_name(facts))
+    yield Grid(head, tuple(_rows(facts, facts.up_projection, facts.pooler)))
 
 
 def _rows(facts: Facts, wide: Module, pooler: Module | None) -> Iterator[tuple[str, str, str]]:
@@ -282,8 +282,8 @@ def relu(facts: Facts) -> tuple[str, str]:
 
 
 def _subject(facts: Facts) -> str:
-    name = widening_name(facts)
-    return f"`{name}`" if name.endswith("Intermediate") else "The widening"
+    name = up_projection_name(facts)
+    return f"`{name}`" if name.endswith("Intermediate") else "The up-projection"
 
 
 def tanh_gelu(facts: Facts) -> tuple[str, str]:
@@ -307,7 +307,7 @@ def tanh_gelu(facts: Facts) -> tuple[str, str]:
 def whole_network(facts: Facts) -> tuple[str, str]:
     return f"{_subject(facts)} is the feed-forward network", (
         f"It is its first half, H → I. The second, I → H, is `{narrowing_name(facts)}`, which also adds the residual "
-        f"and normalises. What `{widening_name(facts)}` puts out is bit for bit what `output.dense` takes in."
+        f"and normalises. What `{up_projection_name(facts)}` puts out is bit for bit what `output.dense` takes in."
     )
 
 

@@ -94,7 +94,7 @@ class Run:
     backend: str
     rows_are_tokens: bool
     token: int
-    widening: tuple[Step, ...]
+    up_projection: tuple[Step, ...]
     neuron: Worked
     compared: Compared
     alone: bool | None
@@ -108,11 +108,11 @@ class Run:
 class Facts:
     """What is true of this checkpoint and this text.
 
-    `native` says that the model has BERT's layout, and so BERT's attention, residuals and norms around the two modules;
-    `gated` that the widening is a product of two; `nsp` that its family was pretrained with next-sentence prediction.
-    `called` is how often a text passes a widening. `absence` says why there is no pooler, as a kind and the word that
-    belongs to it; `next_sentence_head` is the tensor of such a head in the same file. `refusal` says why no text was
-    run.
+    `native` says that the model has BERT's layout, and so BERT's attention, residuals and norms around the two
+    modules; `gated` that the up-projection is a product of two; `nsp` that its family was pretrained with
+    next-sentence prediction. `called` is how often a text passes an up-projection. `absence` says why there is no
+    pooler, as a kind and the word that belongs to it; `next_sentence_head` is the tensor of such a head in the same
+    file. `refusal` says why no text was run.
     """
 
     model: str
@@ -125,7 +125,7 @@ class Facts:
     hidden_size: int | None
     intermediate_size: int | None
     parameters: int
-    widening: Module | None
+    up_projection: Module | None
     pooler: Module | None
     absence: tuple[str, str] | None
     saved_by: tuple[str, ...]

@@ -9,8 +9,8 @@ from bertprobe.anatomy.poolers import BY_DESIGN
 from bertprobe.builtin import POCKET
 from bertprobe.errors import command, printable
 from bertprobe.report.explanation.facts import Facts, Module, Pooled, Step, Worked
-from bertprobe.report.explanation.source import Source
-from bertprobe.report.sections import Code, Grid, Path, Stop, Verbatim
+from bertprobe.report.explanation.source import ClassSource
+from bertprobe.report.sections import Code, Diagram, DiagramRow, Grid, Verbatim
 
 Words = Mapping[str, str]
 
@@ -42,13 +42,19 @@ class Shapes:
     def of(cls, facts: Facts) -> Shapes:
         batch, tokens = ("B", "S") if facts.run is None else ("1", str(facts.run.hidden[1]))
         hidden, inner = facts.hidden_size or "H", facts.intermediate_size or "I"
-        rows = tokens if facts.run is None else str(facts.run.widening[0].shape[1])
+        rows = tokens if facts.run is None else str(facts.run.up_projection[0].shape[1])
         return cls(f"({batch}, {tokens}, {hidden})", f"({batch}, {rows}, {inner})", f"({batch}, {hidden})")
 
 
-def widening_name(facts: Facts) -> str:
+def up_projection_name(facts: Facts) -> str:
     """The class that widens, or that holds what widens; in the plain layout BERT's own where it cannot be looked up."""
-    return facts.library.widening.name if facts.library.widening else "BertIntermediate" if facts.native else "FFN"
+    return (
+        facts.library.up_projection.name
+        if facts.library.up_projection
+        else "BertIntermediate"
+        if facts.native
+        else "FFN"
+    )
 
 
 def pooler_name(facts: Facts) -> str:
@@ -56,11 +62,11 @@ def pooler_name(facts: Facts) -> str:
 
 
 def narrowing_name(facts: Facts) -> str:
-    return widening_name(facts).replace("Intermediate", "Output")
+    return up_projection_name(facts).replace("Intermediate", "Output")
 
 
 def layer_name(facts: Facts) -> str:
-    return widening_name(facts).replace("Intermediate", "Layer")
+    return up_projection_name(facts).replace("Intermediate", "Layer")
 
 
 def act(module: Module | None) -> str:
@@ -119,53 +125,53 @@ def text_lines(facts: Facts, words: Words) -> Verbatim:
 # ------------------------------------------------------------------------------------------------ where they stand
 
 
-def path(facts: Facts, words: Words, module: str) -> Path:
+def path(facts: Facts, words: Words, module: str) -> Diagram:
     """The way of the text through the model, the modules in question marked."""
-    return Path((*_entry(facts, words), *_layer(facts, words, module), *_exit(facts, words, module)))
+    return Diagram((*_entry(facts, words), *_layer(facts, words, module), *_exit(facts, words, module)))
 
 
-def _entry(facts: Facts, words: Words) -> Iterator[Stop]:
+def _entry(facts: Facts, words: Words) -> Iterator[DiagramRow]:
     sizes = Shapes.of(facts)
     tokens = "(B, S)" if facts.run is None else shape((1, len(facts.run.tokens)))
-    yield Stop("data", words["token ids"], tokens)
-    yield Stop("down")
-    yield Stop("work", words["embeddings"], sizes.hidden)
-    yield Stop("down")
+    yield DiagramRow("data", words["token ids"], tokens)
+    yield DiagramRow("down")
+    yield DiagramRow("work", words["embeddings"], sizes.hidden)
+    yield DiagramRow("down")
 
 
-def _layer(facts: Facts, words: Words, module: str) -> Iterator[Stop]:
+def _layer(facts: Facts, words: Words, module: str) -> Iterator[DiagramRow]:
     sizes = Shapes.of(facts)
-    name = act(facts.widening)
+    name = act(facts.up_projection)
     does = f"{name}(gate) × up" if facts.gated else f"dense + {name}"
     around = words["add & norm"] if facts.native else ""
-    yield Stop("open", f"{layer_name(facts) if facts.native else words['layer']} × {facts.called}")
-    yield Stop("work", words["attention"] + around, sizes.hidden)
-    inside = widening_name(facts).endswith("Intermediate")
-    title = f"{widening_name(facts)}: {does}" if inside else f"{does}  ({widening_name(facts)})"
-    yield Stop("work", title, sizes.inner, marked=module in ("intermediate", "both"))
+    yield DiagramRow("open", f"{layer_name(facts) if facts.native else words['layer']} × {facts.called}")
+    yield DiagramRow("work", words["attention"] + around, sizes.hidden)
+    inside = up_projection_name(facts).endswith("Intermediate")
+    title = f"{up_projection_name(facts)}: {does}" if inside else f"{does}  ({up_projection_name(facts)})"
+    yield DiagramRow("work", title, sizes.inner, marked=module in ("intermediate", "both"))
     back = f"{narrowing_name(facts)}: dense{around}" if facts.native else words["narrowing"]
-    yield Stop("work", back, sizes.hidden)
-    yield Stop("close")
+    yield DiagramRow("work", back, sizes.hidden)
+    yield DiagramRow("close")
 
 
-def _exit(facts: Facts, words: Words, module: str) -> Iterator[Stop]:
+def _exit(facts: Facts, words: Words, module: str) -> Iterator[DiagramRow]:
     sizes = Shapes.of(facts)
-    yield Stop("data", "last_hidden_state", sizes.hidden)
+    yield DiagramRow("data", "last_hidden_state", sizes.hidden)
     if facts.pooler is None:
         return
-    yield Stop("down", words["first token"], sizes.vector)
+    yield DiagramRow("down", words["first token"], sizes.vector)
     marked = module in ("pooler", "both")
-    yield Stop("work", f"{pooler_name(facts)}: dense + {act(facts.pooler)}", sizes.vector, marked=marked)
-    yield Stop("down")
-    yield Stop("data", "pooler_output", sizes.vector)
+    yield DiagramRow("work", f"{pooler_name(facts)}: dense + {act(facts.pooler)}", sizes.vector, marked=marked)
+    yield DiagramRow("down")
+    yield DiagramRow("data", "pooler_output", sizes.vector)
 
 
 # ------------------------------------------------------------------------------------------------ formulas
 
 
-def widening_formula(facts: Facts) -> Verbatim:
+def up_projection_formula(facts: Facts) -> Verbatim:
     sizes = Shapes.of(facts)
-    module, name = facts.widening, act(facts.widening)
+    module, name = facts.up_projection, act(facts.up_projection)
     bias = " + b" if module is None or module.biased else ""
     rows, columns = facts.intermediate_size or "I", facts.hidden_size or "H"
     first = f"a = {name}(x · Wᵀ{bias})"
@@ -206,7 +212,7 @@ def _values(row: Step) -> str:
 
 def neuron_sum(facts: Facts, worked: Worked) -> Verbatim:
     """One activation worked out: w·x + b, then the activation; of a gated pair the product."""
-    name = act(facts.widening)
+    name = act(facts.up_projection)
     if facts.gated:
         gate = worked.after / worked.before if worked.before else 0.0
         return Verbatim((f"{name}(gate) × up = {real(gate)} × {real(worked.before)} = {real(worked.after)}",))
@@ -238,7 +244,7 @@ def unknown(facts: Facts) -> int:
     return 0 if facts.run is None else sum(token in UNKNOWN for token in facts.run.tokens)
 
 
-def code(facts: Facts, source: Source, words: Words) -> Code:
+def code(facts: Facts, source: ClassSource, words: Words) -> Code:
     caption = words["source"].format(facts.library.version or "?", source.file, source.line)
     return Code(caption, source.code.rstrip("\n"), source.line)
 
@@ -279,7 +285,7 @@ def commands(facts: Facts, module: str) -> tuple[str, ...]:
     """What to type next; none that this checkpoint would refuse."""
     model = "" if facts.model == POCKET else f" {command('-m', facts.model)}"
     found = []
-    if module in ("intermediate", "both") and facts.widening is not None:
+    if module in ("intermediate", "both") and facts.up_projection is not None:
         found += [f'bertprobe activations "some text"{model} --layers 0 --tokens'] if facts.run else []
     if module in ("pooler", "both") and facts.pooler is not None:
         found += [f'bertprobe pool "some text" "another"{model}'] if facts.run else []

@@ -13,7 +13,7 @@ from bertprobe.anatomy.families import Family
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ClassSource:
     """A class as the installed transformers has it: its `file` in the package, its first `line`, its `code`.
 
     `takes` are the arguments of its `forward`.
@@ -34,8 +34,8 @@ class Library:
     """
 
     version: str | None
-    widening: Source | None
-    pooling: Source | None
+    up_projection: ClassSource | None
+    pooling: ClassSource | None
     with_pooler: tuple[str, ...]
     without_pooler: tuple[str, ...]
 
@@ -54,12 +54,12 @@ def read_library(family: Family) -> Library:
     found = {
         role: _source(path, text, classes.get(_named(classes, named, ending)))
         for role, named, ending in (
-            ("widening", family.widening, "Intermediate"),
+            ("up_projection", family.up_projection, "Intermediate"),
             ("pooling", family.pooler, "Pooler"),
         )
     }
     having, lacking = _models(classes)
-    return Library(installed, found["widening"], found["pooling"], having, lacking)
+    return Library(installed, found["up_projection"], found["pooling"], having, lacking)
 
 
 def _modeling_file(family: Family) -> Path | None:
@@ -80,13 +80,13 @@ def _named(classes: Mapping[str, ast.ClassDef], name: str | None, ending: str) -
     return found[0] if len(found) == 1 else ""
 
 
-def _source(path: Path, text: str, node: ast.ClassDef | None) -> Source | None:
+def _source(path: Path, text: str, node: ast.ClassDef | None) -> ClassSource | None:
     if node is None:
         return None
     first = min((line.lineno for line in node.decorator_list), default=node.lineno)
     lines = text.splitlines(keepends=True)[first - 1 : node.end_lineno]
     forward = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "forward"), None)
-    return Source(node.name, "/".join(path.parts[-3:]), first, "".join(lines), _takes(forward))
+    return ClassSource(node.name, "/".join(path.parts[-3:]), first, "".join(lines), _takes(forward))
 
 
 def _takes(function: ast.FunctionDef | None) -> tuple[str, ...]:

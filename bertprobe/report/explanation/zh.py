@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from bertprobe.report.explanation import frame
 from bertprobe.report.explanation.claims import activation, verdict
 from bertprobe.report.explanation.facts import Facts, Module, Run
-from bertprobe.report.explanation.frame import act, narrowing_name, pooler_name, real, safe, share, widening_name
+from bertprobe.report.explanation.frame import act, narrowing_name, pooler_name, real, safe, share, up_projection_name
 from bertprobe.report.sections import Block, Grid, Prose, Verbatim
 
 WORDS = {
@@ -91,14 +91,14 @@ def model(facts: Facts, module: str) -> Iterator[Block]:
 
 def place(facts: Facts, module: str) -> Iterator[Block]:
     yield frame.path(facts, WORDS, module)
-    if module in ("intermediate", "both") and facts.widening is not None:
-        yield Prose(_widening_place(facts))
+    if module in ("intermediate", "both") and facts.up_projection is not None:
+        yield Prose(_up_projection_place(facts))
     if module in ("pooler", "both"):
         yield Prose(_pooler_place(facts) if facts.pooler else no_pooler(facts))
 
 
-def _widening_place(facts: Facts) -> str:
-    name = widening_name(facts)
+def _up_projection_place(facts: Facts) -> str:
+    name = up_projection_name(facts)
     if not facts.native:
         return (
             f"升维在每层的注意力之后，一条文本要经过 {facts.called:,} 次"
@@ -141,10 +141,10 @@ def no_pooler(facts: Facts) -> str:
 
 
 def formula(facts: Facts, module: str) -> Iterator[Block]:
-    if module in ("intermediate", "both") and facts.widening is not None:
-        yield Prose(f"`{widening_name(facts)}`，每个 token 各算各的：")
-        yield frame.widening_formula(facts)
-        yield Prose(_about_the_widening(facts))
+    if module in ("intermediate", "both") and facts.up_projection is not None:
+        yield Prose(f"`{up_projection_name(facts)}`，每个 token 各算各的：")
+        yield frame.up_projection_formula(facts)
+        yield Prose(_about_the_up_projection(facts))
     if module in ("pooler", "both") and frame.pools(facts):
         there = "" if facts.pooler else "（假如这里有的话）"
         yield Prose(f"{_the_pooler(facts)}{there}：")
@@ -153,7 +153,7 @@ def formula(facts: Facts, module: str) -> Iterator[Block]:
         yield Prose(f"{first}tanh 把每一维都压进 `(−1, 1)`。")
 
 
-def _about_the_widening(facts: Facts) -> str:
+def _about_the_up_projection(facts: Facts) -> str:
     name = activation(facts)
     known = f"激活函数由配置决定，这里是 `{safe(name)}`。" if name else "配置没有写明激活函数，暂以 `act` 代替。"
     if facts.gated:
@@ -166,8 +166,8 @@ def steps(facts: Facts, module: str) -> Iterator[Block]:
     if run is None:
         return
     if module in ("intermediate", "both"):
-        yield Prose(f"第 0 层的 `{widening_name(facts)}`，数值取自{_token(run)}：")
-        yield frame.steps(run.widening, WORDS, narrowing_name(facts))
+        yield Prose(f"第 0 层的 `{up_projection_name(facts)}`，数值取自{_token(run)}：")
+        yield frame.steps(run.up_projection, WORDS, narrowing_name(facts))
         yield Prose(f"对它响应最强的是神经元 {run.neuron.unit}：")
         yield frame.neuron_sum(facts, run.neuron)
     if module in ("pooler", "both") and run.pooled is not None:
@@ -187,11 +187,11 @@ def _token(run: Run) -> str:
 def source(facts: Facts, module: str) -> Iterator[Block]:
     library = facts.library
     if module in ("intermediate", "both"):
-        if library.widening is None:
+        if library.up_projection is None:
             yield Prose("在已安装的 transformers 里，这个家族的升维没有单独的类。")
         else:
-            yield frame.code(facts, library.widening, WORDS)
-            if not library.widening.name.endswith("Intermediate"):
+            yield frame.code(facts, library.up_projection, WORDS)
+            if not library.up_projection.name.endswith("Intermediate"):
                 yield Prose("这个类不只是升维，降回 H 维也在里面。")
     if module in ("pooler", "both"):
         if library.pooling is not None:
@@ -203,15 +203,15 @@ def source(facts: Facts, module: str) -> Iterator[Block]:
 
 
 def comparison(facts: Facts, module: str) -> Iterator[Block]:
-    if facts.widening is None or not frame.pools(facts):
+    if facts.up_projection is None or not frame.pools(facts):
         return
     yield Prose(
         "相同之处：都是一个全连接层加一个激活函数，自身没有 dropout、残差和 LayerNorm，也都不看 attention mask。"
         if facts.native
         else "相同之处：都是全连接层加激活函数，也都不看 attention mask。"
     )
-    head = ("", widening_name(facts), pooler_name(facts))
-    yield Grid(head, tuple(_rows(facts, facts.widening, facts.pooler)))
+    head = ("", up_projection_name(facts), pooler_name(facts))
+    yield Grid(head, tuple(_rows(facts, facts.up_projection, facts.pooler)))
 
 
 def _rows(facts: Facts, wide: Module, pooler: Module | None) -> Iterator[tuple[str, str, str]]:
@@ -273,7 +273,7 @@ SECTIONS: Mapping[str, Callable[[Facts, str], Iterator[Block]]] = {
 
 
 def _subject(facts: Facts) -> str:
-    name = widening_name(facts)
+    name = up_projection_name(facts)
     return f"`{name}` " if name.endswith("Intermediate") else "升维这一步"
 
 
@@ -307,7 +307,7 @@ def tanh_gelu(facts: Facts) -> tuple[str, str]:
 def whole_network(facts: Facts) -> tuple[str, str]:
     return f"{_subject(facts)}就是前馈网络（FFN）", (
         f"它只是前一半，H → I。后一半 I → H 是 `{narrowing_name(facts)}`，残差和 LayerNorm 也在那里。"
-        f"`{widening_name(facts)}` 的输出和 `output.dense` 的输入逐比特一致。"
+        f"`{up_projection_name(facts)}` 的输出和 `output.dense` 的输入逐比特一致。"
     )
 
 

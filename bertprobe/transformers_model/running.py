@@ -14,8 +14,8 @@ from bertprobe.anatomy import Anatomy
 from bertprobe.backends import Activation
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.errors import UnsupportedFile
-from bertprobe.reference.door import opened, shut
-from bertprobe.reference.manners import borrowed, refused
+from bertprobe.transformers_model.door import opened, shut
+from bertprobe.transformers_model.manners import borrowed, refused
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -56,7 +56,7 @@ OnRecord = Callable[[Record], None]
 
 
 @dataclass(frozen=True)
-class Dense:
+class DenseSite:
     """Where a part's dense layer is in the model: its module's path, and its features of a fused output."""
 
     part: str
@@ -68,9 +68,9 @@ class Dense:
 class Block:
     """A feed-forward block: what widens, the path of what narrows again, and in gated families what is activated."""
 
-    up: Dense
+    up: DenseSite
     down: str
-    gate: Dense | None = None
+    gate: DenseSite | None = None
     activation: Activation | None = None
 
 

@@ -62,7 +62,7 @@ def write_github(report: Report, out: TextIO) -> None:
     for finding in report.findings:
         where = f" ({finding.part})" if finding.part else ""
         title = _property(printable(f"{finding.rule}{where}"))
-        text = f"{model}: {printable(finding.message)}\n→ {printable(finding.cure)}"
+        text = f"{model}: {printable(finding.message)}\n→ {printable(finding.hint)}"
         out.write(f"::{_COMMANDS[finding.severity]} title={title}::{_data(text)}\n")
     if not report.findings:
         # Not at the start of the line: a model called ::error:: must not become a command.

@@ -18,8 +18,8 @@ from bertprobe.anatomy.families import FAMILIES, GENERIC
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.checkpoint.folder import Folder, check_small
 from bertprobe.errors import NotFound, UnsupportedFile, printable, quoted
-from bertprobe.reference.token_settings import added_tokens, special_tokens, token_settings
 from bertprobe.tokens.settings import read_optional
+from bertprobe.transformers_model.token_settings import added_tokens, special_tokens, token_settings
 
 # Tokenizers of transformers that text encoders come with.
 CLASSES = frozenset(

@@ -21,7 +21,7 @@ from bertprobe.cli.options import (
     Truncate,
     Weights,
 )
-from bertprobe.cli.weights import one_thread_per_product
+from bertprobe.cli.weights import limit_blas_threads
 from bertprobe.errors import OutputError, printable
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _measured(checkpoint: Checkpoint) -> Evidence:
     from bertprobe.verdicts import Evidence
 
     anatomy = find_parts(checkpoint)
-    one_thread_per_product()
+    limit_blas_threads()
     with progress(bytes_to_measure(anatomy.parts), "reading weights") as advance:
         numbers = measure_parts(anatomy.parts, spectrum=True, bins=True, progress=advance)
     return Evidence(checkpoint, anatomy, numbers)

@@ -9,7 +9,7 @@ import typer
 from bertprobe.cli.model import resolve_model
 from bertprobe.cli.options import Json, Printer, Root, Subfolder, Truncate, Weights, WordsFormat
 from bertprobe.cli.text import ModelOption
-from bertprobe.cli.weights import one_thread_per_product
+from bertprobe.cli.weights import limit_blas_threads
 
 Explained = Literal["intermediate", "pooler", "both"]
 
@@ -44,7 +44,7 @@ def explain(
     checkpoint = open_checkpoint(resolve_model(model), subfolder=subfolder, weights=weights, root=root, download=True)
     anatomy = find_parts(checkpoint)
     check_module(checkpoint, anatomy, module)
-    one_thread_per_product()
+    limit_blas_threads()
     measured = Evidence(checkpoint, anatomy, measure_parts(anatomy.parts))
     found = gather(measured, TEXT if text is None else text, truncate=truncate)
     report = explanation(checkpoint, anatomy, found, module, lang)

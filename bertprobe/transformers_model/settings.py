@@ -14,8 +14,8 @@ from bertprobe.anatomy.families import FAMILIES
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.checkpoint.config import check_faults
 from bertprobe.errors import PartMissing, UnsupportedFile, printable, quoted
-from bertprobe.reference.allowed import ALLOWED, COUNTS, NEEDLESS, NO_SIZES, PLAIN, WITHIN
-from bertprobe.reference.manners import borrowed, refused
+from bertprobe.transformers_model.allowed import ALLOWED, COUNTS, NEEDLESS, NO_SIZES, PLAIN, WITHIN
+from bertprobe.transformers_model.manners import borrowed, refused
 
 # Bounds that no encoder comes near.
 MOST_LAYERS = 2_000

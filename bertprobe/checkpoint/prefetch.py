@@ -30,13 +30,13 @@ class Range(Protocol):
 R = TypeVar("R", bound=Range)
 
 
-def fetched(ranges: Sequence[R], memory: Memory | None = None) -> Iterator[tuple[R, memoryview]]:
+def prefetch(ranges: Sequence[R], memory: Memory | None = None) -> Iterator[tuple[R, memoryview]]:
     """Each range with its bytes, in the order given; as many at a time as their source serves side by side.
 
     What is read one at a time is read into `memory`, where some is given.
     """
-    at_once = max((wanted.source.at_once for wanted in ranges), default=1)
-    if at_once == 1:
+    max_parallel = max((wanted.source.max_parallel for wanted in ranges), default=1)
+    if max_parallel == 1:
         for wanted in ranges:
             yield wanted, wanted.source.load(wanted.start, wanted.stop, memory)
         return
@@ -44,14 +44,14 @@ def fetched(ranges: Sequence[R], memory: Memory | None = None) -> Iterator[tuple
 
     # Not an executor: when a run fails or is interrupted, nobody should wait for what is still on its way.
     queue: SimpleQueue[tuple[Future[memoryview], R] | None] = SimpleQueue()
-    workers = [Thread(target=_work, args=(queue,), daemon=True) for _ in range(min(at_once, len(ranges)))]
+    workers = [Thread(target=_work, args=(queue,), daemon=True) for _ in range(min(max_parallel, len(ranges)))]
     for worker in workers:
         worker.start()
     asked: deque[tuple[R, Future[memoryview]]] = deque()
     in_flight = 0
     try:
         for wanted in ranges:
-            while asked and (len(asked) >= at_once or in_flight + wanted.stop - wanted.start > IN_FLIGHT):
+            while asked and (len(asked) >= max_parallel or in_flight + wanted.stop - wanted.start > IN_FLIGHT):
                 done, future = asked.popleft()
                 in_flight -= done.stop - done.start
                 yield done, future.result()

@@ -30,5 +30,5 @@ def class_of(anatomy: Anatomy, config: Any) -> Any:
 def wrapped_prefix(anatomy: Anatomy) -> str:
     """What stands before the encoder's names in the class that it is wrapped in, empty for one that stands alone."""
     prefixes = [prefix for prefix, _ in anatomy.row.wrapped]
-    prefix = anatomy.prefix[len(anatomy.hiding) :]
+    prefix = anatomy.prefix[len(anatomy.unknown_prefix) :]
     return prefix if prefix in prefixes else next(iter(prefixes), "")

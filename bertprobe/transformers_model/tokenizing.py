@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.checkpoint.folder import Folder
 from bertprobe.errors import BertprobeError, NotFound, printable
-from bertprobe.reference.door import shut
-from bertprobe.reference.manners import borrowed, refused
-from bertprobe.reference.staging import class_name, staged
+from bertprobe.transformers_model.door import shut
+from bertprobe.transformers_model.manners import borrowed, refused
+from bertprobe.transformers_model.staging import class_name, staged
 
 if TYPE_CHECKING:
     from bertprobe.tokens import Encoded, Text

@@ -23,14 +23,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
-from bertprobe import reference
+from bertprobe import transformers_model
 from bertprobe.anatomy import find_parts
 from bertprobe.anatomy.families import FAMILIES
 from bertprobe.anatomy.layouts import LAYOUTS
 from bertprobe.backends import TorchBackend
 from bertprobe.checkpoint import open_checkpoint
 from bertprobe.errors import BertprobeError, NotFound, PartMissing, UnsupportedFile
-from bertprobe.reference import (
+from bertprobe.run.engines import UNBOUNDED, TransformersEngine
+from bertprobe.transformers_model import (
     SEED,
     Hidden,
     Record,
@@ -38,7 +39,6 @@ from bertprobe.reference import (
     load_reference,
     tokenizer,
 )
-from bertprobe.run.engines import UNBOUNDED, TransformersEngine
 
 LENGTH = 33  # no multiple of any window or chunk, and enough for CANINE, which takes characters by fours
 POSITIONS = {"canine", "funnel", "bart"}
@@ -510,7 +510,7 @@ def test_every_single_tensor_of_a_bert_is_needed(tmp_path: Path) -> None:
 def test_a_weight_that_is_not_the_stored_one_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if transformers had put the halves of a fused matrix the wrong way round."""
     zoo.save("gte", tmp_path)
-    build = reference._build
+    build = transformers_model._build
 
     def spoiled(*given: Any) -> Any:
         model, missing = build(*given)
@@ -518,7 +518,7 @@ def test_a_weight_that_is_not_the_stored_one_is_found_out(tmp_path: Path, monkey
         mlp.up_proj.weight, mlp.gate_proj.weight = mlp.gate_proj.weight, mlp.up_proj.weight
         return model, missing
 
-    monkeypatch.setattr(reference, "_build", spoiled)
+    monkeypatch.setattr(transformers_model, "_build", spoiled)
     with pytest.raises(UnsupportedFile, match=r"does not load gate\.1 as it is stored"):
         opened(tmp_path)
 
@@ -729,7 +729,7 @@ def test_the_network_is_never_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_importing_the_room_loads_neither_torch_nor_transformers() -> None:
-    code = "import sys, bertprobe.reference; print({'torch', 'transformers', 'numpy'} & set(sys.modules))"
+    code = "import sys, bertprobe.transformers_model; print({'torch', 'transformers', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

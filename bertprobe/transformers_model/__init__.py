@@ -23,12 +23,12 @@ from bertprobe.anatomy.naming import whole
 from bertprobe.backends import TorchBackend
 from bertprobe.checkpoint import DTYPES, Checkpoint, Piece, TensorHeader, check_readable, read_tensors
 from bertprobe.errors import BertprobeError, PartMissing, UnsupportedFile, printable
-from bertprobe.reference.door import shut
-from bertprobe.reference.kinds import class_of, wrapped_prefix
-from bertprobe.reference.manners import SEED, borrowed, refused
-from bertprobe.reference.running import Block, Dense, Hidden, OnRecord, Record, Reference
-from bertprobe.reference.settings import config_of, settings_of
-from bertprobe.reference.tokenizing import TransformersTokenizer, tokenizer
+from bertprobe.transformers_model.door import shut
+from bertprobe.transformers_model.kinds import class_of, wrapped_prefix
+from bertprobe.transformers_model.manners import SEED, borrowed, refused
+from bertprobe.transformers_model.running import Block, DenseSite, Hidden, OnRecord, Record, Reference
+from bertprobe.transformers_model.settings import config_of, settings_of
+from bertprobe.transformers_model.tokenizing import TransformersTokenizer, tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -238,9 +238,9 @@ def _blocks(modelled: Anatomy, backend: TorchBackend) -> Iterator[Block]:
         yield block
 
 
-def _dense(part: Part) -> Dense:
+def _dense(part: Part) -> DenseSite:
     name = part.weight_name
-    return Dense(part.label, part.tensors[name].name.removesuffix(".weight"), whole(name)[1])
+    return DenseSite(part.label, part.tensors[name].name.removesuffix(".weight"), whole(name)[1])
 
 
 def _classifiers_pool(
