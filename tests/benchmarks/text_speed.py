@@ -1,13 +1,16 @@
 """`bertprobe pool` and `activations` against what people use instead, side by side.
 
-    python tests/benchmarks/text_speed.py [cold] [corpus] [memory] [--rounds 5] [--paragraphs 2000] [--books FOLDER]
+    python tests/benchmarks/text_speed.py [cold] [corpus] [busy] [memory]
+        [--rounds 5] [--paragraphs 2000] [--books FOLDER] [--openvino]
 
 `cold` compares whole processes on a sentence and on a paragraph: a script with AutoModel and AutoTokenizer against
 bertprobe. `corpus` compares, in one process, the pooled output of paragraphs by a plain transformers loop, by
 sentence-transformers and by the packed encoder, and running statistics of all activations with transformers and hooks;
 the rate of floating-point operations stands beside that of the bare matrix products of a layer. All cut texts at 512
-tokens. Contestants take turns; ratios are medians. `memory` is the peak against the number of
-texts and the token budget.
+tokens. Contestants take turns; ratios are medians. `busy` runs a corpus on an idle machine and with one of its cores
+kept busy by something else, in turn: by workers of one thread each, by all threads together, and by others; --openvino
+(extra `bench`) adds OpenVINO there and in `corpus`. `memory` is the peak against the number of texts and the tokens of
+a batch.
 """
 
 from __future__ import annotations
@@ -171,6 +174,42 @@ def hooked(model: Path) -> Callable[[list[str]], Any]:
     return run
 
 
+def openvino(model: Path) -> Callable[[list[str]], Any]:
+    """The model converted by OpenVINO, float32, in batches of 32 sorted by length, as many at a time as it likes."""
+    import numpy as np
+    import openvino as ov
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    given = dict(tokenizer(["a text", "another one"], padding=True, return_tensors="pt"))
+    with torch.no_grad():
+        converted = ov.convert_model(AutoModel.from_pretrained(model).eval(), example_input=given)
+    options = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = ov.compile_model(converted, "CPU", options)
+
+    def run(texts: list[str]) -> Any:
+        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+        found: list[Any] = [None] * len(texts)
+
+        def take(request: Any, places: list[int]) -> None:
+            for place, row in zip(places, request.get_output_tensor(1).data, strict=True):
+                found[place] = np.array(row)
+
+        queue = ov.AsyncInferQueue(compiled)
+        queue.set_callback(take)
+        for start in range(0, len(order), 32):
+            places = order[start : start + 32]
+            batch = tokenizer(
+                [texts[i] for i in places], padding=True, truncation=True, max_length=512, return_tensors="np"
+            )
+            queue.start_async(dict(batch), places)
+        queue.wait_all()
+        return np.stack(found)
+
+    return run
+
+
 class Packed:
     """bertprobe over a corpus; keeps the seconds that the encoder took, and the operations it executed."""
 
@@ -245,7 +284,7 @@ LOOP, SENTENCES, HOOKS = "transformers loop, batches of 32", "sentence-transform
 FORWARD, STATISTICS = "packed, all layers, no taps", "packed, all layers, statistics"
 
 
-def corpus(models: dict[str, Path], rounds: int, texts: list[str], bfloat16: bool) -> None:
+def corpus(models: dict[str, Path], rounds: int, texts: list[str], bfloat16: bool, with_openvino: bool) -> None:
     import torch
 
     versions = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
@@ -264,6 +303,9 @@ def corpus(models: dict[str, Path], rounds: int, texts: list[str], bfloat16: boo
             LOOP: loop_of_transformers(model),
             SENTENCES: sentence_transformers(model),
             HOOKS: hooked(model),
+            "pool, oneDNN float32, workers": by_workers(model, "onednn"),
+            "pool, torch float32, workers": by_workers(model, "torch"),
+            **({"OpenVINO, throughput": openvino(model)} if with_openvino else {}),
             **ours,
         }
         first = next(iter(ours.values())).runner
@@ -296,6 +338,86 @@ def corpus(models: dict[str, Path], rounds: int, texts: list[str], bfloat16: boo
             print(f"| {name} | | | | | | {statistics.median(product.rates):.0f} |", flush=True)
 
 
+# ------------------------------------------------------------------------------------------------ a busy machine
+
+
+def by_workers(model: Path, backend: str) -> Callable[[list[str]], Any]:
+    """As `pool` runs a corpus: a batch to each thread."""
+    import bertprobe
+    from bertprobe.run import Compute, Vectors, open_runner, run_texts
+
+    opened = bertprobe.open(model)
+    runner = open_runner(opened.checkpoint, opened.anatomy, Compute(backend=backend))
+
+    def run(texts: list[str]) -> Any:
+        vectors = Vectors("pooled")
+        run_texts(runner, texts, vectors, truncate=True)
+        return vectors.array
+
+    return run
+
+
+def by_all_threads(model: Path, backend: str) -> Callable[[list[str]], Any]:
+    """One batch at a time, each operation split over all threads."""
+    import bertprobe
+    from bertprobe.run import Compute, Vectors, open_runner, run_batch
+
+    opened = bertprobe.open(model)
+    runner = open_runner(opened.checkpoint, opened.anatomy, Compute(backend=backend))
+
+    def run(texts: list[str]) -> Any:
+        vectors = Vectors("pooled")
+        for batch in runner.batches(texts, truncate=True):
+            run_batch(runner, batch, vectors)
+        return vectors.array
+
+    return run
+
+
+def busy(models: dict[str, Path], rounds: int, texts: list[str], with_openvino: bool) -> None:
+    """A corpus with all cores to itself, and with one of them kept busy by a loop of another process."""
+    import numpy as np
+
+    print(f"\n{len(texts)} paragraphs, {sum(map(len, texts)):,} characters, {os.cpu_count()} cores")
+    for label, model in models.items():
+        contestants: dict[str, Callable[[list[str]], Any]] = {}
+        for backend in ("onednn", "torch", "numpy"):
+            contestants[f"{backend}, workers of one thread"] = by_workers(model, backend)
+            contestants[f"{backend}, all threads together"] = by_all_threads(model, backend)
+        contestants[SENTENCES] = sentence_transformers(model)
+        if with_openvino:
+            contestants["OpenVINO, throughput"] = openvino(model)
+        idle: dict[str, list[float]] = {name: [] for name in contestants}
+        shared: dict[str, list[float]] = {name: [] for name in contestants}
+        first, *others = (run(texts[:64]) for name, run in contestants.items() if name != SENTENCES)
+        print("largest difference between them", max(float(np.abs(first - other).max()) for other in others))
+        for _ in range(rounds):
+            for name, run in contestants.items():
+                for times in (idle, shared):
+                    loop = [sys.executable, "-c", "while True: pass"]
+                    other = subprocess.Popen(loop) if times is shared else None
+                    try:
+                        start = time.perf_counter()
+                        run(texts)
+                        times[name].append(time.perf_counter() - start)
+                    finally:
+                        if other is not None:
+                            other.kill()
+                            other.wait()
+        best = idle["onednn, workers of one thread"]
+        print(f"\n| {label} | idle, s | ÷ the first | one core busy, s (median, max) | busy ÷ idle (median, max) |")
+        print("|---|---:|---:|---:|---:|")
+        for name in contestants:
+            ratios = [b / a for a, b in zip(idle[name], shared[name], strict=True)]
+            against = statistics.median(a / b for a, b in zip(idle[name], best, strict=True))
+            print(
+                f"| {name} | {statistics.median(idle[name]):.2f} | {against:.2f} | "
+                f"{statistics.median(shared[name]):.2f}, {max(shared[name]):.2f} | "
+                f"{statistics.median(ratios):.2f}, {max(ratios):.2f} |",
+                flush=True,
+            )
+
+
 # ------------------------------------------------------------------------------------------------ memory
 
 
@@ -324,12 +446,13 @@ def memory(model: Path, books: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=["cold", "corpus", "memory", []])
+    parser.add_argument("what", nargs="*", choices=["cold", "corpus", "busy", "memory", []])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--paragraphs", type=int, default=2000)
     parser.add_argument("--longest", type=int, default=2000, help="characters of a paragraph")
     parser.add_argument("--model", action="append", choices=["minilm", "base"], help="minilm unless said")
     parser.add_argument("--bfloat16", action="store_true")
+    parser.add_argument("--openvino", action="store_true")
     parser.add_argument("--books", type=Path, default=Path(__file__).resolve().parents[3] / "shared" / "data" / "books")
     options = parser.parse_args()
     print(json.dumps({"processors": os.cpu_count(), "python": sys.version.split()[0]}))
@@ -343,8 +466,11 @@ def main() -> None:
         if not options.what or "cold" in options.what:
             cold(models, options.rounds, options.books)
         if not options.what or "corpus" in options.what:
-            corpus(
-                models, options.rounds, paragraphs(options.paragraphs, options.books, options.longest), options.bfloat16
+            texts = paragraphs(options.paragraphs, options.books, options.longest)
+            corpus(models, options.rounds, texts, options.bfloat16, options.openvino)
+        if not options.what or "busy" in options.what:
+            busy(
+                models, options.rounds, paragraphs(options.paragraphs, options.books, options.longest), options.openvino
             )
         if not options.what or "memory" in options.what:
             memory(minilm(), options.books)
