@@ -132,3 +132,17 @@ def test_the_text_encoder_of_several_runs_by_its_own_settings(name: str, within:
         hidden = model.get_submodule(within)(input_ids=torch.tensor([ids])).last_hidden_state
     mean = json.loads(ran.out)["texts"][0]["mean"]["values"]
     assert mean == pytest.approx(hidden[0].mean(0).tolist(), abs=1e-5)
+
+
+def test_of_two_encoders_side_by_side_the_other_is_named(tmp_path: Path, run: Run) -> None:
+    config = t.BertConfig(**TEXT)
+    state = t.BertModel(config).state_dict()
+    both = {f"{tower}.{name}": values for tower in ("query", "passage") for name, values in state.items()}
+    torch.save(both, tmp_path / "pytorch_model.bin")
+    config.save_pretrained(tmp_path)
+    data = json.loads(run(["inspect", tmp_path, "--json"]).out)
+    assert "it holds several encoders: query is read; choose passage with --root" in data["facts"]["notes"]
+    (hidden,) = (finding for finding in data["findings"] if finding["rule"] == "prefix-not-stripped")
+    assert hidden["message"].startswith("every name of the encoder that is read begins with 'query.'")
+    chosen = json.loads(run(["inspect", tmp_path, "--root", "passage", "--json"]).out)
+    assert not any("several encoders" in note for note in chosen["facts"]["notes"])

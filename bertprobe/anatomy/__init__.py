@@ -79,6 +79,7 @@ class Anatomy:
     names of the encoder (dotted, also where the file has slashes) and `hiding` the leading part of it that transformers
     would not take off; `settings` are the encoder's own, which a config of several encoders has one level down;
     `duplicates` are canonical names with the stored names that claim them, the one in use first;
+    `others` are the prefixes of encoders as deep as this one, where no config names each;
     `spelling` is the library whose spelling the file has, empty for PyTorch's; `wrapping` is a word that a training
     tool put into the middle of names, empty where there is none.
     """
@@ -92,6 +93,7 @@ class Anatomy:
     tensors: Mapping[str, TensorHeader]
     settings: Mapping[str, Any]
     duplicates: Mapping[str, tuple[str, ...]]
+    others: tuple[str, ...] = ()
     spelling: str = ""
     wrapping: str = ""
 
@@ -156,6 +158,7 @@ def find_parts(checkpoint: Checkpoint) -> Anatomy:
         tensors=tensors,
         settings=config,
         duplicates=duplicates,
+        others=() if towers or not layout.canonical else naming.others,
         spelling=dialect.library if dialect else "",
         wrapping=wrapping,
     )

@@ -167,7 +167,10 @@ class Naming:
                 if match := pattern.fullmatch(name):
                     counts[match["prefix"]] = counts.get(match["prefix"], 0) + 1
                     break
-        return max(counts, key=lambda prefix: (not _OTHER_TOWERS.search(prefix), counts[prefix]), default="")
+        main = max(counts, key=lambda prefix: (not _OTHER_TOWERS.search(prefix), counts[prefix]), default="")
+        # A classifier's pooler or a second stream of layers is none: as many parts make another encoder.
+        self.others = tuple(other for other in counts if other != main and counts[other] == counts[main])
+        return main
 
     def _unknown_prefix(self, prefix: str) -> str:
         """The leading part of a prefix that transformers would not take off, empty if it would load the names."""

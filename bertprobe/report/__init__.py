@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bertprobe._version import __version__
 from bertprobe.anatomy import Anatomy, kind_of
 from bertprobe.checkpoint import DTYPES, Checkpoint
+from bertprobe.errors import printable, shortened
 from bertprobe.shown import ReprMixin
 from bertprobe.verdicts import Finding
 
@@ -115,12 +116,28 @@ def facts(checkpoint: Checkpoint, anatomy: Anatomy) -> Facts:
         "files": [{"name": file.name, "bytes": file.size} for file in checkpoint.files],
         "bytes_read": checkpoint.bytes_read,
         "bytes_total": checkpoint.bytes_total,
-        "notes": [*checkpoint.notes, *_doubt(checkpoint, anatomy), *_shared(anatomy), *_first_five(unread)],
+        "notes": [
+            *checkpoint.notes,
+            *_doubt(checkpoint, anatomy),
+            *_shared(anatomy),
+            *_twins(anatomy),
+            *_first_five(unread),
+        ],
     }
 
 
 def _first_five(lines: Sequence[str]) -> list[str]:
     return [*lines[:5], *([f"and {len(lines) - 5} more"] if len(lines) > 5 else [])]
+
+
+def _twins(anatomy: Anatomy) -> list[str]:
+    """A note where a file holds several encoders side by side, of which one is read."""
+    if not anatomy.others:
+        return []
+    read, *others = (printable(prefix.rstrip(".")) for prefix in (anatomy.prefix, *anatomy.others))
+    return [
+        f"it holds several encoders: {read or 'the one without prefix'} is read; choose {shortened(others)} with --root"
+    ]
 
 
 def _shared(anatomy: Anatomy) -> list[str]:

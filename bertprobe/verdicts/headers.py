@@ -22,12 +22,14 @@ def pooler_absent(evidence: Evidence) -> Iterator[Observation]:
     if evidence.anatomy.pooler is not None:
         return
     reason, saved_by = why_no_pooler(evidence.checkpoint, evidence.anatomy)
-    never = never_pools(evidence.anatomy)
+    hint = _WITHOUT_POOLER if never_pools(evidence.anatomy) else _INVENTED_POOLER
+    if evidence.anatomy.row.pooling == "end token":
+        hint = _AT_ITS_END
     yield Observation(
         "pooler",
         f"there is no pooler: {reason}",
         {"architectures": saved_by, "tensors": len(evidence.anatomy.tensors)},
-        _WITHOUT_POOLER if never else _INVENTED_POOLER,
+        hint,
     )
 
 
@@ -35,6 +37,7 @@ _INVENTED_POOLER = (
     "do not use pooler_output of this checkpoint: transformers would invent its weights anew at every load"
 )
 _WITHOUT_POOLER = "nothing to mend: pool the hidden states, by mean or by the first token, as this family's users do"
+_AT_ITS_END = "nothing to mend: its class gives that state as pooler_output, and no weight is in it"
 
 
 def pooler_unused(evidence: Evidence) -> Iterator[Observation]:
@@ -58,7 +61,7 @@ def quantised(evidence: Evidence) -> Iterator[Observation]:
         count = len(codes)
         yield Observation(
             None,
-            f"{printable(name)}{f' and {count - 1:,} more' if count > 1 else ''} cannot be read: {header.refusal}",
+            f"{printable(name)} cannot be read: {header.refusal}{f'; nor can {count - 1:,} more' if count > 1 else ''}",
             {"tensors": list(islice(codes, MOST_NAMES)), "count": count},
             "name the checkpoint that it was made from, or one that the library wrote after dequantising",
         )
@@ -263,9 +266,11 @@ def names_hidden(evidence: Evidence) -> Iterator[Observation]:
         pattern = f"^{re.escape(unknown_prefix)}"
         plain = pattern.isprintable() and '"' not in pattern  # else it would be other code than it looks
         mapping = f'key_mapping={{r"{pattern}": ""}}' if plain else f'key_mapping={{{pattern!r}: ""}}'
+        everywhere = all(header.name.startswith(unknown_prefix) for header in evidence.anatomy.tensors.values())
+        whose = "every name" if everywhere else "every name of the encoder that is read"
         yield Observation(
             None,
-            f"every name begins with {quoted(unknown_prefix)}: {fate}",
+            f"{whose} begins with {quoted(unknown_prefix)}: {fate}",
             {"prefix": evidence.anatomy.prefix, "hiding": unknown_prefix},
             f"pass {printable(mapping)} to from_pretrained, or write the file anew with {anew}",
         )
