@@ -141,7 +141,7 @@ def test_of_two_encoders_side_by_side_the_other_is_named(tmp_path: Path, run: Ru
     torch.save(both, tmp_path / "pytorch_model.bin")
     config.save_pretrained(tmp_path)
     data = json.loads(run(["inspect", tmp_path, "--json"]).out)
-    assert "it holds several encoders: query is read; choose passage with --root" in data["facts"]["notes"]
+    assert "it holds several encoders: query is read; others to choose as root: passage" in data["facts"]["notes"]
     (hidden,) = (finding for finding in data["findings"] if finding["rule"] == "prefix-not-stripped")
     assert hidden["message"].startswith("every name of the encoder that is read begins with 'query.'")
     chosen = json.loads(run(["inspect", tmp_path, "--root", "passage", "--json"]).out)

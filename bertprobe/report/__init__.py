@@ -136,7 +136,7 @@ def _twins(anatomy: Anatomy) -> list[str]:
         return []
     read, *others = (printable(prefix.rstrip(".")) for prefix in (anatomy.prefix, *anatomy.others))
     return [
-        f"it holds several encoders: {read or 'the one without prefix'} is read; choose {shortened(others)} with --root"
+        f"it holds several encoders: {read or 'the one without prefix'} is read; others to choose as root: {shortened(others)}"
     ]
 
 
