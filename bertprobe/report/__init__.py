@@ -134,10 +134,8 @@ def _twins(anatomy: Anatomy) -> list[str]:
     """A note where a file holds several encoders side by side, of which one is read."""
     if not anatomy.others:
         return []
-    read, *others = (printable(prefix.rstrip(".")) for prefix in (anatomy.prefix, *anatomy.others))
-    return [
-        f"it holds several encoders: {read or 'the one without prefix'} is read; others to choose as root: {shortened(others)}"
-    ]
+    read, *others = (printable(prefix.rstrip(".") or "no prefix") for prefix in (anatomy.prefix, *anatomy.others))
+    return [f"it holds several encoders: {read} is read; others to choose as root: {shortened(others)}"]
 
 
 def _shared(anatomy: Anatomy) -> list[str]:
