@@ -588,7 +588,7 @@ class Agreement(TypedDict):
     transformers_error: Number
     largest_value: Number
     limit: Number
-    within: str
+    within: str | None
 
 
 class Verification(TypedDict):
