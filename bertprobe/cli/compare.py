@@ -22,26 +22,29 @@ WHERE = "as for inspect; owner/name/folder or FOLDER/sub chooses a folder, a pat
 
 def diff(
     a: Annotated[str, typer.Argument(metavar="A", help=f"The checkpoint that B is compared with: {WHERE}.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="The other, often what training made of A.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other checkpoint, often A after training.")],
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="TEXT…", help="Texts to run through both.", show_default=False)
     ] = None,
     file: File = None,
     part: Annotated[
-        list[Seen] | None, typer.Option("--part", help="Only this part, gates included; may be repeated.")
+        list[Seen] | None, typer.Option("--part", help="Compare only this part, gates included; may be repeated.")
     ] = None,
     layers: Layers = None,
-    shapes: Annotated[bool, typer.Option("--shapes", help="Compare headers only, no tensor data is read.")] = False,
+    shapes: Annotated[bool, typer.Option("--shapes", help="Compare headers only; read no tensor data.")] = False,
     neurons: Annotated[
         int, typer.Option("--neurons", metavar="N", min=0, help="Name the N neurons of each part that changed most.")
     ] = 3,
     tolerance: Annotated[
-        float, typer.Option("--tolerance", metavar="SHARE", min=0, help="How far ‖Δ‖/‖A‖ of a tensor may go.")
+        float,
+        typer.Option(
+            "--tolerance", metavar="SHARE", min=0, help="Accept a change of ‖Δ‖/‖A‖ up to this in each tensor."
+        ),
     ] = 0.0,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 3 if a tensor differs beyond --tolerance, or only one has it.")
     ] = False,
-    table: Annotated[str | None, typer.Option("--table", help="Only this table, for example in CSV.")] = None,
+    table: Annotated[str | None, typer.Option("--table", help="Show only this table, for example in CSV.")] = None,
     download: Download = False,
     format: Format = "table",
     json: Json = False,
@@ -103,21 +106,21 @@ def _measured(found: Comparison, texts: list[str], neurons: int) -> Comparison:
 
 
 def graft(
-    donor: Annotated[str, typer.Argument(metavar="DONOR", help="The checkpoint that has the part; only it is read.")],
-    recipient: Annotated[str, typer.Argument(metavar="RECIPIENT", help="The checkpoint that is to get it.")],
+    donor: Annotated[
+        str, typer.Argument(metavar="DONOR", help="The checkpoint that has the part; only that part is read.")
+    ],
+    recipient: Annotated[str, typer.Argument(metavar="RECIPIENT", help="The checkpoint that gets the part.")],
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write.", show_default=False)
     ],
-    part: Annotated[Literal["pooler", "intermediate"], typer.Option("--part", help="What to put in.")] = "pooler",
+    part: Annotated[Literal["pooler", "intermediate"], typer.Option("--part", help="Which part to graft.")] = "pooler",
     layers: Layers = None,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Put it in the place of the recipient's own pooler.")
-    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the recipient's own pooler.")] = False,
     force: Annotated[
         bool,
         typer.Option(
             "--force",
-            help="Overwrite the files in DIR, if it holds no others; put in a pooler of no use, too.",
+            help="Overwrite the files in DIR, if it holds no others; graft a pooler of no use, too.",
         ),
     ] = False,
     format: Format = "table",

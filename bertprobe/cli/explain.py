@@ -15,9 +15,9 @@ Explained = Literal["intermediate", "pooler", "both"]
 
 
 def explain(
-    module: Annotated[Explained, typer.Argument(help="Which of the two modules.")],
+    module: Annotated[Explained, typer.Argument(help="Which module to explain.")],
     text: Annotated[
-        str | None, typer.Argument(metavar="[TEXT]", help="The text it is shown with.", show_default=False)
+        str | None, typer.Argument(metavar="[TEXT]", help="The text to run through it.", show_default=False)
     ] = None,
     model: ModelOption = None,
     lang: Annotated[Literal["en", "zh"], typer.Option("--lang", help="English or Chinese.")] = "en",

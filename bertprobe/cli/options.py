@@ -33,7 +33,7 @@ Weights = Annotated[
 ]
 Root = Annotated[
     str,
-    typer.Option("--root", metavar="KEY", help="The model to read, where a file holds several.", show_default=False),
+    typer.Option("--root", metavar="KEY", help="The model to read if a file holds several.", show_default=False),
 ]
 Download = Annotated[
     bool, typer.Option("--download", help="Fetch a model on the Hub whole, into its cache, and read it there.")
@@ -44,17 +44,17 @@ Layers = Annotated[
         "--layers",
         metavar="LIST",
         autocompletion=completion.layers,
-        help="Layers such as 0,3-5,-1; -1 is the last.",
+        help="Select layers such as 0,3-5,-1; -1 is the last.",
     ),
 ]
 Table = Annotated[
     str | None,
     typer.Option(
-        "--table", metavar="NAME", autocompletion=completion.tables, help="Only this table, for example in CSV."
+        "--table", metavar="NAME", autocompletion=completion.tables, help="Show only this table, for example in CSV."
     ),
 ]
 Truncate = Annotated[bool, typer.Option("--truncate", help="Cut texts that are too long instead of refusing them.")]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite FILE if it is there.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite FILE if it exists.")]
 
 
 class Seen(StrEnum):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Texts = Annotated[list[str] | None, typer.Argument(metavar="TEXT…", help="Texts to run.", show_default=False)]
 VerifyTexts = Annotated[
     list[str] | None,
-    typer.Argument(metavar="TEXT…", help="Texts to run; unless said, a few that come along.", show_default=False),
+    typer.Argument(metavar="TEXT…", help="Texts to run; a few built-in ones by default.", show_default=False),
 ]
 ModelOption = Annotated[
     str | None,
@@ -32,25 +32,27 @@ ModelOption = Annotated[
         "--model",
         metavar="MODEL",
         autocompletion=completion.models,
-        help="The checkpoint; $BERTPROBE_MODEL, else pocket.",
+        help="The checkpoint; $BERTPROBE_MODEL or pocket by default.",
     ),
 ]
-File = Annotated[str | None, typer.Option("--file", metavar="FILE", help="Texts, a line each; - is stdin.")]
-Pair = Annotated[bool, typer.Option("--pair", help="Take the texts two by two, as sentence pairs.")]
+File = Annotated[
+    str | None, typer.Option("--file", metavar="FILE", help="Read texts from FILE, one a line; - is stdin.")
+]
+Pair = Annotated[bool, typer.Option("--pair", help="Read the texts as sentence pairs, two by two.")]
 Backend = Annotated[
     Literal["auto", "numpy", "torch", "onednn"],
-    typer.Option("--backend", metavar="NAME", help="What computes: auto, numpy, torch or onednn."),
+    typer.Option("--backend", metavar="NAME", help="Compute with auto, numpy, torch or onednn."),
 ]
 Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],
-    typer.Option("--device", metavar="DEVICE", help="Where: auto, cpu, cuda or mps."),
+    typer.Option("--device", metavar="DEVICE", help="Compute on auto, cpu, cuda or mps."),
 ]
 ComputeDtype = Annotated[
     Literal["float32", "bfloat16", "float16"],
-    typer.Option("--dtype", metavar="DTYPE", help="In which precision: float32, bfloat16 or float16."),
+    typer.Option("--dtype", metavar="DTYPE", help="Compute in float32, bfloat16 or float16."),
 ]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, metavar="N", help="Processor threads; all there are unless said.")
+    int | None, typer.Option("--threads", min=1, metavar="N", help="Use N processor threads; all by default.")
 ]
 BatchTokens = Annotated[
     int | None,
@@ -58,7 +60,7 @@ BatchTokens = Annotated[
         "--batch-tokens",
         min=1,
         metavar="N",
-        help="Tokens in a batch, which bounds memory; unless said, what suits the device.",
+        help="Put up to N tokens in a batch, which bounds memory; by default what suits the device.",
     ),
 ]
 FileOut = Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the result to a file.")]
@@ -78,13 +80,9 @@ def pool(
     pair: Pair = False,
     vector: Annotated[
         Literal["pooled", "cls", "mean"],
-        typer.Option(
-            "--vector", metavar="VECTOR", help="Which vector is shown, or written by -o: pooled, cls or mean."
-        ),
+        typer.Option("--vector", metavar="VECTOR", help="Show, or write with -o, this vector: pooled, cls or mean."),
     ] = "pooled",
-    top: Annotated[
-        int, typer.Option("--top", min=0, metavar="K", help="How many of the strongest dimensions to show.")
-    ] = 3,
+    top: Annotated[int, typer.Option("--top", min=0, metavar="K", help="Show the K strongest dimensions.")] = 3,
     truncate: Truncate = False,
     output: FileOut = None,
     force: Force = False,
@@ -138,7 +136,7 @@ def activations(
     pair: Pair = False,
     layers: Layers = None,
     top: Annotated[
-        int, typer.Option("--top", min=0, metavar="K", help="How many neurons to show for each layer and token.")
+        int, typer.Option("--top", min=0, metavar="K", help="Show the K strongest neurons of each layer and token.")
     ] = 3,
     tokens: Annotated[bool, typer.Option("--tokens", help="Show each token's strongest neurons.")] = False,
     pre: Annotated[bool, typer.Option("--pre", help="Show values before the activation.")] = False,

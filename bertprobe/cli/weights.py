@@ -31,16 +31,23 @@ def inspect(
     model: Model = None,
     part: Annotated[
         list[Seen] | None,
-        typer.Option("--part", metavar="PART", help="Only intermediate (gates included) or pooler; may be repeated."),
+        typer.Option(
+            "--part", metavar="PART", help="Show only intermediate (gates included) or pooler; may be repeated."
+        ),
     ] = None,
     layers: Layers = None,
-    shapes: Annotated[bool, typer.Option("--shapes", help="Read headers only, no tensor data.")] = False,
+    shapes: Annotated[bool, typer.Option("--shapes", help="Read headers only; read no tensor data.")] = False,
     spectrum: Annotated[
-        bool, typer.Option("--spectrum", help="Add what all singular values tell: ranks, spikes, α, condition.")
+        bool, typer.Option("--spectrum", help="Compute all singular values: ranks, spikes, α, condition.")
     ] = False,
     neurons: Annotated[
         int,
-        typer.Option("--neurons", metavar="N", min=0, help="Show the N neurons of largest, smallest and oddest norm."),
+        typer.Option(
+            "--neurons",
+            metavar="N",
+            min=0,
+            help="Show the N neurons with the largest, smallest and most outlying norms.",
+        ),
     ] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="End with exit code 3 on a warning or an error.")] = False,
     table: Table = None,
@@ -95,7 +102,9 @@ def export(
     part: Annotated[
         list[Exported] | None,
         typer.Option(
-            "--part", metavar="PART", help="pooler, intermediate or model; may be repeated. The pooler unless said."
+            "--part",
+            metavar="PART",
+            help="Export pooler, intermediate or model; may be repeated. The pooler by default.",
         ),
     ] = None,
     layers: Layers = None,
@@ -107,7 +116,11 @@ def export(
     ] = "keep",
     names: Annotated[
         Literal["canonical", "stored"],
-        typer.Option("--names", metavar="NAMES", help="canonical: transformers' names, or stored: the file's."),
+        typer.Option(
+            "--names",
+            metavar="NAMES",
+            help="Name tensors as transformers does (canonical) or as the file does (stored).",
+        ),
     ] = "canonical",
     force: Force = False,
     subfolder: Subfolder = "",

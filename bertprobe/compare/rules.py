@@ -36,9 +36,9 @@ def identical(comparison: Comparison) -> Iterator[Observation]:
             None,
             f"{_all(comparison)} are {_equal(comparison)}{_apart(comparison)}",
             {"tensors": len(comparison.pairs), "only_a": len(comparison.only_a), "only_b": len(comparison.only_b)},
-            "nothing: one of them will do"
+            "nothing to do: keep either"
             if comparison.fits
-            else "nothing, unless what only one of them has is missed",
+            else "nothing to do, unless you miss what only one of them has",
         )
 
 
@@ -96,7 +96,7 @@ def shapes_differ(comparison: Comparison) -> Iterator[Observation]:
             "compared": len(comparison.pairs),
             "layers": [len(a.layers), len(b.layers)],
         },
-        "see which under 'not in both'; equal names stand for equal places, not for equal origin",
+        "the table 'not in both' lists them; equal names mean equal places, not equal origin",
     )
 
 
@@ -112,7 +112,7 @@ def unrelated(comparison: Comparison) -> Iterator[Observation]:
     if len(cosines) >= SOME_MATRICES and (middle := median(cosines)) < UNRELATED_BELOW:
         yield Observation(
             None,
-            f"neither comes of the other: the median cosine of {len(cosines)} matrices is {middle:.3f}, as of any two",
+            f"A and B are unrelated: the median cosine of {len(cosines)} matrices is {middle:.3f}, as of any two",
             {"median_cosine": middle, "matrices": len(cosines), "below": UNRELATED_BELOW},
             "compare with the checkpoint that training began from",
         )
@@ -195,7 +195,7 @@ def pooler_unchanged(comparison: Comparison) -> Iterator[Observation]:
             "pooler",
             f"the pooler is A's, {_bits(found)}, though {sum(not d.is_same for d in rest):,} other tensors changed",
             {"tensors": len(found), "others_changed": sum(not d.is_same for d in rest)},
-            "fine if the task did not use it; if it was to be trained, its loss did not reach it",
+            "fine if the task did not use it; if it was meant to be trained, its loss did not reach it",
         )
 
 
@@ -221,7 +221,7 @@ def layers_frozen(comparison: Comparison) -> Iterator[Observation]:
         f"{what} {'is' if one else 'are'} the same in both, "
         f"{_bits([found for where in same for found in places[where]])}",
         {"layers": layers, "embeddings": embeddings, "changed": changed},
-        "as it should be if they were frozen in training; otherwise their gradients did not arrive",
+        "expected if they were frozen in training; otherwise they received no gradients",
     )
 
 
@@ -240,7 +240,7 @@ def low_rank_change(comparison: Comparison) -> Iterator[Observation]:
         f"the change of {of} {len(ranked):,} changed matrices has a low rank, {shown}: "
         f"{printable(shortened(kinds, 4))}",
         {"tensors": [{"name": p.name, "rank": d.rank, "of": d.full_rank} for p, d in low], "changed": len(ranked)},
-        "a merged adapter such as LoRA leaves that, or training on very few tokens; to ship it, the adapter is smaller",
+        "a merged adapter such as LoRA leaves that, or training on very few tokens; the adapter alone is smaller",
     )
 
 

@@ -87,7 +87,7 @@ def config_invalid(evidence: Evidence) -> Iterator[Observation]:
             None,
             f"config.json gives {printable(key)} as {fault}",
             {"key": key},
-            "mend config.json: the shapes of the tensors tell sizes, the family's own config the rest",
+            "correct config.json: the tensors' shapes give the sizes, the family's own config the rest",
         )
 
 
@@ -144,7 +144,7 @@ def _part_shape(part: Part, weight: TensorHeader, hidden: Any, inner: Any) -> It
 
 
 def _mismatch(part: str | None, message: str, evidence: Mapping[str, Any]) -> Observation:
-    return Observation(part, message, evidence, "mend config.json: the shapes of the tensors say the truth")
+    return Observation(part, message, evidence, "correct config.json: the tensors' shapes are right")
 
 
 def layers_missing(evidence: Evidence) -> Iterator[Observation]:
@@ -190,7 +190,7 @@ def _no_layers(evidence: Evidence) -> Iterator[Observation]:
     why = f"config.json says {spec}" if numbered is None else f"there are tensors such as {printable(numbered[:100])}"
     yield Observation(
         None,
-        f"no layer has an intermediate module under a name that is known, though {why}",
+        f"no layer has an intermediate module under a known name, though {why}",
         {"missing": [], "count": spec if type(spec) is int else None, "there": [], "config": spec},
         "if its names are of another layout than BERT's, only its pooler can be looked at; else fetch it again",
     )
@@ -230,7 +230,7 @@ def _holes(anatomy: Anatomy) -> Iterator[Observation]:
             told = shortened(missing[:3]) + (f" and {count - 3} more" if count > 3 else "")
             yield Observation(
                 f"intermediate.{number}",
-                f"around it layer {number} lacks what other layers have: {printable(told)}",
+                f"layer {number} lacks tensors that other layers have: {printable(told)}",
                 {"missing": missing, "layer": number, "count": count},
                 "fetch the checkpoint again; transformers would fill the gaps with invented numbers",
             )
@@ -243,24 +243,24 @@ def names_hidden(evidence: Evidence) -> Iterator[Observation]:
     if wrapper:
         yield Observation(
             None,
-            f"the tensors lie inside {quoted(wrapper)} of the pickle, where nobody looks: {fate}",
+            f"the tensors lie under {quoted(wrapper)} in the pickle, where transformers does not look: {fate}",
             {"wrapper": wrapper, "prefix": evidence.anatomy.prefix, "hiding": unknown_prefix},
-            f"write the file anew with {anew}, and put config.json beside it",
+            f"rewrite the file with {anew}, and put config.json beside it",
         )
     elif evidence.anatomy.spelling not in ("", evidence.checkpoint.storage):
         yield Observation(
             None,
-            f"the names are spelled as {evidence.anatomy.spelling} does, where nobody looks: {fate}",
+            f"tensor names are in {evidence.anatomy.spelling}'s spelling, which transformers does not look for: {fate}",
             {"prefix": evidence.anatomy.prefix, "hiding": unknown_prefix},
-            f"write the file anew with {anew}, and put config.json beside it",
+            f"rewrite the file with {anew}, and put config.json beside it",
         )
     elif evidence.anatomy.wrapping:
         word = evidence.anatomy.wrapping
         yield Observation(
             None,
-            f"names have {quoted(word)} in their middle, as a training tool leaves it: {fate}",
+            f"tensor names contain {quoted(word)}, left by a training tool: {fate}",
             {"prefix": evidence.anatomy.prefix, "hiding": unknown_prefix, "wrapping": word},
-            f"write the file anew with {anew}, and put config.json beside it",
+            f"rewrite the file with {anew}, and put config.json beside it",
         )
     elif unknown_prefix and not evidence.anatomy.spelling:
         pattern = f"^{re.escape(unknown_prefix)}"
@@ -272,7 +272,7 @@ def names_hidden(evidence: Evidence) -> Iterator[Observation]:
             None,
             f"{whose} begins with {quoted(unknown_prefix)}: {fate}",
             {"prefix": evidence.anatomy.prefix, "hiding": unknown_prefix},
-            f"pass {printable(mapping)} to from_pretrained, or write the file anew with {anew}",
+            f"pass {printable(mapping)} to from_pretrained, or rewrite the file with {anew}",
         )
 
 
@@ -312,7 +312,7 @@ def dtype_narrowed(evidence: Evidence) -> Iterator[Observation]:
         yield Observation(
             None,
             f"the file holds {' and '.join(narrowed)}, config.json says {printable(str(said))}: "
-            "from_pretrained narrows it without a word",
+            "from_pretrained casts it down silently",
             {"stored": stored, "config": said},
             "pass dtype=torch.float32 (or what the file holds) to from_pretrained to keep every digit",
         )
@@ -324,7 +324,7 @@ def relative_positions(evidence: Evidence) -> Iterator[Observation]:
     if kind in ("relative_key", "relative_key_query") and evidence.anatomy.layout.canonical:
         yield Observation(
             None,
-            f"positions are {kind}, which transformers 5 ignores: it computes wrong activations without a word",
+            f"positions are {kind}, which transformers 5 ignores silently: its activations are wrong",
             {"position_embedding_type": kind, "distance_embeddings": len(distances)},
             "run this model with transformers 4; the weights shown here are read from the file and are right",
         )

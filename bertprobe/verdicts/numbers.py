@@ -81,7 +81,7 @@ def verdict_withheld(evidence: Evidence) -> Iterator[Observation]:
         }[word]
         yield Observation(
             part.label,
-            f"whether it was trained cannot be told: {why}",
+            f"there is no verdict on whether it was trained: {why}",
             {"verdict": word, "mp_edge_ratio": numbers.mp_edge_ratio, "noise_ratio": numbers.noise_ratio},
             "judge it by results on your task"
             if word == "cannot tell"
@@ -136,7 +136,7 @@ def constant_weights(evidence: Evidence) -> Iterator[Observation]:
                 part.label,
                 f"every one of its {summary.count:,} weights is {summary.min:g}",
                 {"value": summary.min, "count": summary.count},
-                "the module was never initialised or was overwritten: load the weights again and save anew",
+                "the module was never initialised, or was overwritten: load the weights again and save them",
             )
 
 
