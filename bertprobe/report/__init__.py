@@ -81,15 +81,23 @@ def with_tensors(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def report_of(
-    data: Mapping[str, Any], views: Sequence[View], findings: Sequence[Finding], *, say_none: bool = False
+    data: Mapping[str, Any],
+    views: Sequence[View],
+    findings: Sequence[Finding] = (),
+    *,
+    say_none: bool = False,
+    warn_first: bool = False,
+    sections: tuple[Section, ...] = (),
 ) -> Report:
     """The report of data that end, as all do, with the findings and the version; the last table is the findings'.
 
-    With `say_none` that table is there without findings, too: nothing was found where something was looked for.
+    With `say_none` that table is there without findings, too: nothing was found where something was looked for. With
+    `warn_first` it is the first: what it says has to be known before the numbers of the others are read.
     """
     told = [asdict(finding) for finding in findings]
-    last = (finding_view(told),) if told or say_none else ()
-    return Report({**data, "findings": told, "version": __version__}, (*views, *last), tuple(findings))
+    table = (finding_view(told),) if told or say_none else ()
+    tables = (*table, *views) if warn_first else (*views, *table)
+    return Report({**data, "findings": told, "version": __version__}, tables, tuple(findings), sections)
 
 
 def facts(checkpoint: Checkpoint, anatomy: Anatomy) -> Facts:

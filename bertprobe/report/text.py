@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bertprobe._version import __version__
 from bertprobe.anatomy import Anatomy, Part
 from bertprobe.checkpoint import Checkpoint
-from bertprobe.report import Column, Report, View, facts, finding_view
+from bertprobe.report import Column, Report, View, facts, report_of
 from bertprobe.run.collect import (
     VECTORS,
     NeuronStatistics,
@@ -25,21 +24,18 @@ from bertprobe.verdicts import Finding
 
 if TYPE_CHECKING:
     from bertprobe.export.vectors import VectorFile
+    from bertprobe.report import nodes
     from bertprobe.run.captured import Site
+    from bertprobe.run.collect import Floats
     from bertprobe.run.runner import Ran
     from bertprobe.verify import Agreement
 
 SATURATED = 0.99
 
 
-def base(ran: Ran, findings: Sequence[Finding]) -> dict[str, Any]:
-    """What every report of a run carries: model, facts with those of the run, findings, version."""
-    return {
-        "model": ran.checkpoint.ref,
-        "facts": {**facts(ran.checkpoint, ran.anatomy), **ran.settings},
-        "findings": [asdict(finding) for finding in findings],
-        "version": __version__,
-    }
+def _beginning(ran: Ran) -> dict[str, Any]:
+    """What every report of a run begins with: the model, and its facts with those of the run."""
+    return {"model": ran.checkpoint.ref, "facts": {**facts(ran.checkpoint, ran.anatomy), **ran.settings}}
 
 
 def pooling(
@@ -54,36 +50,33 @@ def pooling(
 
     `which` of the three vectors is told in tables, with its `most` strongest dimensions; the data hold all of them.
     """
-    nodes = [_text(text, found, most, which) for text, found in zip(texts, vectors, strict=True)]
-    common = base(ran, findings)
-    data = {
-        "model": common["model"],
-        "facts": common["facts"],
-        "texts": nodes,
-        "similarity": _similarity(vectors) if len(vectors) > 1 else {},
-        "findings": common["findings"],
-        "version": common["version"],
-    }
-    views = [finding_view(data["findings"])] if findings else []
-    views += [_vector_view(nodes, which), _strongest_view(nodes, which)]
-    if data["similarity"]:
-        views.append(_similarity_view(data["similarity"]))
-    return Report(data, tuple(views), tuple(findings))
+    told = [_text(text, found, most, which) for text, found in zip(texts, vectors, strict=True)]
+    similarity: nodes.Similarity = _similarity(vectors) if len(vectors) > 1 else {}
+    views = [_vector_view(told, which), _strongest_view(told, which)]
+    if similarity:
+        views.append(_similarity_view(similarity))
+    data = {**_beginning(ran), "texts": told, "similarity": similarity}
+    return report_of(data, views, findings, warn_first=True)
 
 
-def _text(text: str, vectors: TextVectors, most: int, which: str) -> dict[str, Any]:
-    node: dict[str, Any] = {"text": text, "tokens": list(vectors.tokens), "truncated": vectors.truncated}
-    for kind in VECTORS:
-        values = getattr(vectors, kind)
-        node[kind] = (
-            None if values is None else {"values": [float(x) for x in values], "statistics": _statistics(values)}
-        )
+def _text(text: str, vectors: TextVectors, most: int, which: str) -> nodes.Text:
     rows = strongest(getattr(vectors, which), most)
-    node["strongest"] = [{"dimension": row["neuron"], "value": row["value"]} for row in rows]
-    return node
+    return {
+        "text": text,
+        "tokens": list(vectors.tokens),
+        "truncated": vectors.truncated,
+        "pooled": None if vectors.pooled is None else _vector(vectors.pooled),
+        "cls": _vector(vectors.cls),
+        "mean": _vector(vectors.mean),
+        "strongest": [{"dimension": row["neuron"], "value": row["value"]} for row in rows],
+    }
 
 
-def _statistics(values: Any) -> dict[str, float | None]:
+def _vector(values: Floats) -> nodes.Vector:
+    return {"values": [float(x) for x in values], "statistics": _statistics(values)}
+
+
+def _statistics(values: Floats) -> nodes.VectorStatistics:
     """Statistics of one vector, all None where an entry is NaN or infinite: those of the rest would not be its own."""
     summary = summarize(values)
     whole = summary.nonfinite == 0
@@ -97,15 +90,16 @@ def _statistics(values: Any) -> dict[str, float | None]:
     }
 
 
-def _similarity(vectors: Sequence[TextVectors]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for kind in VECTORS:
-        rows = [getattr(v, kind) for v in vectors]
-        found[kind] = None if rows[0] is None else cosines(rows)
-    return found
+def _similarity(vectors: Sequence[TextVectors]) -> nodes.Similarity:
+    pooled = [found.pooled for found in vectors if found.pooled is not None]
+    return {
+        "pooled": cosines(pooled) if pooled else None,
+        "cls": cosines([found.cls for found in vectors]),
+        "mean": cosines([found.mean for found in vectors]),
+    }
 
 
-def _vector_view(nodes: Sequence[Mapping[str, Any]], kind: str) -> View:
+def _vector_view(texts: Sequence[nodes.Text], kind: str) -> View:
     titles = {
         "pooled": "pooled output of each text",
         "cls": "first token's last hidden state of each text",
@@ -122,17 +116,19 @@ def _vector_view(nodes: Sequence[Mapping[str, Any]], kind: str) -> View:
         columns.append(Column(name, (kind, "statistics", name), kind_of, priority))
     rows = tuple(
         {**node, "number": i, "count": len(node["tokens"]), "left_out": node["truncated"] or None}
-        for i, node in enumerate(nodes, 1)
+        for i, node in enumerate(texts, 1)
     )
     return View("vectors", titles[kind], tuple(columns), rows)
 
 
-def _strongest_view(nodes: Sequence[Mapping[str, Any]], kind: str) -> View:
+def _strongest_view(texts: Sequence[nodes.Text], kind: str) -> View:
     """Bars go to ±1, where tanh ends; those of other vectors to the largest value."""
-    largest = max((abs(row["value"]) for node in nodes for row in node["strongest"]), default=0) or 1
+    told = [(i, row["dimension"], row["value"]) for i, text in enumerate(texts, 1) for row in text["strongest"]]
+    largest = max((abs(value) for _, _, value in told if value is not None), default=0) or 1
     end = 1 if kind == "pooled" else largest
     rows = tuple(
-        {"number": i, **row, "bar": row["value"] / end} for i, node in enumerate(nodes, 1) for row in node["strongest"]
+        {"number": i, "dimension": dimension, "value": value, "bar": None if value is None else value / end}
+        for i, dimension, value in told
     )
     columns = (
         Column("text", ("number",), "integer"),
@@ -143,41 +139,32 @@ def _strongest_view(nodes: Sequence[Mapping[str, Any]], kind: str) -> View:
     return View("strongest", "strongest dimensions", columns, rows)
 
 
-def _similarity_view(similarity: Mapping[str, Any]) -> View:
+def _similarity_view(similarity: nodes.Similarity) -> View:
     """A row for each pair of texts, the three choices side by side."""
-    kinds = [kind for kind in VECTORS if similarity[kind] is not None]
+    found = {kind: cosines for kind in VECTORS if (cosines := similarity[kind]) is not None}
     count = len(similarity["cls"])
     rows = tuple(
-        {"a": a + 1, "b": b + 1, **{kind: similarity[kind][a][b] for kind in kinds}}
+        {"a": a + 1, "b": b + 1, **{kind: cosines[a][b] for kind, cosines in found.items()}}
         for a in range(count)
         for b in range(a + 1, count)
     )
     titles = {"pooled": "pooled", "cls": "first token", "mean": "mean of tokens"}
     columns = [Column("text", ("a",), "integer"), Column("text", ("b",), "integer")]
-    columns += [Column(titles[kind], (kind,), "real") for kind in kinds]
+    columns += [Column(titles[kind], (kind,), "real") for kind in found]
     return View("similarity", "cosine similarity, which depends on the vector you choose", tuple(columns), rows)
 
 
 def vectors_written(ran: Ran, vectors: VectorFile, findings: Sequence[Finding]) -> Report:
     """The report of `pool -o`: what was written."""
-    common = base(ran, findings)
     path = str(vectors.output.path)
     written = {"path": path, "bytes": vectors.bytes, "name": vectors.name, "shape": [vectors.count, vectors.width]}
-    data = {
-        "model": common["model"],
-        "facts": common["facts"],
-        "written": written,
-        "findings": common["findings"],
-        "version": common["version"],
-    }
     columns = (
         Column("vector", ("name",), "text"),
         Column("shape", ("shape",), "shape"),
         Column("bytes", ("bytes",), "integer"),
     )
-    views = [finding_view(data["findings"])] if findings else []
-    views.append(View("written", f"written to {path}", columns, (written,)))
-    return Report(data, tuple(views), tuple(findings))
+    view = View("written", f"written to {path}", columns, (written,))
+    return report_of({**_beginning(ran), "written": written}, [view], findings, warn_first=True)
 
 
 # ------------------------------------------------------------------------------------------------ activations
@@ -200,29 +187,19 @@ def activation(
     ran: Ran, statistics: NeuronStatistics, tokens: PerToken | None, findings: Sequence[Finding], most: int
 ) -> Report:
     """The report of `activations`: what every layer's intermediate put out, and of few texts what for every token."""
-    common = base(ran, findings)
     layers = [_layer(ran.anatomy, site, sums, most, statistics.before) for site, sums in statistics.sums.items()]
     rows = list(_token_rows(ran, tokens.strongest)) if tokens is not None and tokens.strongest is not None else []
     heat = _heat(tokens.norms) if tokens is not None and ran.rows_are_tokens else None
-    data = {
-        "model": common["model"],
-        "facts": common["facts"],
-        "layers": layers,
-        "tokens": rows,
-        "heat": heat,
-        "findings": common["findings"],
-        "version": common["version"],
-    }
-    views = [finding_view(data["findings"])] if findings else []
-    views += [_layer_view(layers, statistics.before), _top_view(layers)]
+    views = [_layer_view(layers, statistics.before), _top_view(layers)]
     if heat is not None:
         views.append(_heat_view(heat, [site.part for site in statistics.sums]))
     if rows:
         views.append(_token_view(rows))
-    return Report(data, tuple(views), tuple(findings))
+    data = {**_beginning(ran), "layers": layers, "tokens": rows, "heat": heat}
+    return report_of(data, views, findings, warn_first=True)
 
 
-def _layer(anatomy: Anatomy, site: Site, sums: NeuronSums, most: int, before: bool) -> dict[str, Any]:
+def _layer(anatomy: Anatomy, site: Site, sums: NeuronSums, most: int, before: bool) -> nodes.Layer:
     part = next(p for p in anatomy.parts if p.label == site.part)
     return {
         "label": site.label,
@@ -253,7 +230,7 @@ def _shapes(anatomy: Anatomy, part: Part, sums: NeuronSums, before: bool) -> str
     return " → ".join(steps if before else [*steps, act, inner])
 
 
-def _top(sums: NeuronSums, most: int) -> list[dict[str, Any]]:
+def _top(sums: NeuronSums, most: int) -> list[nodes.TopNeuron]:
     """The neurons of most energy over the text: mean, largest value, share of tokens above zero."""
     import numpy as np
 
@@ -270,7 +247,7 @@ def _top(sums: NeuronSums, most: int) -> list[dict[str, Any]]:
     ]
 
 
-def _token_rows(ran: Ran, found: Strongest) -> Iterator[dict[str, Any]]:
+def _token_rows(ran: Ran, found: Strongest) -> Iterator[nodes.TokenActivity]:
     """A row for each token of each part; for rows that are not tokens, their position."""
     for site, texts in found.kept.items():
         for number, (rows, names) in enumerate(zip(texts, found.tokens, strict=True), 1):
@@ -279,7 +256,7 @@ def _token_rows(ran: Ran, found: Strongest) -> Iterator[dict[str, Any]]:
                 yield {"label": site.label, "text": number, "token": token, "strongest": neurons}
 
 
-def _heat(found: TokenNorms) -> dict[str, Any]:
+def _heat(found: TokenNorms) -> nodes.Heat:
     """Root mean square of each token's activations in each layer, for a map of layers × tokens."""
     return {
         "layers": [site.label for site in found.kept],
@@ -288,7 +265,7 @@ def _heat(found: TokenNorms) -> dict[str, Any]:
     }
 
 
-def _layer_view(layers: Sequence[Mapping[str, Any]], pre: bool) -> View:
+def _layer_view(layers: Sequence[nodes.Layer], pre: bool) -> View:
     columns = [Column("layer", ("label",), "place")]
     names = (("mean", "mean", "real"), ("std", "std", "real"), ("max", "max", "real"), ("above_zero", "> 0", "share"),
              ("near_zero", "|a| < 0.01", "share"), ("energy_neurons", "90 % energy", "integer"), ("min", "min", "real"),
@@ -300,7 +277,7 @@ def _layer_view(layers: Sequence[Mapping[str, Any]], pre: bool) -> View:
     )
 
 
-def _top_view(layers: Sequence[Mapping[str, Any]]) -> View:
+def _top_view(layers: Sequence[nodes.Layer]) -> View:
     rows = tuple({"label": layer["label"], **row} for layer in layers for row in layer["top"])
     columns = (
         Column("layer", ("label",), "place"),
@@ -313,7 +290,7 @@ def _top_view(layers: Sequence[Mapping[str, Any]]) -> View:
     return View("top", "neurons of most energy over the text", columns, rows)
 
 
-def _heat_view(heat: Mapping[str, Any], parts: Sequence[str]) -> View:
+def _heat_view(heat: nodes.Heat, parts: Sequence[str]) -> View:
     """One row a token, one shade a layer: readable without colour."""
     rows = tuple({"token": token, "cells": [row[i] for row in heat["rms"]]} for i, token in enumerate(heat["tokens"]))
     columns = (Column("token", ("token",), "text"), Column(_layer_numbers(parts), ("cells",), "heat"))
@@ -332,7 +309,7 @@ def _layer_numbers(parts: Sequence[str]) -> str:
     return "".join(f"{number:<{2 * step}}" for number in numbers[::step]).rstrip()
 
 
-def _token_view(rows: Sequence[Mapping[str, Any]]) -> View:
+def _token_view(rows: Sequence[nodes.TokenActivity]) -> View:
     flat = tuple(
         {**row, "neurons": ", ".join(f"{item['neuron']} ({item['value']:+.2f})" for item in row["strongest"])}
         for row in rows
@@ -360,7 +337,7 @@ def verification(
     checkpoint: Checkpoint, anatomy: Anatomy, agreements: Sequence[Agreement], texts: Sequence[str]
 ) -> Report:
     """The report of `verify`: for every part how far ours are from transformers', and the limit."""
-    rows = [
+    rows: list[nodes.Agreement] = [
         {
             "part": found.part,
             "numpy": found.ours.get("numpy"),
@@ -381,8 +358,6 @@ def verification(
         "texts": list(texts),
         "parts": rows,
         "holds": all(found.holds for found in agreements),
-        "findings": [],
-        "version": __version__,
     }
     columns = (
         Column("part", ("part",), "place"),
@@ -401,4 +376,4 @@ def verification(
         title = "this family runs through transformers itself: its own float32 error against float64"
     if any(found.theirs is None for found in agreements):
         title = "transformers cannot repeat this in float64: its own float32 error is not known"
-    return Report(data, (View("parts", title, columns, tuple(rows)),))
+    return report_of(data, [View("parts", title, columns, tuple(rows))])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bertprobe.anatomy import Anatomy
 from bertprobe.anatomy.poolers import require_pooler
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float32]
 
-VECTORS = ("pooled", "cls", "mean")
+VECTORS: tuple[Literal["pooled", "cls", "mean"], ...] = ("pooled", "cls", "mean")
 """What people take for a text's vector: the pooler's output, the first token's hidden state, the mean of them all."""
 
 FIRING = 0.0

@@ -12,11 +12,10 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from bertprobe._version import __version__
 from bertprobe.anatomy import Anatomy
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.errors import PartMissing, printable
-from bertprobe.report import Report
+from bertprobe.report import Report, report_of
 from bertprobe.report import facts as facts_of
 from bertprobe.report.explanation.claims import applicable
 from bertprobe.report.explanation.facts import Facts
@@ -46,10 +45,8 @@ def explanation(checkpoint: Checkpoint, anatomy: Anatomy, found: Facts, module: 
         "numbers": _plain(found),
         "claims": {claim.name: claim.holds(found) for claim in applicable(found, module)},
         "sections": as_data(sections),
-        "findings": [],
-        "version": __version__,
     }
-    return Report(data, (), sections=sections)
+    return report_of(data, (), sections=sections)
 
 
 def _plain(facts: Facts) -> dict[str, Any]:
