@@ -28,6 +28,8 @@ COMMANDS: dict[str, tuple[type, tuple[str, ...]]] = {
     "diff": (nodes.Comparison, ("diff", "MODEL", "MODEL", *TEXTS)),
     "diff --shapes": (nodes.Comparison, ("diff", "MODEL", "OTHER", "--shapes")),
     "graft": (nodes.Grafting, ("graft", "MODEL", "MODEL", "-o", "OUT", "--replace", "--force")),
+    "explain": (nodes.Explanation, ("explain", "both", TEXTS[0], "-m", "MODEL")),
+    "explain without a tokenizer": (nodes.Explanation, ("explain", "both", "-m", "OTHER")),
     "verify": (nodes.Verification, ("verify", TEXTS[0], "-m", "MODEL")),
 }
 

@@ -601,3 +601,144 @@ class Verification(TypedDict):
     holds: bool
     findings: list[Finding]
     version: str
+
+
+# ------------------------------------------------------------------------------------------------ explain
+
+
+class ExplainedModule(TypedDict):
+    """One of the two modules, all of its layers together."""
+
+    count: int
+    inputs: int | None
+    outputs: int | None
+    activation: str | None
+    biased: bool
+    parameters: int
+    verdicts: dict[str, int]
+    edges: list[Number] | None
+
+
+class ClassSource(TypedDict):
+    """A class of the installed transformers."""
+
+    name: str
+    file: str
+    line: int
+    code: str
+    takes: list[str]
+
+
+class Library(TypedDict):
+    """What the installed transformers has for a family."""
+
+    version: str | None
+    up_projection: ClassSource | None
+    pooling: ClassSource | None
+    with_pooler: list[str]
+    without_pooler: list[str]
+
+
+class Step(TypedDict):
+    """A tensor on the way of a text."""
+
+    name: str
+    shape: list[int]
+    values: list[Number]
+
+
+class Worked(TypedDict):
+    """One output number worked out."""
+
+    unit: int
+    product: Number
+    bias: Number
+    before: Number
+    after: Number
+
+
+class ComparedActivation(TypedDict):
+    """The activation in force against two others."""
+
+    relu: Number
+    tanh: Number
+    gelu: Number
+    negative: Number
+    lowest: Number
+
+
+class PooledText(TypedDict):
+    """What the pooler made of the text, beside the two vectors it is mistaken for."""
+
+    lowest: Number
+    highest: Number
+    norm: Number
+    saturated: Number
+    to_first: Number
+    to_mean: Number
+    first_to_mean: Number
+    from_first: Number
+
+
+class ExplainedRun(TypedDict):
+    """A text through the model."""
+
+    text: str
+    tokens: list[str]
+    truncated: int
+    backend: str
+    rows_are_tokens: bool
+    token: int
+    up_projection: list[Step]
+    neuron: Worked
+    compared: ComparedActivation
+    alone: bool | None
+    hidden: list[int]
+    pooling: list[Step]
+    dimension: Worked | None
+    pooled: PooledText | None
+
+
+class ExplainedNumbers(TypedDict):
+    """What an explanation rests on, in no language."""
+
+    family: str
+    native: bool
+    gated: bool
+    nsp: bool
+    layers: int
+    called: int
+    hidden_size: int | None
+    intermediate_size: int | None
+    parameters: int
+    up_projection: ExplainedModule | None
+    pooler: ExplainedModule | None
+    absence: list[str] | None
+    saved_by: list[str]
+    next_sentence_head: str | None
+    pools_by: list[str]
+    library: Library
+    run: ExplainedRun | None
+    refusal: str | None
+
+
+class Section(TypedDict):
+    """A title and its blocks, each with its `kind` and what belongs to that."""
+
+    name: str
+    title: str
+    blocks: list[dict[str, Any]]
+
+
+class Explanation(TypedDict):
+    """`explain`."""
+
+    model: str
+    facts: Facts
+    module: str
+    language: str
+    numbers: ExplainedNumbers
+    claims: dict[str, bool | None]
+    sections: list[Section]
+    findings: list[Finding]
+    version: str

@@ -5,9 +5,12 @@ In prose, names of code stand between backticks; what comes from a file or a use
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bertprobe.report import nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ class Section:
     blocks: tuple[Block, ...]
 
 
-def as_data(sections: Sequence[Section]) -> list[Mapping[str, Any]]:
+def as_data(sections: Sequence[Section]) -> list[nodes.Section]:
     """The sections as nested data; every block says its `kind`."""
     return [
         {
