@@ -31,10 +31,6 @@ class Backend(Protocol):
         """A stored tensor as this library's, without a copy where dtype and device allow."""
         ...
 
-    def matrix(self, values: Array) -> Array:
-        """A stored dense layer's weight (out, in), in the layout that `dense` wants."""
-        ...
-
     def numpy(self, values: Array) -> Array:
         """Values as a numpy float32 array."""
         ...
@@ -127,8 +123,6 @@ class NumpyBackend:
 
         # An old pickle's data begin anywhere: products of what is not aligned are slow, and round differently.
         return np.require(values, np.float32, "A")
-
-    matrix = array
 
     def numpy(self, values: Array) -> Array:
         return values
@@ -334,9 +328,6 @@ class TorchBackend:
         # A matrix that is stored the other way round is laid out anew: its products would round otherwise.
         return _as_torch(values).to(self._device, self._dtype).contiguous()
 
-    def matrix(self, values: Array) -> Array:
-        return self.array(values)
-
     def stored(self, values: Array) -> Array:
         """A copy of a stored tensor in the dtype it is stored in."""
         return _as_torch(values).contiguous().clone()
@@ -470,52 +461,6 @@ class TorchBackend:
         if threads is not None:
             torch.set_num_threads(threads)
         return cls(device, dtype)
-
-
-class OneDNNBackend(TorchBackend):
-    """torch on the CPU with its dense layers by oneDNN, over weights laid out anew for it: what serves a corpus.
-
-    On two AMD cores some 220 GFLOP/s in float32 where torch's own product reaches 190. It sums in another order than
-    transformers, so it equals it to 1e-5 and not bit for bit; and laying out the weights is worth while for many texts.
-    """
-
-    name = "onednn"
-
-    def matrix(self, values: Array) -> Array:
-        import torch
-
-        return torch.ops.mkldnn._reorder_linear_weight(self.array(values), self.batch_tokens)
-
-    def dense(self, x: Array, weight: Array, bias: Array | None) -> Array:
-        import torch
-
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-
-    @staticmethod
-    @cache
-    def is_there() -> bool:
-        """Whether this build of torch has it; it is not of torch's public face, so a trial decides."""
-        import os
-
-        import torch
-
-        # oneDNN keeps what it made for each shape, and hardly two batches have as many tokens: a thousand of them take
-        # hundreds of MB. It looks once, when it is first used.
-        for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-            os.environ.setdefault(name, "16")
-        try:
-            backend = OneDNNBackend()
-            x, weight = torch.ones(2, 32), torch.ones(32, 32)
-            return bool((backend.dense(x, backend.matrix(weight), None) == 32).all())
-        except (AttributeError, RuntimeError, NotImplementedError):
-            return False
-
-    @classmethod
-    def on(cls, device: str, dtype: str, threads: int | None = None) -> TorchBackend:
-        """The backend on the CPU; raises `UnsupportedFile` where torch has no oneDNN, or for another device."""
-        if device not in ("auto", "cpu") or dtype == "float16" or not cls.is_there():
-            raise UnsupportedFile(f"there is no oneDNN here for {dtype} on {device}", 'choose `backend="torch"`')
-        return super().on("cpu", dtype, threads)
 
 
 @cache
@@ -665,4 +610,4 @@ ACTIVATIONS: dict[str, tuple[Activation | None, Activation]] = {
     "tanh": (lambda x: _np("tanh")(x), lambda x: _torch("tanh")(x)),
 }
 
-BACKENDS: dict[str, Callable[..., Backend]] = {"numpy": NumpyBackend, "torch": TorchBackend, "onednn": OneDNNBackend}
+BACKENDS: dict[str, Callable[..., Backend]] = {"numpy": NumpyBackend, "torch": TorchBackend}

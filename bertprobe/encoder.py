@@ -258,7 +258,7 @@ def _read(backend: Backend, headers: Mapping[str, TensorHeader], memory: Memory 
     found: dict[str, Array] = {name: row_table(header) for name, header in headers.items() if name in tables}
     whole = {name: header for name, header in headers.items() if name not in found}
     for name, values in read_tensors(whole, memory):
-        found[name] = backend.matrix(values) if values.ndim == 2 else backend.array(values)
+        found[name] = backend.array(values)
     return found
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertprobe.anatomy import Anatomy, Part
 from bertprobe.anatomy.native import why_not_native
-from bertprobe.backends import ACTIVATIONS, BACKENDS, Array, OneDNNBackend, TorchBackend
+from bertprobe.backends import ACTIVATIONS, BACKENDS, Array, TorchBackend
 from bertprobe.checkpoint import Checkpoint, read_tensors
 from bertprobe.errors import BertprobeError, UnsupportedFile, printable, shortened
 from bertprobe.run import (
@@ -138,7 +138,7 @@ def _engines(runner: Runner) -> Iterator[tuple[str, Runner]]:
         return
     in_numpy, in_torch = ACTIVATIONS.get(str(runner.anatomy.config_spec.activation), (None, None))
     for name, make in BACKENDS.items():
-        if (in_numpy if name == "numpy" else in_torch) is not None and (name != "onednn" or OneDNNBackend.is_there()):
+        if (in_numpy if name == "numpy" else in_torch) is not None:
             loaded = name == runner.engine.name
             encoder = None if loaded else load_encoder(runner.checkpoint, runner.anatomy, make())
             yield name, runner if encoder is None else replace(runner, engine=BertEngine(encoder))

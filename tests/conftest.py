@@ -107,16 +107,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-goldens", action="store_true", help="write tests/golden/ anew from what is printed now")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Rows of BACKENDS that this build of torch does not have are skipped."""
-    from bertprobe.backends import OneDNNBackend
-
-    with_it = [i for i in items if "onednn" in getattr(getattr(i, "callspec", None), "params", {}).values()]
-    if with_it and not OneDNNBackend.is_there():
-        for item in with_it:
-            item.add_marker(pytest.mark.skip(reason="this build of torch has no oneDNN"))
-
-
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     """Compares a text with a file of tests/golden/, or writes that file under --update-goldens."""

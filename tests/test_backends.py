@@ -134,7 +134,7 @@ def test_dense_is_the_product(name: str) -> None:
     x, weight, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((5, 48), (7, 48), (7,)))
     for added in (bias, None):
         given = None if added is None else backend.array(added)
-        ours = backend.numpy(backend.dense(backend.array(x), backend.matrix(weight), given))
+        ours = backend.numpy(backend.dense(backend.array(x), backend.array(weight), given))
         true = x.astype(np.float64) @ weight.T.astype(np.float64) + (0 if added is None else added)
         assert np.abs(ours - true).max() < 1e-6 * (np.abs(x) @ np.abs(weight.T)).max()
 
@@ -147,7 +147,7 @@ def test_weights_that_lie_anywhere_give_the_same_numbers(name: str) -> None:
     weight, x = rng.standard_normal((16, 32)).astype(np.float32), rng.standard_normal((4, 32)).astype(np.float32)
     odd = np.frombuffer(b"\0" + weight.tobytes(), np.uint8)[1:].view(np.float32).reshape(16, 32)
     assert not odd.flags.aligned
-    one, other = (backend.numpy(backend.dense(backend.array(x), backend.matrix(w), None)) for w in (weight, odd))
+    one, other = (backend.numpy(backend.dense(backend.array(x), backend.array(w), None)) for w in (weight, odd))
     assert np.array_equal(one, other)
 
 

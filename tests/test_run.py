@@ -40,7 +40,7 @@ from bertprobe.run import runner as runner_room
 from bertprobe.run.workers import AHEAD, WORTH_SHARING, enough_for, in_workers
 
 WORDS = ["the", "ship", "left", "harbour", "and", "he", "was", "paid", "a", "shilling", "she", "walked", "on"]
-BACKENDS = ["numpy", "torch", "onednn"]
+BACKENDS = ["numpy", "torch"]
 
 
 def texts_of(count: int, seed: int = 7) -> list[str]:

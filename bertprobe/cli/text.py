@@ -40,8 +40,8 @@ File = Annotated[
 ]
 Pair = Annotated[bool, typer.Option("--pair", help="Read the texts as sentence pairs, two by two.")]
 Backend = Annotated[
-    Literal["auto", "numpy", "torch", "onednn"],
-    typer.Option("--backend", metavar="NAME", help="Compute with auto, numpy, torch or onednn."),
+    Literal["auto", "numpy", "torch"],
+    typer.Option("--backend", metavar="NAME", help="Compute with auto, numpy or torch."),
 ]
 Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],

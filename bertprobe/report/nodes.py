@@ -582,7 +582,6 @@ class Agreement(TypedDict):
     part: str
     numpy: Number
     torch: Number
-    onednn: Number
     alone: Number
     batch: Number
     transformers_error: Number

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bertprobe.anatomy import Anatomy
-from bertprobe.backends import ACTIVATIONS, Backend, NumpyBackend, OneDNNBackend, TorchBackend
+from bertprobe.backends import ACTIVATIONS, Backend, NumpyBackend, TorchBackend
 from bertprobe.errors import UnsupportedFile
 
 # Floating-point operations from which torch's speed makes up for the second or more that its import takes: on two cores
@@ -31,8 +31,7 @@ class Compute:
 def choose_backend(compute: Compute, anatomy: Anatomy, work: float) -> Backend:
     """The backend asked for; `auto` is numpy for float32 on the CPU while torch's import would cost more than it saves.
 
-    From there on `auto` is oneDNN on the CPU where torch has it; torch itself is for small work where it is loaded
-    anyway, and for GPUs. Raises `UnsupportedFile` for what cannot go together, such as numpy on a GPU.
+    Raises `UnsupportedFile` for what cannot go together, such as numpy on a GPU.
     """
     import sys
 
@@ -47,13 +46,7 @@ def choose_backend(compute: Compute, anatomy: Anatomy, work: float) -> Backend:
     if compute.backend == "numpy" or (compute.backend == "auto" and numpy_can and small and "torch" not in sys.modules):
         _set_threads_of_numpy(compute.threads)
         return NumpyBackend()
-    if compute.backend == "onednn":
-        return OneDNNBackend.on(compute.device, compute.dtype, compute.threads)
-    found = TorchBackend.on(compute.device, compute.dtype, compute.threads)
-    large = compute.backend == "auto" and not small and compute.dtype != "float16"
-    if large and found.device == "cpu" and OneDNNBackend.is_there():
-        return OneDNNBackend.on("cpu", compute.dtype, compute.threads)
-    return found
+    return TorchBackend.on(compute.device, compute.dtype, compute.threads)
 
 
 def _set_threads_of_numpy(threads: int | None) -> None:

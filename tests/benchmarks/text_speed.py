@@ -291,19 +291,17 @@ def corpus(models: dict[str, Path], rounds: int, texts: list[str], bfloat16: boo
     print(f"\n{len(texts)} paragraphs, {sum(map(len, texts)):,} characters, {versions}")
     for label, model in models.items():
         ours = {
-            "packed, oneDNN float32": Packed(model, "onednn", "float32"),
             "packed, torch float32": Packed(model, "torch", "float32"),
             "packed, numpy float32": Packed(model, "numpy", "float32"),
-            FORWARD: Packed(model, "onednn", "float32", "forward"),
-            STATISTICS: Packed(model, "onednn", "float32", "statistics"),
+            FORWARD: Packed(model, "torch", "float32", "forward"),
+            STATISTICS: Packed(model, "torch", "float32", "statistics"),
         }
         if bfloat16:
-            ours["packed, oneDNN bfloat16"] = Packed(model, "onednn", "bfloat16")
+            ours["packed, torch bfloat16"] = Packed(model, "torch", "bfloat16")
         contestants: dict[str, Callable[[list[str]], Any]] = {
             LOOP: loop_of_transformers(model),
             SENTENCES: sentence_transformers(model),
             HOOKS: hooked(model),
-            "pool, oneDNN float32, workers": by_workers(model, "onednn"),
             "pool, torch float32, workers": by_workers(model, "torch"),
             **({"OpenVINO, throughput": openvino(model)} if with_openvino else {}),
             **ours,
@@ -381,7 +379,7 @@ def busy(models: dict[str, Path], rounds: int, texts: list[str], with_openvino: 
     print(f"\n{len(texts)} paragraphs, {sum(map(len, texts)):,} characters, {os.cpu_count()} cores")
     for label, model in models.items():
         contestants: dict[str, Callable[[list[str]], Any]] = {}
-        for backend in ("onednn", "torch", "numpy"):
+        for backend in ("torch", "numpy"):
             contestants[f"{backend}, workers of one thread"] = by_workers(model, backend)
             contestants[f"{backend}, all threads together"] = by_all_threads(model, backend)
         contestants[SENTENCES] = sentence_transformers(model)
@@ -404,7 +402,7 @@ def busy(models: dict[str, Path], rounds: int, texts: list[str], with_openvino: 
                         if other is not None:
                             other.kill()
                             other.wait()
-        best = idle["onednn, workers of one thread"]
+        best = idle["torch, workers of one thread"]
         print(f"\n| {label} | idle, s | ÷ the first | one core busy, s (median, max) | busy ÷ idle (median, max) |")
         print("|---|---:|---:|---:|---:|")
         for name in contestants:
@@ -437,7 +435,7 @@ def memory(model: Path, books: Path) -> None:
         texts, out = Path(folder) / "texts.txt", Path(folder) / "out.npy"
         for count, budget in ((1000, 2048), (4000, 2048), (16_000, 2048), (4000, 512), (4000, 8192)):
             texts.write_text("\n".join((paragraphs(2000, books, 250) * 8)[:count]) + "\n")
-            common = ["--file", str(texts), "-m", str(model), "--batch-tokens", str(budget), "--backend", "onednn"]
+            common = ["--file", str(texts), "-m", str(model), "--batch-tokens", str(budget), "--backend", "torch"]
             ours = [sys.executable, "-m", "bertprobe"]
             pool = peak([*ours, "pool", *common, "-o", str(out), "--force"])
             summed = peak([*ours, "activations", *common])
