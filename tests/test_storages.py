@@ -173,7 +173,7 @@ def test_names_of_its_own_are_a_row_of_dialects(
     assert "prefix-not-stripped" not in {finding.rule for finding in judge(Evidence(checkpoint, anatomy, {}))}
     stranger = find_parts(replace(checkpoint, storage="PyTorch"))
     found = judge(Evidence(replace(checkpoint, storage="PyTorch"), stranger, {}))
-    assert "names are spelled as Toy does" in " ".join(finding.message for finding in found)
+    assert "tensor names are in Toy's spelling" in " ".join(finding.message for finding in found)
 
 
 @pytest.mark.usefixtures("row")
