@@ -37,7 +37,7 @@ from bertprobe.run import (
     run_texts,
 )
 from bertprobe.run import runner as runner_room
-from bertprobe.run.workers import AHEAD, WORTH_SHARING, enough_for, in_workers
+from bertprobe.run.workers import AHEAD, WORTH_SHARING, in_workers, workers_for
 
 WORDS = ["the", "ship", "left", "harbour", "and", "he", "was", "paid", "a", "shilling", "she", "walked", "on"]
 BACKENDS = ["numpy", "torch"]
@@ -157,13 +157,31 @@ def test_in_workers_keeps_the_order_and_runs_ahead_by_no_more_than_it_says(worke
 
 
 def test_few_batches_are_left_to_all_threads_together() -> None:
-    many, batches = enough_for(2, iter(range(2 * WORTH_SHARING)))
-    assert many
-    assert list(batches) == list(range(2 * WORTH_SHARING))
-    many, batches = enough_for(2, iter(range(2 * WORTH_SHARING - 1)))
-    assert not many
-    assert list(batches) == list(range(2 * WORTH_SHARING - 1))
-    assert not enough_for(1, iter(range(100)))[0]
+    for count, workers in (
+        (2 * WORTH_SHARING, 2),
+        (2 * WORTH_SHARING + 5, 2),
+        (2 * WORTH_SHARING - 1, 1),
+        (1, 1),
+        (0, 1),
+    ):
+        found, batches = workers_for(iter(range(count)), lambda: 2)
+        assert (found, list(batches)) == (workers, list(range(count)))
+    assert workers_for(iter(range(100)), lambda: 1)[0] == 1
+
+
+def test_of_one_batch_nobody_asks_for_workers() -> None:
+    def asked() -> int:
+        raise AssertionError
+
+    found, batches = workers_for(iter([7]), asked)
+    assert (found, list(batches)) == (1, [7])
+
+
+def test_what_one_run_truncated_is_not_counted_in_the_next() -> None:
+    model = bertprobe.open("pocket")
+    for texts, tokens in (["ship " * 200], 74), (["ship " * 200], 74), (["a ship"], 0):
+        ran = model.run(texts, Vectors("mean"), truncate=True)
+        assert ran.settings["truncated"] == {"texts": int(tokens > 0), "tokens": tokens}
 
 
 def test_only_what_is_needed_is_read_and_run() -> None:
@@ -233,7 +251,8 @@ def test_in_order_takes_batches_as_they_come() -> None:
 def test_numbers_that_are_none_are_explained(tmp_path: Path) -> None:
     model = bertprobe.open("pocket")
     ran = model.run(texts_of(2), Vectors("mean"))
-    assert ran.findings == ()
+    assert ran.is_finite
+    assert ran.why_not_finite() == ()
     arrays = {name: array.copy() for name, array in bertprobe.read_tensors(model.checkpoint.headers)}
     name = next(n for n in arrays if n.endswith("layer.1.output.dense.bias"))
     arrays[name][3] = np.nan
@@ -243,5 +262,5 @@ def test_numbers_that_are_none_are_explained(tmp_path: Path) -> None:
     for file in ("config.json", "tokenizer.json"):
         (tmp_path / file).write_bytes((Path(bertprobe.__file__).parent / "pocket" / file).read_bytes())
     ran = bertprobe.open(tmp_path).run(texts_of(2), Vectors("mean"))
-    assert [finding.rule for finding in ran.findings] == ["not-finite"]
-    assert "layer.1.output.dense.bias" in str(ran.findings[0])
+    assert [finding.rule for finding in ran.why_not_finite()] == ["not-finite"]
+    assert "layer.1.output.dense.bias" in str(ran.why_not_finite()[0])

@@ -118,11 +118,11 @@ def pool(
     if isinstance(kept, VectorFile):
         with kept:
             ran = run_texts(runner, chain(known, lines), kept, truncate=truncate, pairs=pair)
-        report = vectors_written(ran, kept, (*ran.findings, *findings))
+        report = vectors_written(ran, kept, (*ran.why_not_finite(), *findings))
     else:
         known = _few([*known, *islice(lines, SHOWN + 1 - len(known))])
         ran = run_texts(runner, known, kept, truncate=truncate, pairs=pair)
-        report = pooling(ran, _shown(known, pair), kept.texts, (*ran.findings, *findings), top, vector)
+        report = pooling(ran, _shown(known, pair), kept.texts, (*ran.why_not_finite(), *findings), top, vector)
     printer.show(report, whole=output is None)
 
 
@@ -187,7 +187,7 @@ def activations(
     ran = run_texts(runner, chain(known, lines), *kept, truncate=truncate, pairs=pair)
     if output is not None:
         write_matrices(ran, matrices, output, force)
-    report = activation(ran, statistics, each if few else None, ran.findings, top)
+    report = activation(ran, statistics, each if few else None, ran.why_not_finite(), top)
     printer.show(report)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +17,7 @@ from bertprobe.run.captured import FIRST, HIDDEN, POOLED, Captured, Collector, S
 from bertprobe.run.compute import Compute, choose_backend, work_of
 from bertprobe.run.engines import BertEngine, Engine, TransformersEngine
 from bertprobe.run.nonfinite import why_not_finite
-from bertprobe.run.workers import enough_for, in_workers
+from bertprobe.run.workers import in_workers, workers_for
 from bertprobe.tokens import Tokenizer, batches, check_rows, check_vocabulary, open_tokenizer
 from bertprobe.verdicts import Finding
 
@@ -25,24 +25,15 @@ if TYPE_CHECKING:
     from bertprobe.tokens import Packed
 
 
-@dataclass(slots=True)
-class Truncated:
-    """How many texts were truncated to what the model takes, and how many tokens that left out."""
-
-    texts: int = 0
-    tokens: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """A checkpoint ready for text: what runs it and its tokenizer; `truncated` counts what had to be left out."""
+    """A checkpoint ready for text: what runs it and its tokenizer."""
 
     checkpoint: Checkpoint
     anatomy: Anatomy
     engine: Engine
     tokenizer: Tokenizer
     compute: Compute
-    truncated: Truncated = field(default_factory=Truncated)
 
     @property
     def backend(self) -> Backend:
@@ -64,8 +55,6 @@ class Runner:
             pairs=pairs,
         ):
             check_rows(packed, self.engine.vocabulary, self.engine.segments)
-            self.truncated.texts += int((packed.truncated > 0).sum())
-            self.truncated.tokens += int(packed.truncated.sum())
             yield packed
         for file in self.checkpoint.files:
             file.check_unchanged()
@@ -76,8 +65,8 @@ class Ran:
     """What is to be said of a run beside what was collected.
 
     `settings` are its facts: backend, device, dtype, tokenizer and what was decided on the way. `rows_are_tokens` says
-    whether each row that a part puts out stands for a token, `has_pooler` whether there was pooled output. `findings`
-    say why numbers are NaN or infinite, where some are.
+    whether each row that a part puts out stands for a token, `has_pooler` whether there was pooled output, `is_finite`
+    whether no number that was kept is NaN or infinite.
     """
 
     checkpoint: Checkpoint
@@ -85,7 +74,11 @@ class Ran:
     settings: Mapping[str, Any]
     rows_are_tokens: bool
     has_pooler: bool
-    findings: tuple[Finding, ...]
+    is_finite: bool
+
+    def why_not_finite(self) -> tuple[Finding, ...]:
+        """Why numbers that were kept are NaN or infinite, which reads all weights; nothing where none is."""
+        return () if self.is_finite else why_not_finite(self.anatomy, str(self.settings["dtype"]))
 
 
 def open_runner(
@@ -167,18 +160,26 @@ def run_texts(
         BertprobeError: a text is too long, comes to no tokens, or has no partner.
         CorruptFile: the weights changed while they were in use.
     """
-    batches = runner.batches(texts, truncate=truncate, pairs=pairs)
-    for reduced in _side_by_side(runner.engine, batches, collectors):
+    truncated = {"texts": 0, "tokens": 0}
+
+    def counted() -> Iterator[Packed]:
+        for batch in runner.batches(texts, truncate=truncate, pairs=pairs):
+            truncated["texts"] += int((batch.truncated > 0).sum())
+            truncated["tokens"] += int(batch.truncated.sum())
+            yield batch
+
+    for reduced in _side_by_side(runner.engine, counted(), collectors):
         _add(reduced)
-    finite = all(collector.is_finite for collector in collectors)
-    return Ran(
-        runner.checkpoint,
-        runner.anatomy,
-        settings_of(runner),
-        runner.engine.rows_are_tokens,
-        runner.engine.has_pooler,
-        () if finite else why_not_finite(runner.anatomy, runner.backend.dtype),
-    )
+    settings = {
+        "backend": runner.engine.name,
+        "device": runner.backend.device,
+        "dtype": runner.backend.dtype,
+        "tokenizer": runner.tokenizer.name,
+        "tokenizer_notes": list(runner.tokenizer.notes),
+        "truncated": truncated,
+    }
+    engine, finite = runner.engine, all(collector.is_finite for collector in collectors)
+    return Ran(runner.checkpoint, runner.anatomy, settings, engine.rows_are_tokens, engine.has_pooler, finite)
 
 
 def run_batch(runner: Runner, batch: Packed, *collectors: Collector) -> None:
@@ -210,23 +211,10 @@ def _add(reduced: _Reduced) -> None:
 def _side_by_side(engine: Engine, batches: Iterator[Packed], collectors: Sequence[Collector]) -> Iterator[_Reduced]:
     """What is kept of each batch, in their order; many batches run in workers of one thread each."""
     work = partial(_reduced, engine, collectors=collectors)
-    workers = engine.workers
-    many, batches = enough_for(workers, batches)
-    if not many:
+    workers, batches = workers_for(batches, lambda: engine.workers)
+    if workers == 1:
         yield from map(work, batches)
         return
     engine.share()
     with engine.backend.sharing():
         yield from in_workers(work, batches, workers, engine.backend.begin_worker)
-
-
-def settings_of(runner: Runner) -> Mapping[str, Any]:
-    """The facts of a run: backend, device, dtype, tokenizer and what was decided on the way."""
-    return {
-        "backend": runner.engine.name,
-        "device": runner.backend.device,
-        "dtype": runner.backend.dtype,
-        "tokenizer": runner.tokenizer.name,
-        "tokenizer_notes": list(runner.tokenizer.notes),
-        "truncated": {"texts": runner.truncated.texts, "tokens": runner.truncated.tokens},
-    }

@@ -19,12 +19,16 @@ WORTH_SHARING = 4  # batches for each worker: fewer are done sooner by all threa
 AHEAD = 4  # batches for each worker that are begun or done before the first of them has been taken
 
 
-def enough_for(workers: int, batches: Iterator[B]) -> tuple[bool, Iterator[B]]:
-    """Whether there are so many batches that workers are worth while, and the batches, as if nobody had looked."""
-    if workers < 2:
-        return False, batches
-    known = list(islice(batches, WORTH_SHARING * workers))
-    return len(known) == WORTH_SHARING * workers, chain(known, batches)
+def workers_for(batches: Iterator[B], most: Callable[[], int]) -> tuple[int, Iterator[B]]:
+    """How many workers so many batches are worth, and the batches, as if nobody had looked.
+
+    `most` is asked only where there is more than one batch: of a single text nobody waits for the answer.
+    """
+    known = list(islice(batches, 2))
+    workers = most() if len(known) > 1 else 1
+    if workers > 1:
+        known += islice(batches, WORTH_SHARING * workers - len(known))
+    return workers if len(known) == WORTH_SHARING * workers else 1, chain(known, batches)
 
 
 def in_workers(work: Callable[[B], R], batches: Iterable[B], workers: int, begin: Callable[[], None]) -> Iterator[R]:
