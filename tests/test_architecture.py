@@ -57,7 +57,8 @@ DOORKEEPERS = {
         *(f"checkpoint/hub/{name}.py" for name in ("settings", "client", "repository", "download")),
     },
     "torch": {
-        "backends.py",
+        "backends/torch.py",
+        "backends/activations.py",
         "modules.py",
         *(f"transformers_model/{name}.py" for name in ("__init__", "running", "manners")),
     },

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.activations import ACT2FN
 
-from bertprobe import backends
-from bertprobe.backends import ACTIVATIONS, BACKENDS, NumpyBackend, TorchBackend, erf, runs
+from bertprobe.backends import ACTIVATIONS, BACKENDS, NumpyBackend, TorchBackend
+from bertprobe.backends import torch as on_torch
+from bertprobe.backends.activations import erf
+from bertprobe.backends.protocol import runs
 from bertprobe.errors import UnsupportedFile
 
 LEARNED = {"prelu", "xielu"}
@@ -179,16 +181,16 @@ def test_ragged_attention_is_asked_for_the_same(lengths: list[int], one: bool, m
         for rows in (len(lengths) if one else tokens, tokens, tokens)
     )
     plain = TorchBackend().attention(query, key, value, 2, lengths)
-    monkeypatch.setattr(backends, "_ragged_attention", lambda device, dtype, size: varlen)
+    monkeypatch.setattr(on_torch, "_ragged_attention", lambda device, dtype, size: varlen)
     ragged = TorchBackend().attention(query, key, value, 2, lengths)
     assert torch.allclose(plain, ragged, atol=1e-6, rtol=0)
     assert asked == [(1 if one and len(lengths) != tokens else max(lengths), max(lengths))]
 
 
 def test_ragged_attention_is_for_half_precision_on_a_gpu_alone() -> None:
-    assert backends._ragged_attention("cpu", "bfloat16", 64) is None
-    assert backends._ragged_attention("cuda", "float32", 64) is None
-    assert backends._ragged_attention("cuda", "bfloat16", 20) is None
+    assert on_torch._ragged_attention("cpu", "bfloat16", 64) is None
+    assert on_torch._ragged_attention("cuda", "float32", 64) is None
+    assert on_torch._ragged_attention("cuda", "bfloat16", 20) is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -198,7 +200,7 @@ def test_attention_on_a_gpu_in_half_precision() -> None:
     gpu, cpu = TorchBackend("cuda", "bfloat16"), TorchBackend()
     x = [gpu.array(rng.standard_normal((20, 128)).astype(np.float32)) for _ in range(3)]
     lengths = [9, 6, 4, 1]
-    assert backends._ragged_attention("cuda", "bfloat16", 64) is not None
+    assert on_torch._ragged_attention("cuda", "bfloat16", 64) is not None
     ours, theirs = gpu.attention(*x, 2, lengths), cpu.attention(*(v.float().cpu() for v in x), 2, lengths)
     assert np.abs(gpu.numpy(ours) - cpu.numpy(theirs)).max() < 2**-7 * float(x[2].abs().max())
 
@@ -213,8 +215,8 @@ def test_padded_attention_is_that_of_texts_one_by_one(lengths: list[int], one: b
         for x in range(3)
     )
     plain = TorchBackend().attention(query, key, value, 3, lengths)
-    padded = backends._padded_attention(query, key, value, 3, tuple(lengths), one)
+    padded = on_torch._padded_attention(query, key, value, 3, tuple(lengths), one)
     assert torch.allclose(plain, padded, atol=1e-6, rtol=0)
-    assert not backends._padding_is_little([5, 5, 5, 4])
-    assert backends._padding_is_little([9, 8, 7, 7, 6])
-    assert not backends._padding_is_little([500, *[4] * 3, 3, 2])
+    assert not on_torch._padding_is_little([5, 5, 5, 4])
+    assert on_torch._padding_is_little([9, 8, 7, 7, 6])
+    assert not on_torch._padding_is_little([500, *[4] * 3, 3, 2])

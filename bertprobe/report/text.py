@@ -109,13 +109,13 @@ def _vector_view(texts: Sequence[nodes.Text], kind: str) -> View:
         Column("text", ("number",), "integer"),
         Column("", ("text",), "text"),
         Column("tokens", ("count",), "integer", 1),
-        Column("truncated", ("left_out",), "integer", 1),
+        Column("truncated", ("truncated",), "integer", 1),
     ]
     for priority, name in enumerate(("norm", "mean", "std", "min", "max", "saturated")):
         kind_of = "share" if name == "saturated" else "real"
         columns.append(Column(name, (kind, "statistics", name), kind_of, priority))
     rows = tuple(
-        {**node, "number": i, "count": len(node["tokens"]), "left_out": node["truncated"] or None}
+        {**node, "number": i, "count": len(node["tokens"]), "truncated": node["truncated"] or None}
         for i, node in enumerate(texts, 1)
     )
     return View("vectors", titles[kind], tuple(columns), rows)
