@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from bertprobe.checkpoint import Checkpoint
     from bertprobe.stats.numbers import Numbers
 
-T = TypeVar("T")
 R = TypeVar("R")
 
 Progress = Callable[[int], None]

@@ -27,8 +27,9 @@ from bertprobe.noise import edge_of_rows, in_groups
 from bertprobe.stats import robust, spectrum
 from bertprobe.stats.numbers import Numbers, measure, summarize
 from bertprobe.stats.robust import leading, robust_z
-from bertprobe.stats.spectrum import largest_singular_value
+from bertprobe.stats.spectrum import SEED, TOLERANCE, top_sigma
 from bertprobe.stats.summary import EMPTY, Summary
+from bertprobe.stats.sums import as_matrix, checked, operand
 from bertprobe.stats.table import STATISTICS, statistics
 
 Array = npt.NDArray[Any]
@@ -67,6 +68,15 @@ def noise(m: int, k: int, seed: int = 0, std: float = 0.02) -> npt.NDArray[np.fl
 def close(expected: Any, rel: float) -> Any:
     """Approximately equal, also where the numbers themselves are tiny."""
     return pytest.approx(expected, rel=rel, abs=0)
+
+
+def largest_singular_value(matrix: Any, *, tolerance: float = TOLERANCE, seed: int = SEED) -> float:
+    """σ₁ of a matrix (m, k) by the steps that `measure` takes, with a seed of one's own; NaN where an element is."""
+    wide = operand(as_matrix(checked(matrix)))
+    if not wide.size:
+        return 0.0
+    largest = max(abs(float(wide.min())), abs(float(wide.max())))
+    return top_sigma(wide, largest, tolerance, seed) if math.isfinite(largest) else math.nan
 
 
 def norms_of(numbers: Numbers) -> Array:

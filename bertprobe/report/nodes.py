@@ -5,10 +5,9 @@ against them. Numbers that may be undefined are None, which JSON has as null.
 """
 
 # Without the future import: which keys may be absent is asked when these classes are made.
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 Number = float | int | None
-Severity = Literal["error", "warning", "note"]
 
 
 class FileSize(TypedDict):

@@ -10,7 +10,7 @@ import numpy as np
 
 from bertprobe import noise
 from bertprobe.stats.summary import Summary, or_none
-from bertprobe.stats.sums import Array, Floats, as_matrix, checked, operand
+from bertprobe.stats.sums import Array, Floats
 
 SEED = 0
 
@@ -51,18 +51,6 @@ class Spectrum:
     ks_distance: float | None
     xmin: float | None
     condition_number: float | None
-
-
-def largest_singular_value(matrix: Array, *, tolerance: float = TOLERANCE, seed: int = SEED) -> float:
-    """The largest singular value of a matrix (m, k), within 1e-4 of itself; NaN where not all elements are finite.
-
-    `tolerance` bounds the residual of the singular pair relative to its value; see `TOLERANCE`.
-    """
-    wide = operand(as_matrix(checked(matrix)))
-    if not wide.size:
-        return 0.0
-    largest = max(abs(float(wide.min())), abs(float(wide.max())))
-    return top_sigma(wide, largest, tolerance, seed) if math.isfinite(largest) else math.nan
 
 
 def top_sigma(matrix: Array, abs_max: float, tolerance: float, seed: int) -> float:

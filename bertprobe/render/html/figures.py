@@ -99,7 +99,6 @@ def _of_similarity(data: Page) -> str:
     )
 
 
-_TEXTS = "no text was given"
 FIGURES: dict[str, Figure] = {
     row.name: row
     for row in (

@@ -21,7 +21,6 @@ from bertprobe.report.explanation.claims import applicable
 from bertprobe.report.explanation.facts import Facts
 from bertprobe.report.sections import Block, Checked, Section, as_data
 
-LANGUAGES = ("en", "zh")
 ANSWERS = {True: "right", False: "wrong", None: "open"}
 ORDER = ("model", "place", "formula", "steps", "source", "comparison", "claims", "next")
 
