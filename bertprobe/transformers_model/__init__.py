@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 from bertprobe.anatomy import Anatomy, Part, find_parts
 from bertprobe.anatomy.naming import whole
-from bertprobe.backends import TorchBackend
 from bertprobe.checkpoint import DTYPES, Checkpoint, Piece, TensorHeader, check_readable, read_tensors
 from bertprobe.errors import BertprobeError, PartMissing, UnsupportedFile, printable
 from bertprobe.transformers_model.door import shut
@@ -33,6 +32,8 @@ from bertprobe.transformers_model.tokenizing import TransformersTokenizer, token
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
+
+    from bertprobe.backends import TorchBackend
 
 __all__ = [
     "DOWN",
@@ -59,6 +60,8 @@ def load_reference(
         UnsupportedFile: transformers has no such model, or its config and its tensors do not fit each other.
         PartMissing: a tensor that the model needs is not in the file; nothing is ever filled in.
     """
+    from bertprobe.backends import TorchBackend  # loads numpy
+
     backend = TorchBackend("cpu", dtype)
     config = config_of(checkpoint, anatomy)
     model_class = class_of(anatomy, config)

@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bertprobe.anatomy import Anatomy
-from bertprobe.backends import Activation
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.errors import UnsupportedFile
 from bertprobe.transformers_model.door import opened, shut
@@ -20,6 +19,8 @@ from bertprobe.transformers_model.manners import borrowed, refused
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
+
+    from bertprobe.backends import Activation
 
 
 @dataclass(frozen=True, eq=False)
