@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from bertprobe.recipe import Recipe
     from bertprobe.report import Report
     from bertprobe.run import Collector, Compute, Ran
     from bertprobe.run.runner import Reach, Runner
@@ -168,39 +169,75 @@ class Model(ReprMixin):
         """
         return _dense(self._one("gate", layer))
 
+    @cached_property
+    def recipe(self) -> Recipe:
+        """How a text becomes the model's vector, by the settings files beside the weights; nothing else is read."""
+        from bertprobe.recipe import recipe_of
+
+        return recipe_of(self.checkpoint)
+
     def pool(
         self,
         texts: str | Iterable[str],
         *,
         vector: str = "pooled",
+        prompt: str | None = None,
         pairs: bool = False,
         truncate: bool = False,
         compute: Compute | None = None,
     ) -> Floats:
-        """One vector for each text, in their order: (N, H) float32.
+        """One vector for each text, in their order: (N, H) float32; of `sentence` as wide as `recipe.width`.
 
         Args:
             texts: texts, or a single one, which gives one row; any number of them.
             vector: `pooled`, what the pooler puts out; `cls`, the first token's last hidden state; `mean`, the mean of
-                all tokens' last hidden states.
+                all tokens' last hidden states; `sentence`, the one that the recipe makes, which is that of
+                sentence-transformers' `encode`. It cuts longer texts where the recipe says, and does not refuse them.
+            prompt: of `sentence`, the name of one of the model's prompts, or a text to put before each text; None for
+                the model's own default, `""` for none.
             pairs: whether to take the texts two by two.
             truncate: whether to cut texts that are too long instead of refusing them.
             compute: where and in which precision; None chooses what suits the texts.
 
         Raises:
             PartMissing: the pooled output of a model without a pooler.
-            ValueError: `vector` is none of the three.
+            UnsupportedFile: a step of the recipe is one that is not run here.
+            ValueError: `vector` is none of the four, or `pairs` or `prompt` do not go with it.
         """
         import numpy as np
 
-        from bertprobe.run import VECTORS, Vectors, require_vector
+        from bertprobe.run import SENTENCE, VECTORS, Vectors, require_vector
 
-        if vector not in VECTORS:
-            raise ValueError(f"vector is {vector!r}; it may be {', '.join(VECTORS)}")
+        if vector not in (*VECTORS, SENTENCE):
+            raise ValueError(f"vector is {vector!r}; it may be {', '.join(VECTORS)} or {SENTENCE}")
+        if vector == SENTENCE:
+            if pairs:
+                raise ValueError("a sentence vector is of one text, not of a pair")
+            return self._sentences(texts, prompt, truncate, compute)
+        if prompt is not None:
+            raise ValueError("a prompt goes with vector='sentence'; put it into the texts")
         require_vector(self.checkpoint, self.anatomy, vector)
         vectors = Vectors(vector)
         self.run(texts, vectors, truncate=truncate, pairs=pairs, compute=compute)
         return np.empty((0, self.anatomy.widths[0] or 0), np.float32) if vectors.array is None else vectors.array
+
+    def _sentences(
+        self, texts: str | Iterable[str], prompt: str | None, truncate: bool, compute: Compute | None
+    ) -> Floats:
+        import numpy as np
+
+        from bertprobe.run import Compute, SentenceVectors, open_runner, run_sentences
+        from bertprobe.run.sentence import open_sentence, tokenizer_for
+
+        known = [texts] if isinstance(texts, str) else list(texts)
+        here = self._here
+        sentence = open_sentence(here, self.recipe, tokenizer_for(here, self.recipe), prompt)
+        vectors = SentenceVectors(sentence)
+        runner = open_runner(
+            here, find_parts(here), compute or Compute(), known, needs=vectors.needs, tokenizer=sentence.tokenizer
+        )
+        run_sentences(runner, sentence, known, vectors, truncate=truncate)
+        return np.empty((0, self.recipe.width or 0), np.float32) if vectors.array is None else vectors.array
 
     def activations(
         self,

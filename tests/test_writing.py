@@ -471,7 +471,8 @@ def test_weights_that_change_while_texts_are_run(how: str, backend: str, tmp_pat
             if number == 0:
                 spoiled(folder / "model.safetensors", how)
     for place, row in vectors._rows._items.items():
-        assert np.array_equal(row, whole[place]), "no number may come of the new bytes"
+        # Workers of one thread made the whole: on some processors a product in one thread rounds otherwise.
+        assert np.abs(row - whole[place]).max() < 1e-5, "no number may come of the new bytes"
 
 
 class _either:  # noqa: N801  # a context like pytest.raises

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bertprobe import storages
-from bertprobe.checkpoint.choose import Located, OpenOptions
+from bertprobe.checkpoint.choose import Located, OpenOptions, locate_in
 from bertprobe.checkpoint.config import checked
 from bertprobe.checkpoint.folder import Folder, FolderWithin, LocalFolder, parse_json
 from bertprobe.checkpoint.locate import locate
@@ -26,6 +26,7 @@ __all__ = [
     "Source",
     "TensorHeader",
     "check_readable",
+    "headers_in",
     "open_checkpoint",
     "read_tensor",
     "read_tensors",
@@ -40,7 +41,8 @@ class Checkpoint:
 
     `ref` is what was typed, or with a subfolder or a weights file named beside it the place they led to, and
     `resolved` where that led; `config` is what config.json says as far as it can be, None where there is none, and
-    `faults` what cannot be, a sentence by key; `settings` is the folder they were read from; `pooling` the settings of
+    `faults` what cannot be, a sentence by key; `settings` is the folder they were read from, `home` the one that
+    describes the model as a whole, with sentence-transformers' settings where there are any; `pooling` the settings of
     sentence-transformers' `1_Pooling` or None; `metadata` the notes in the weights files; `wrapper` the dictionary key
     the tensors lay under in a pickle, and `root` which model was asked for where a file holds several; `revision` a
     commit of the Hub or None.
@@ -54,6 +56,7 @@ class Checkpoint:
     config: Mapping[str, Any] | None
     faults: Mapping[str, str]
     settings: Folder
+    home: Folder
     pooling: Mapping[str, Any] | None
     metadata: Mapping[str, str]
     wrapper: str
@@ -146,6 +149,7 @@ def open_checkpoint(
         config=config.sound,
         faults=config.faults,
         settings=settings,
+        home=located.home or settings,
         pooling=located.pooling,
         metadata={key: value for _, index in indexes for key, value in index.metadata.items()},
         wrapper=indexes[0][1].wrapper,
@@ -153,6 +157,17 @@ def open_checkpoint(
         revision=located.revision,
         notes=(*located.notes, *_several(indexes, root)),
     )
+
+
+def headers_in(folder: Folder) -> Mapping[str, TensorHeader]:
+    """The tensors of a folder with weights of its own, as a module beside the encoder has them, by stored name.
+
+    Raises:
+        NotFound: it holds no weights.
+        CorruptFile, UnsupportedFile: as `open_checkpoint` does.
+    """
+    located = locate_in(folder, OpenOptions())
+    return {header.name: header for file in located.files for header in _index(file)[1].headers}
 
 
 def _config(folder: Folder, carried: Mapping[str, str]) -> Mapping[str, Any] | None:

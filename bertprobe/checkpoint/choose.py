@@ -44,7 +44,8 @@ class Located:
     """Where a checkpoint lies: `files` in order, the folder with its settings, and what was decided on the way.
 
     `shards` are the names of files beside them that hold the data, where `files` do not. `ref` names it
-    again where what was typed should not be repeated, an address with a password in it.
+    again where what was typed should not be repeated, an address with a password in it. `home` is
+    the folder that describes the model as a whole, where the weights lie in one below, as in `0_Transformer`.
     """
 
     resolved: str
@@ -57,6 +58,7 @@ class Located:
     notes: tuple[str, ...] = field(default=())
     shards: tuple[str, ...] = field(default=())
     ref: str = ""
+    home: Folder | None = None
 
 
 def locate_in(folder: Folder, wanted: OpenOptions) -> Located:
@@ -100,7 +102,7 @@ def _locate_folder(folder: Folder) -> Located:
     if transformer is not None:
         inner = _locate_folder(transformer)
         note = f"the weights lie in {transformer.name}/, as sentence-transformers has it"
-        return noted(replace(inner, pooling=_pooling(folder)), note)
+        return noted(replace(inner, pooling=_pooling(folder), home=folder), note)
     for storage in storages.STORAGES:
         choose = storage.reader().choose
         choice = _by_names(storage, folder) if choose is None else choose(folder)

@@ -2,6 +2,7 @@
 
 from bertprobe.run.captured import FIRST, HIDDEN, POOLED, Captured, Collector, InOrder, Site, needs_of
 from bertprobe.run.collect import (
+    SENTENCE,
     VECTORS,
     AllVectors,
     Matrices,
@@ -19,11 +20,13 @@ from bertprobe.run.collect import (
 from bertprobe.run.compute import Compute
 from bertprobe.run.engines import BertEngine, Engine, TransformersEngine
 from bertprobe.run.runner import Ran, Runner, open_runner, run_batch, run_texts
+from bertprobe.run.sentence import Sentence, SentenceVectors, open_sentence, run_sentences, tokenizer_for
 
 __all__ = [
     "FIRST",
     "HIDDEN",
     "POOLED",
+    "SENTENCE",
     "VECTORS",
     "AllVectors",
     "BertEngine",
@@ -37,6 +40,8 @@ __all__ = [
     "NeuronSums",
     "Ran",
     "Runner",
+    "Sentence",
+    "SentenceVectors",
     "Site",
     "Strongest",
     "TextVectors",
@@ -46,9 +51,12 @@ __all__ = [
     "cosines",
     "needs_of",
     "open_runner",
+    "open_sentence",
     "require_vector",
     "run_batch",
+    "run_sentences",
     "run_texts",
     "strongest",
+    "tokenizer_for",
     "vectors_at",
 ]

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 VECTORS: tuple[Literal["pooled", "cls", "mean"], ...] = ("pooled", "cls", "mean")
 """What people take for a text's vector: the pooler's output, the first token's hidden state, the mean of them all."""
 
+SENTENCE: Literal["sentence"] = "sentence"
+"""The vector that the model's recipe makes, by `sentence.Sentence`; its width and norm are the recipe's."""
+
 FIRING = 0.0
 SMALL = 0.01
 ENERGY = 0.9

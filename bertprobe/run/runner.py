@@ -40,8 +40,10 @@ class Runner:
         """The array library and device that compute."""
         return self.engine.backend
 
-    def batches(self, texts: Iterable[str], *, truncate: bool = False, pairs: bool = False) -> Iterator[Packed]:
-        """The texts as packed batches, longest first within a window.
+    def batches(
+        self, texts: Iterable[str], *, truncate: bool = False, pairs: bool = False, longest: int | None = None
+    ) -> Iterator[Packed]:
+        """The texts as packed batches, longest first within a window; of each at most `longest` tokens.
 
         Raises `CorruptFile` at the end where the weights have changed since they were opened, though what was computed
         is of the weights as they were: what lies under their name now is something else.
@@ -50,7 +52,7 @@ class Runner:
             self.tokenizer,
             texts,
             budget=self.compute.batch_tokens or self.backend.batch_tokens,
-            longest=self.engine.longest,
+            longest=self.engine.longest if longest is None else min(longest, self.engine.longest),
             truncate=truncate,
             pairs=pairs,
         ):
@@ -143,7 +145,12 @@ def _their_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
 
 
 def run_texts(
-    runner: Runner, texts: Iterable[str], *collectors: Collector, truncate: bool = False, pairs: bool = False
+    runner: Runner,
+    texts: Iterable[str],
+    *collectors: Collector,
+    truncate: bool = False,
+    pairs: bool = False,
+    longest: int | None = None,
 ) -> Ran:
     """Runs texts, however many, and shows every collector what it needs of each batch.
 
@@ -155,6 +162,7 @@ def run_texts(
         collectors: what is to be kept.
         truncate: whether to cut texts that are longer than the model takes; they are an error otherwise.
         pairs: whether to take the texts two by two.
+        longest: tokens of a text, special ones included, where that is fewer than the model takes.
 
     Raises:
         BertprobeError: a text is too long, comes to no tokens, or has no partner.
@@ -163,7 +171,7 @@ def run_texts(
     truncated = {"texts": 0, "tokens": 0}
 
     def counted() -> Iterator[Packed]:
-        for batch in runner.batches(texts, truncate=truncate, pairs=pairs):
+        for batch in runner.batches(texts, truncate=truncate, pairs=pairs, longest=longest):
             truncated["texts"] += int((batch.truncated > 0).sum())
             truncated["tokens"] += int(batch.truncated.sum())
             yield batch

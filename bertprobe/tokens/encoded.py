@@ -69,6 +69,9 @@ class Tokenizer(Protocol):
     def vocab_size(self) -> int:
         """One more than the largest id it can give."""
 
+    def lower_first(self) -> None:
+        """Has text lower-cased before all else."""
+
     def encode(self, text: str, pair: str | None = None, *, longest: int | None = None) -> Encoded:
         """One text, or two as a pair, cut to `longest` tokens if that is given."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -66,6 +66,30 @@ class FastTokenizer:
         """One more than the largest id; not the number of entries, as ids may be left out."""
         return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
+    def clean_as_bert(self, flags: Mapping[str, bool | None], around: Sequence[str] | None) -> None:
+        """Has text cleaned and split by BERT's rules and these flags, whatever the tokenizer's file says.
+
+        So transformers does, by the names that `flags` has in tokenizer_config.json, and puts the special tokens
+        `around` a text, its first and its last, where they are given.
+        """
+        from tokenizers import normalizers, pre_tokenizers, processors
+
+        self._backend.normalizer = normalizers.BertNormalizer(
+            clean_text=True,
+            handle_chinese_chars=flags["tokenize_chinese_chars"] is True,
+            strip_accents=flags["strip_accents"],
+            lowercase=flags["do_lower_case"] is True,
+        )
+        self._backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        ids = [self._backend.token_to_id(token) for token in around or ()]
+        if around and len(around) == 2 and None not in ids:
+            cls, sep = zip(around, cast(list[int], ids), strict=True)
+            self._backend.post_processor = processors.BertProcessing(sep, cls)
+
+    def lower_first(self) -> None:
+        """Has text lower-cased before all else, where its normalizer has no step that does only that."""
+        lower_first(self._backend)
+
     def encode(self, text: str, pair: str | None = None, *, longest: int | None = None) -> Encoded:
         """One text, or two as a pair, cut to `longest` tokens if that is given."""
         return self.encode_many([text if pair is None else (text, pair)], longest=longest)[0]
@@ -101,6 +125,21 @@ class FastTokenizer:
             kept = _kept(encoding.sequence_ids, longest, left=self._cut_left)
             ids, segments = ids[kept], segments[kept]
         return Encoded(ids, segments, tuple(map(self._pieces.__getitem__, ids.tolist())), cut)
+
+
+def lower_first(backend: tokenizers.Tokenizer) -> None:
+    """Puts lower-casing before a tokenizer's normalizer, as sentence-transformers does by `do_lower_case`.
+
+    Not where a step of it is that already; BERT's own step, which may lower-case too, does not count there.
+    """
+    from tokenizers import normalizers
+
+    known: Any = backend.normalizer
+    steps: list[Any] = [] if known is None else [known]
+    if isinstance(known, normalizers.Sequence):
+        steps = list(cast(Any, known))
+    if not any(isinstance(step, normalizers.Lowercase) for step in steps):
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
 
 
 def is_the_librarys(error: BaseException) -> bool:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.checkpoint.folder import Folder
-from bertprobe.errors import BertprobeError, NotFound, printable
+from bertprobe.errors import BertprobeError, NotFound, UnsupportedFile, printable
+from bertprobe.tokens.fast import lower_first
 from bertprobe.transformers_model.door import shut
 from bertprobe.transformers_model.manners import borrowed, refused
 from bertprobe.transformers_model.staging import class_name, staged
@@ -34,6 +35,16 @@ class TransformersTokenizer:
         except NotImplementedError:  # CANINE's vocabulary is Unicode
             ids = ()
         return max(ids, default=int(self._tokenizer.vocab_size) - 1) + 1
+
+    @shut()
+    def lower_first(self) -> None:
+        """Has text lower-cased before all else; raises `UnsupportedFile` where the tokenizer has no such step."""
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise UnsupportedFile(
+                f"{self.name} cannot be made to lower-case", "lower-case the texts, and take `vector=mean` or `cls`"
+            )
+        lower_first(backend)
 
     @shut()
     def encode(self, text: str, pair: str | None = None, *, longest: int | None = None) -> Encoded:

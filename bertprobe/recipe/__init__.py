@@ -1,0 +1,307 @@
+"""Which vector of a text is the model's: what the settings files beside the weights say, put together as one recipe.
+
+The files contradict each other; who wins is decided as sentence-transformers 6.2 with transformers 5.24 does, and what
+loses is kept beside it. Nothing but small files is read: no weights, no vocabulary, and no library is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from bertprobe.anatomy.config import model_type_of
+from bertprobe.anatomy.families import FAMILIES
+from bertprobe.checkpoint import Checkpoint
+from bertprobe.checkpoint.folder import Folder
+from bertprobe.recipe import text
+from bertprobe.recipe.files import MOST, Fault, Files, Said, Settings, read_files
+from bertprobe.recipe.steps import (
+    Dense,
+    LayerNorm,
+    Normalize,
+    Pooling,
+    Step,
+    Unsupported,
+    steps_of,
+    width_of,
+)
+
+__all__ = [
+    "Dense",
+    "Fault",
+    "Files",
+    "LayerNorm",
+    "Normalize",
+    "Pooling",
+    "Recipe",
+    "Said",
+    "Setting",
+    "Step",
+    "Unsupported",
+    "read_recipe",
+    "recipe_of",
+]
+
+T = TypeVar("T")
+
+SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+POSITIONS = 512  # of the config classes of BERT's kin, where config.json does not say
+
+
+@dataclass(frozen=True, slots=True)
+class Setting(Generic[T]):
+    """One line of a recipe: its value, the file and key it is from, and what other files said, which lost.
+
+    Where no file says it, `by` is None and `default` says whose default the value is.
+    """
+
+    value: T
+    by: Said | None = None
+    lost: tuple[Said, ...] = ()
+    default: str = ""
+
+    @property
+    def contradicted(self) -> tuple[Said, ...]:
+        """Of what lost, the values that are not this one."""
+        return tuple(said for said in self.lost if said.value != self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a text becomes the model's vector, as the settings files of a folder have it.
+
+    `declared` says whether a modules.json lists the steps; else they are what sentence-transformers takes by itself.
+    `lower` and `accents` say whether text is lower-cased and keeps its accents no more, None where no file tells;
+    `length` is in tokens, special ones counted, None for no limit; `positions` is how many the model has. `prompts` are
+    the named texts put before a text, `prompt` the name of the one that is put there unless another is asked for.
+    `width` is how many numbers the vector has, `cut` how many are kept of it (Matryoshka).
+
+    `rebuilt` says that transformers makes BERT's normalizer anew from the flags in tokenizer_config.json,
+    `only_transformers` that it makes another one of its own, and `lowered_first` that sentence-transformers lower-cases
+    before all that.
+    """
+
+    files: Files
+    declared: bool
+    normalizer: Setting[str]
+    lower: Setting[bool | None]
+    accents: Setting[bool | None]
+    special: Setting[tuple[str, ...] | None]
+    length: Setting[int | None]
+    positions: int | None
+    truncation: Setting[str]
+    steps: tuple[Step, ...]
+    prompts: Setting[Mapping[str, str]]
+    prompt: Setting[str | None]
+    similarity: Setting[str]
+    cut: Setting[int | None]
+    width: int | None
+    rebuilt: bool
+    only_transformers: bool
+    lowered_first: bool
+
+    @property
+    def pooling(self) -> Pooling | None:
+        """The step that makes one vector of all tokens' states."""
+        return next((step for step in self.steps if isinstance(step, Pooling)), None)
+
+    @property
+    def normalized(self) -> bool:
+        """Whether the vector comes out with norm 1; what is cut afterwards has less."""
+        return any(isinstance(step, Normalize) for step in self.steps)
+
+    def text_of(self, prompt: str | None) -> str:
+        """The text put before each text: by the prompt's name, or as it is where no prompt is called so."""
+        if prompt is None:
+            prompt = self.prompt.value
+        return "" if prompt is None else self.prompts.value.get(prompt, prompt)
+
+
+def read_recipe(home: Folder, *, tokenizer: Folder | None = None, config: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe of a folder, by its settings files alone.
+
+    Args:
+        home: the folder with modules.json, or of a model without one.
+        tokenizer: the folder with the tokenizer's files, where they lie elsewhere.
+        config: what the model's config says, where it is not in a file of that folder.
+    """
+    files = read_files(home, tokenizer=tokenizer, config=config)
+    steps = steps_of(files)
+    normalizer, lower, accents, lowered_first = _cleaning(files)
+    prompts, prompt = _prompts(files)
+    cut = _setting(files.prompts.said("truncate_dim", "whole") if files.modules is not None else None, None, "")
+    hidden = files.config.said("hidden_size", "whole")
+    return Recipe(
+        files=files,
+        declared=files.modules is not None,
+        normalizer=normalizer,
+        lower=lower,
+        accents=accents,
+        special=_special(files),
+        length=_length(files),
+        positions=positions_of(files),
+        truncation=_truncation(files),
+        steps=steps,
+        prompts=prompts,
+        prompt=prompt,
+        similarity=_similarity(files),
+        cut=cut,
+        width=width_of(steps, None if hidden is None else hidden.value, cut.value),
+        rebuilt=text.is_rebuilt(files),
+        only_transformers=text.only_transformers(files),
+        lowered_first=lowered_first,
+    )
+
+
+def recipe_of(checkpoint: Checkpoint) -> Recipe:
+    """The recipe of a checkpoint that is open, from the folder that describes it as a whole."""
+    return read_recipe(checkpoint.home, config=checkpoint.config)
+
+
+def _setting(by: Said | None, otherwise: Any, default: str, *lost: Said | None) -> Setting[Any]:
+    """The value that a file says, else a default; with what lost against it."""
+    others = tuple(said for said in lost if said is not None)
+    return Setting(otherwise, None, others, default) if by is None else Setting(by.value, by, others)
+
+
+# ------------------------------------------------------------------------------------------------ text
+
+
+def _cleaning(files: Files) -> tuple[Setting[str], Setting[bool | None], Setting[bool | None], bool]:
+    """Normaliser, case and accents, and whether sentence-transformers lower-cases before all that."""
+    stored, anew = text.stored(files), text.is_rebuilt(files)
+    config, json = files.tokenizer_config, files.tokenizer.file
+    done = text.rebuilt(files) if anew else stored
+    in_json = None if stored is None else Said(", ".join(stored.steps) or "none", json, "normalizer")
+    if done is None:
+        nothing: Setting[bool | None] = Setting(None, default="no tokenizer.json says")
+        normalizer: Setting[str] = Setting("the tokenizer's own", default="no tokenizer.json says")
+        lower = accents = nothing
+    elif text.only_transformers(files):
+        by_class = f"transformers' {text.tokenizer_class(files)}"
+        normalizer = Setting("its own", None, () if in_json is None else (in_json,), by_class)
+        lower = Setting(False, None, (Said(True, json, "normalizer"),), by_class)
+        accents = Setting(False, None, (), by_class)
+    elif anew:
+        by_class = f"transformers' {text.tokenizer_class(files) or 'BertTokenizer'}"
+        normalizer = Setting("BertNormalizer", None, () if in_json is None else (in_json,), by_class)
+        lower = _setting(
+            config.said("do_lower_case", "flag"),
+            done.lower,
+            by_class,
+            _said(stored, "lower", json, "normalizer.lowercase"),
+        )
+        own = config.said("strip_accents", "flag")
+        default = "as the case" if own is None else ""
+        accents = _setting(own, done.accents, default, _said(stored, "accents", json, "normalizer.strip_accents"))
+    else:
+        normalizer = Setting(", ".join(done.steps) or "none", in_json)
+        said = config.said("do_lower_case", "flag")
+        lower = Setting(done.lower, Said(done.lower, json, "normalizer"), () if said is None else (said,))
+        accents = Setting(done.accents, Said(done.accents, json, "normalizer"))
+    first = files.transformer.said("do_lower_case", "flag") if files.modules is not None else None
+    if first is None or not first.value:
+        # false is what sentence-transformers always writes: it leaves the case to the tokenizer, and contradicts nobody
+        return normalizer, lower, accents, False
+    others = (*((lower.by,) if lower.by else ()), *lower.lost)
+    if lower.by is None and done is not None:
+        others = (Said(lower.value, lower.default, "default"), *others)
+    return normalizer, Setting(True, first, others), accents, True
+
+
+def _said(stored: text.Cleaning | None, what: str, file: str, key: str) -> Said | None:
+    value = None if stored is None else getattr(stored, what)
+    return None if value is None else Said(value, file, key)
+
+
+def _special(files: Files) -> Setting[tuple[str, ...] | None]:
+    around, named = text.around(files), text.named_tokens(files)
+    if text.is_rebuilt(files) and text.tokenizer_class(files) != "MPNetTokenizer":
+        by_class = f"transformers' {text.tokenizer_class(files) or 'BertTokenizer'}"
+        return _setting(named, ("[CLS]", "[SEP]"), by_class, around)
+    if around is None:
+        return Setting(None if named is None else named.value, named, (), "no tokenizer.json says")
+    return Setting(around.value, around, () if named is None else (named,))
+
+
+def _truncation(files: Files) -> Setting[str]:
+    side = files.tokenizer_config.said("truncation_side", "text")
+    json = files.tokenizer.said("truncation.direction", "text")
+    lowered = None if json is None else json._replace(value=str(json.value).lower())
+    return _setting(side, "right", "", lowered) if side or not lowered else _setting(lowered, "right", "")
+
+
+# ------------------------------------------------------------------------------------------------ length
+
+
+def positions_of(files: Files) -> int | None:
+    """How many tokens the model has positions for; RoBERTa's kin count them from the padding's id on."""
+    said = files.config.said("max_position_embeddings", "whole")
+    row = FAMILIES.get(model_type_of(files.config.values))
+    if said is None:
+        return None
+    if row is None or row.padding is None:
+        return int(said.value)
+    padding = files.config.said("pad_token_id", "whole", least=0)
+    return int(said.value) - (row.padding if padding is None else int(padding.value)) - 1
+
+
+def limit_in(settings: Settings, key: str) -> Said | None:
+    """A number of tokens; None where there is none, or one so large that it stands for no limit."""
+    said = settings.said(key, "whole")
+    return None if said is None or said.value > MOST else said
+
+
+def _length(files: Files) -> Setting[int | None]:
+    """The limit in force: the transformer's settings, else the smaller of the tokenizer's and the model's positions."""
+    of_tokenizer = limit_in(files.tokenizer_config, "model_max_length") or limit_in(files.tokenizer_config, "max_len")
+    truncation = limit_in(files.tokenizer, "truncation.max_length")
+    table = files.config.said("max_position_embeddings", "whole")
+    own = None
+    if files.modules is not None:
+        keys = (
+            "processing_kwargs.text.max_length",
+            "processor_kwargs.model_max_length",
+            "tokenizer_args.model_max_length",
+            "max_seq_length",
+        )
+        found = [said for key in keys if (said := limit_in(files.transformer, key))]
+        own, others = (found[0], found[1:]) if found else (None, [])
+        if own is not None:
+            return _setting(own, None, "", *others, of_tokenizer, truncation)
+    if of_tokenizer is not None and (table is None or of_tokenizer.value <= table.value):
+        return _setting(of_tokenizer, None, "", truncation)
+    if table is not None:
+        return _setting(table, None, "", of_tokenizer, truncation)
+    row = FAMILIES.get(model_type_of(files.config.values))
+    default = POSITIONS if row is not None and files.config.there and row.native else None
+    return _setting(None, default, "the model's config class" if default else "", of_tokenizer, truncation)
+
+
+# ------------------------------------------------------------------------------------------------ prompts and the rest
+
+
+def _prompts(files: Files) -> tuple[Setting[Mapping[str, str]], Setting[str | None]]:
+    if files.modules is None:  # without it sentence-transformers does not look into that file
+        return Setting({}), Setting(None)
+    values = files.prompts.values.get("prompts")
+    found: dict[str, str] = {}
+    if values is not None and not isinstance(values, Mapping):
+        files.faults.append(Fault(files.prompts.file, "prompts", "no texts by name"))
+    elif values:
+        for name, prompt in values.items():
+            if isinstance(prompt, str):
+                found[name] = prompt
+            elif prompt is not None:
+                files.faults.append(Fault(files.prompts.file, f"prompts.{name}", "no text"))
+    by = Said(found, files.prompts.file, "prompts") if found else None
+    named = files.prompts.said("default_prompt_name", "text")
+    return _setting(by, {}, ""), _setting(named, None, "")
+
+
+def _similarity(files: Files) -> Setting[str]:
+    said = files.prompts.said("similarity_fn_name", "text") if files.modules is not None else None
+    if said is not None and said.value not in SIMILARITIES:
+        return Setting("cosine", None, (said,), "sentence-transformers")
+    return _setting(said, "cosine", "sentence-transformers")

@@ -1,0 +1,228 @@
+"""What each settings file of a folder says, read once and checked by type; nothing is decided here.
+
+A file that is damaged, or a value that its key cannot have, is noted as a fault and counts as not said, so that all
+else can still be told.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from bertprobe.anatomy.config import text_config
+from bertprobe.checkpoint.folder import Folder, read_json
+from bertprobe.errors import BertprobeError, CorruptFile
+from bertprobe.filenames import CONFIGS, MODULES
+
+PROMPTS = "config_sentence_transformers.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER = "tokenizer.json"
+# sentence-transformers takes the first that is there; the others are names of its first versions.
+TRANSFORMER = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+HEAD = 2**16  # bytes of a tokenizer.json in which its settings stand, before a vocabulary of megabytes
+MEMBERS = ("truncation", "normalizer", "pre_tokenizer", "post_processor")
+MOST = 10**9  # tokens; transformers writes 10^30 for no limit at all
+
+
+class Said(NamedTuple):
+    """A value, and the file and key it stands under; keys below others are dotted."""
+
+    value: Any
+    file: str
+    key: str
+
+
+class Fault(NamedTuple):
+    """What cannot be so: the file, the key or nothing for the whole file, and what was found there."""
+
+    file: str
+    key: str
+    found: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Settings:
+    """A settings file: its name as it is shown, and what it says; empty where there is no such file."""
+
+    file: str
+    values: Mapping[str, Any]
+    there: bool
+    faults: list[Fault] = field(default_factory=list)
+
+    def said(self, key: str, kind: str, *, least: int = 1) -> Said | None:
+        """The value under a dotted key, if it is a `whole` number, a `flag`, `text`; else a fault, and None."""
+        value: Any = self.values
+        for step in key.split("."):
+            value = value.get(step) if isinstance(value, Mapping) else None
+        if value is None:
+            return None
+        if not _KINDS[kind](value) or (kind == "whole" and value < least):
+            self.faults.append(Fault(self.file, key, f"{json.dumps(value, default=str)[:60]}, not {_WORDS[kind]}"))
+            return None
+        return Said(int(value) if kind == "whole" else value, self.file, key)
+
+
+_KINDS = {
+    "whole": lambda value: type(value) is int or (type(value) is float and value.is_integer()),
+    "flag": lambda value: isinstance(value, bool),
+    "text": lambda value: isinstance(value, str),
+}
+_WORDS = {"whole": "a whole number of 1 or more", "flag": "true or false", "text": "text"}
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A row of modules.json: the class it names, its folder, and what config.json there says."""
+
+    type: str
+    path: str
+    settings: Settings
+    has_folder: bool
+
+    @property
+    def kind(self) -> str:
+        """The class without where it comes from; empty for what is not sentence-transformers' own."""
+        return self.type.rpartition(".")[2] if self.type.startswith("sentence_transformers.") else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """All settings files of a folder: `modules` in order, None where there is no modules.json.
+
+    `unlisted` are folders with a module's settings that it does not name, each with the kind its own name says.
+    """
+
+    home: Folder
+    modules: tuple[Module, ...] | None
+    unlisted: Mapping[str, str]
+    prompts: Settings
+    transformer: Settings
+    tokenizer_config: Settings
+    tokenizer: Settings
+    config: Settings
+    names: frozenset[str]
+    faults: list[Fault]
+
+
+def read_files(home: Folder, *, tokenizer: Folder | None = None, config: Mapping[str, Any] | None = None) -> Files:
+    """Reads the settings files of a folder; of the tokenizer's, those in a folder of their own if one is given.
+
+    `config` is what the model's config says where it lies elsewhere, as in a weights file.
+    """
+    faults: list[Fault] = []
+    modules, inner = _modules(home, faults)
+    below = f"{inner}/" if inner else ""
+    of_tokenizer, prefix = (home, below) if tokenizer is None else (tokenizer, "")
+    transformer = next((below + name for name in TRANSFORMER if home.is_file(below + name)), below + TRANSFORMER[0])
+    named = next((below + name for name in CONFIGS if home.is_file(below + name)), below + CONFIGS[0])
+    said = _settings(home, named, faults) if config is None else Settings(named, config, True, faults)
+    return Files(
+        home=home,
+        modules=modules,
+        unlisted=dict(_unlisted(home, modules or ())),
+        prompts=_settings(home, PROMPTS, faults),
+        transformer=_settings(home, transformer, faults),
+        tokenizer_config=_settings(of_tokenizer, prefix + TOKENIZER_CONFIG, faults),
+        tokenizer=_tokenizer(of_tokenizer, prefix + TOKENIZER, faults),
+        config=Settings(said.file, text_config(said.values), said.there, faults),
+        names=frozenset(of_tokenizer.names if not inner or tokenizer else of_tokenizer.below(inner).names),
+        faults=faults,
+    )
+
+
+def _settings(folder: Folder, name: str, faults: list[Fault]) -> Settings:
+    if not folder.is_file(name):
+        return Settings(name, {}, False, faults)
+    try:
+        return Settings(name, read_json(folder, name), True, faults)
+    except CorruptFile as error:
+        faults.append(Fault(name, "", error.found.removeprefix(f"{folder.at(name)} is ")))
+        return Settings(name, {}, True, faults)
+
+
+def _modules(home: Folder, faults: list[Fault]) -> tuple[tuple[Module, ...] | None, str]:
+    """The rows of modules.json, and the folder of the transformer among them."""
+    if not home.is_file(MODULES):
+        return None, "0_Transformer" if home.is_folder("0_Transformer") else ""
+    try:
+        rows = json.loads(home.text(MODULES))
+        found = tuple(_module(home, row, faults) for row in rows)
+    except (ValueError, RecursionError, TypeError, KeyError):
+        faults.append(Fault(MODULES, "", "not a list of modules, each with a type and a path"))
+        return (), ""
+    return found, next((module.path for module in found if module.kind == "Transformer"), "")
+
+
+def _module(home: Folder, row: Mapping[str, Any], faults: list[Fault]) -> Module:
+    path, kind = row["path"], row["type"]
+    if not (isinstance(path, str) and isinstance(kind, str)):
+        raise TypeError(row)
+    plain = not any(step in (".", "..", "") for step in path.split("/")) and "\\" not in path
+    if path and not plain:
+        faults.append(Fault(MODULES, "path", f"{json.dumps(path)[:60]}, which leads elsewhere"))
+        path = ""
+    name = f"{path}/config.json" if path else ""
+    settings = _settings(home, name, faults) if name else Settings(f"{MODULES}: {kind.rpartition('.')[2]}", {}, False)
+    return Module(kind, path, settings, not path or home.is_folder(path))
+
+
+def _unlisted(home: Folder, modules: Sequence[Module]) -> Iterator[tuple[str, str]]:
+    """Folders such as 2_Dense that no row of modules.json leads to."""
+    listed = {module.path for module in modules}
+    for name in sorted(home.names):
+        number, _, kind = name.partition("_")
+        if number.isdecimal() and kind and name not in listed and home.is_file(f"{name}/config.json"):
+            yield name, kind
+
+
+def _tokenizer(folder: Folder, name: str, faults: list[Fault]) -> Settings:
+    """What a tokenizer.json sets before its vocabulary begins; the whole of it where that order is another."""
+    if not folder.is_file(name):
+        return Settings(name, {}, False, faults)
+    found = None
+    try:
+        source = folder.source(name)
+        found = members_of(source.read(0, min(source.size, HEAD)).decode("utf-8", "ignore"))
+    except BertprobeError:
+        pass  # one that a weights file carries has no bytes of its own
+    return _settings(folder, name, faults) if found is None else Settings(name, found, True, faults)
+
+
+def members_of(text: str) -> Mapping[str, Any] | None:
+    """The members of a tokenizer.json up to `model`, None where not all that are wanted stand before it."""
+    decoder = json.JSONDecoder()
+    found: dict[str, Any] = {}
+    at = _after(text, 0, "{")
+    while at is not None:
+        try:
+            key, at = decoder.raw_decode(text, at)
+            if key == "model":
+                return found if found.keys() >= set(MEMBERS) else None
+            colon = _after(text, at, ":")
+            if colon is None:
+                return None
+            value, at = decoder.raw_decode(text, colon)
+        except (ValueError, RecursionError, TypeError):
+            return None
+        if not isinstance(key, str) or key in found:
+            return None
+        found[key] = value
+        at = _after(text, at, ",")
+    return None
+
+
+def _after(text: str, at: int, sign: str) -> int | None:
+    """Where the next value begins behind a sign, None where another one stands there."""
+    while at < len(text) and text[at] in " \t\r\n":
+        at += 1
+    if text[at : at + 1] != sign:
+        return None
+    at += 1
+    while at < len(text) and text[at] in " \t\r\n":
+        at += 1
+    return at

@@ -1,0 +1,275 @@
+"""A recipe that runs: the texts as its model wants them, and the vector that its steps make of the hidden states.
+
+Letters: N texts, T tokens of a batch, H hidden size, E numbers of the vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bertprobe.backends import ACTIVATIONS
+from bertprobe.checkpoint import Checkpoint, TensorHeader, headers_in, read_tensors
+from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable
+from bertprobe.recipe import Dense, LayerNorm, Pooling, Recipe, Step, Unsupported
+from bertprobe.recipe.text import flags
+from bertprobe.run.captured import FIRST, HIDDEN, Captured, Collector
+from bertprobe.run.collect import Vectors
+from bertprobe.run.runner import Ran, Runner, run_texts
+from bertprobe.tokens import FastTokenizer, Tokenizer, open_tokenizer
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float32]
+
+LEAST_NORM = 1e-12  # torch.nn.functional.normalize divides by no less
+LAYER_NORM_EPS = 1e-5  # torch.nn.LayerNorm, of which sentence-transformers sets only the width
+
+Applied = Callable[["Floats"], "Floats"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sentence:
+    """What makes the recipe's vector of a text: the `prompt` before it, where it is cut, the steps behind the model.
+
+    `longest` is the recipe's limit in tokens, None where it has none; `left_out` are the tokens of the prompt that the
+    pooling leaves out, the first of each text; `tokenizer` does as the recipe says, and `applied` are the steps after
+    the pooling.
+    """
+
+    recipe: Recipe
+    pooling: Pooling
+    prompt: str
+    longest: int | None
+    left_out: int
+    tokenizer: Tokenizer
+    applied: tuple[Applied, ...]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The first tokens' states alone where nothing else is pooled, else all."""
+        return frozenset({FIRST if self.pooling.modes == ("cls",) and not self.left_out else HIDDEN})
+
+    def texts(self, texts: Iterable[str]) -> Iterator[str]:
+        """Texts with the prompt before each."""
+        return (self.prompt + text for text in texts)
+
+    def vectors(self, captured: Captured) -> Floats:
+        """The vector of each text of a batch, (N, E), of what `needs` shows."""
+        import numpy as np
+
+        vectors = np.concatenate([self._pooled(captured, mode) for mode in self.pooling.modes], axis=1)
+        for step in self.applied:
+            vectors = step(vectors)
+        return np.ascontiguousarray(vectors[:, : self.recipe.cut.value])
+
+    def _pooled(self, captured: Captured, mode: str) -> Floats:
+        if captured.site.part == FIRST:
+            return captured.numpy()
+        if mode == "mean" and not self.left_out:
+            means: Floats = captured.backend.text_means(captured.after, captured.lengths)
+            return means
+        return pooled(captured.numpy(), captured.lengths, mode, self.left_out)
+
+
+class SentenceVectors(Vectors):
+    """The recipe's vector of each text, (N, E) in the order of the input."""
+
+    def __init__(self, sentence: Sentence) -> None:
+        super().__init__("mean")
+        self.needs = sentence.needs
+        self.reduce = sentence.vectors  # type: ignore[method-assign]
+
+
+def run_sentences(
+    runner: Runner, sentence: Sentence, texts: Iterable[str], *collectors: Collector, truncate: bool = False
+) -> Ran:
+    """Runs texts as the recipe has them: the prompt before each, and each cut where the recipe says.
+
+    Where that lies beyond what the model takes, or nowhere, a text that is too long is an error unless `truncate`.
+    """
+    longest = sentence.longest
+    cut = longest is not None and longest <= runner.engine.longest
+    return run_texts(
+        runner, sentence.texts(texts), *collectors, truncate=truncate or cut, longest=longest if cut else None
+    )
+
+
+def pooled(hidden: Floats, lengths: Any, mode: str, left_out: int = 0) -> Floats:
+    """One vector of each text's states, (T, H) → (N, H), without the first `left_out` tokens of each text.
+
+    Where no token is left, `cls` and `lasttoken` take the first and the last of all, and the others nothing: zeros,
+    and −infinity for `max`, as sentence-transformers does.
+    """
+    import numpy as np
+
+    out = np.empty((len(lengths), hidden.shape[1]), np.float32)
+    start = 0
+    for row, length in enumerate(lengths.tolist()):
+        text = hidden[start : start + length]
+        out[row] = _of_text(text, text[left_out:], mode, left_out)
+        start += length
+    return out
+
+
+def _of_text(text: Floats, kept: Floats, mode: str, left_out: int) -> Any:
+    import numpy as np
+
+    if mode == "cls":
+        return kept[0] if len(kept) else text[0]
+    if mode == "lasttoken":
+        return text[-1] if len(kept) else np.zeros_like(text[-1])
+    if mode == "max":
+        return kept.max(0, initial=-np.inf)
+    if mode == "weightedmean":  # by place in the text, from 1; what is left out keeps its places
+        weights = np.arange(left_out + 1, left_out + len(kept) + 1, dtype=np.float64)
+        return weights @ kept.astype(np.float64) / max(float(weights.sum()), 1e-9)
+    divisor = max(len(kept), 1e-9)
+    return kept.sum(0, dtype=np.float64) / (divisor if mode == "mean" else divisor**0.5)
+
+
+# ------------------------------------------------------------------------------------------------ made of a recipe
+
+
+def open_sentence(checkpoint: Checkpoint, recipe: Recipe, tokenizer: Tokenizer, prompt: str | None = None) -> Sentence:
+    """A recipe ready to run: the weights of its steps are read, and the tokenizer does as the recipe says from now on.
+
+    Args:
+        checkpoint: the model, on this disk.
+        recipe: its recipe.
+        tokenizer: the one that texts will be run with.
+        prompt: the name of a prompt, or a text to put before each; None for the recipe's own.
+
+    Raises:
+        UnsupportedFile: a step is one that is not run here.
+        NotFound: a step's weights are not there.
+        CorruptFile: a step's weights and settings contradict each other.
+    """
+    pooling, rest = _steps(checkpoint, recipe)
+    _follow(tokenizer, recipe)
+    text = recipe.text_of(prompt)
+    return Sentence(
+        recipe=recipe,
+        pooling=pooling,
+        prompt=text,
+        longest=recipe.length.value,
+        left_out=_tokens_of(tokenizer, text, recipe) if text and not pooling.include_prompt else 0,
+        tokenizer=tokenizer,
+        applied=tuple(_applied(checkpoint, step) for step in rest),
+    )
+
+
+def _steps(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Pooling, list[Step]]:
+    """The pooling and what follows it; raises where a step cannot be run."""
+    for step in recipe.steps:
+        if isinstance(step, Unsupported):
+            raise UnsupportedFile(
+                f"the recipe of {printable(checkpoint.ref)} goes through {printable(step.path or step.type)}, which "
+                f"{step.reason}",
+                "take its vectors from sentence-transformers, or `vector=mean` or `vector=cls` of the model alone",
+            )
+    first, *rest = recipe.steps or (None,)
+    if not isinstance(first, Pooling) or any(isinstance(step, Pooling) for step in rest):
+        raise UnsupportedFile(
+            f"the recipe of {printable(checkpoint.ref)} does not begin with one pooling",
+            f"look at it with: bertprobe recipe {printable(checkpoint.ref)}",
+        )
+    return first, rest
+
+
+def tokenizer_for(checkpoint: Checkpoint, recipe: Recipe) -> Tokenizer:
+    """The tokenizer beside the weights; transformers' own where that does not follow the files."""
+    from bertprobe.transformers_model import tokenizer
+
+    if recipe.only_transformers:
+        return tokenizer(checkpoint)
+    return open_tokenizer(checkpoint, lambda: tokenizer(checkpoint))
+
+
+def _follow(tokenizer: Tokenizer, recipe: Recipe) -> None:
+    """Has a tokenizer treat text as transformers and sentence-transformers do by the recipe's files."""
+    if recipe.rebuilt and isinstance(tokenizer, FastTokenizer):
+        around = recipe.special.value if recipe.special.by or recipe.special.default else None
+        tokenizer.clean_as_bert(flags(recipe.files), around)
+    if recipe.lowered_first:
+        tokenizer.lower_first()
+
+
+def _tokens_of(tokenizer: Tokenizer, prompt: str, recipe: Recipe) -> int:
+    """The tokens that a prompt begins a text with; a special token at its own end is not one of them."""
+    tokens = tokenizer.encode(prompt, longest=recipe.length.value).tokens
+    special = recipe.special.value or ()
+    return len(tokens) - (bool(tokens) and tokens[-1] in special)
+
+
+def _applied(checkpoint: Checkpoint, step: Step) -> Applied:
+    if isinstance(step, Dense):
+        return _dense(checkpoint, step)
+    if isinstance(step, LayerNorm):
+        return _layer_norm(checkpoint, step)
+    return normalized
+
+
+def normalized(vectors: Floats) -> Floats:
+    """Each row over its Euclidean norm, (N, E)."""
+    import numpy as np
+
+    norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    out: Floats = (vectors / np.maximum(norms, LEAST_NORM)).astype(np.float32)
+    return out
+
+
+def _dense(checkpoint: Checkpoint, step: Dense) -> Applied:
+    import numpy as np
+
+    found = _read(checkpoint, step.path, {"linear.weight": True, "linear.bias": step.bias, "residual.weight": False})
+    weight, bias, matrix = found["linear.weight"], found.get("linear.bias"), found.get("residual.weight")
+    wanted = (step.out_features, step.in_features)
+    if None not in wanted and tuple(weight.shape) != wanted:
+        raise CorruptFile(
+            f"the weight of {printable(step.path)} is {'×'.join(map(str, weight.shape))}, its config.json says "
+            f"{'×'.join(map(str, wanted))}",
+            "they are not of one model: fetch that folder again",
+        )
+    activation = ACTIVATIONS[step.activation][0] or np.asarray
+
+    def apply(vectors: Floats) -> Floats:
+        out: Floats = vectors @ weight.T
+        out = activation(out if bias is None else out + bias)
+        if step.residual:
+            out = out + (vectors if matrix is None else vectors @ matrix.T)
+        return out
+
+    return apply
+
+
+def _layer_norm(checkpoint: Checkpoint, step: LayerNorm) -> Applied:
+    import numpy as np
+
+    found = _read(checkpoint, step.path, {"norm.weight": True, "norm.bias": True})
+
+    def apply(vectors: Floats) -> Floats:
+        wide = vectors.astype(np.float64)
+        centred = wide - wide.mean(1, keepdims=True)
+        scaled = centred / np.sqrt(wide.var(1, keepdims=True) + LAYER_NORM_EPS)
+        out: Floats = (scaled * found["norm.weight"] + found["norm.bias"]).astype(np.float32)
+        return out
+
+    return apply
+
+
+def _read(checkpoint: Checkpoint, path: str, wanted: Mapping[str, bool]) -> dict[str, Floats]:
+    """The tensors of a module's folder as float32, of those wanted; raises where one that must be there is not."""
+    import numpy as np
+
+    headers: Mapping[str, TensorHeader] = headers_in(checkpoint.home.below(path))
+    missing = [name for name, needed in wanted.items() if needed and name not in headers]
+    if missing:
+        raise NotFound(
+            f"{printable(checkpoint.home.at(path))} has no {', '.join(missing)}", "fetch that folder of the model again"
+        )
+    there = {name: headers[name] for name in wanted if name in headers}
+    return {name: np.asarray(values, np.float32) for name, values in read_tensors(there)}
