@@ -41,6 +41,7 @@ def open(
     weights: str = "",
     root: str = "",
     download: bool = False,
+    tokenizer: str | os.PathLike[str] | None = None,
 ) -> Model:
     """Opens a checkpoint to work with, reading headers only: `bertprobe.open("model")`.
 
@@ -50,11 +51,15 @@ def open(
         weights: the weights file in it, where it has several.
         root: which model of a file that holds several, by the keys it lies under or how the names of its tensors begin.
         download: whether to put a model on the Hub whole into its local cache; what runs texts does so by itself.
+        tokenizer: where the tokenizer lies, if not beside the weights: a folder, or one of its files, which goes before
+            the tokenizer.json beside it.
 
     Raises:
         BertprobeError: as `open_checkpoint` and `find_parts` do.
     """
-    checkpoint = open_checkpoint(os.fspath(ref), subfolder=subfolder, weights=weights, root=root, download=download)
+    checkpoint = open_checkpoint(
+        os.fspath(ref), subfolder=subfolder, weights=weights, root=root, download=download, tokenizer=tokenizer
+    )
     return Model(checkpoint, find_parts(checkpoint))
 
 
@@ -351,7 +356,9 @@ class Model(ReprMixin):
         """The checkpoint on this disk; a model on the Hub is fetched, at the commit that was opened."""
         if isinstance(self.checkpoint.files[0], LocalFile):
             return self.checkpoint
-        return replace(open_checkpoint(self.checkpoint.resolved, download=True), ref=self.checkpoint.ref)
+        here = open_checkpoint(self.checkpoint.resolved, download=True)
+        tokenizer = self.checkpoint.tokenizer if self.checkpoint.has_foreign_tokenizer else here.tokenizer
+        return replace(here, ref=self.checkpoint.ref, tokenizer=tokenizer)
 
 
 def _count(count: int, noun: str) -> str:

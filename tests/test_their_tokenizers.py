@@ -21,8 +21,9 @@ from bertprobe.anatomy.families import FAMILIES, GENERIC
 from bertprobe.checkpoint import open_checkpoint
 from bertprobe.checkpoint.folder import LocalFolder
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile
+from bertprobe.filenames import VOCABULARIES
 from bertprobe.transformers_model import tokenizer
-from bertprobe.transformers_model.staging import CLASSES, FILES, class_name, staged
+from bertprobe.transformers_model.staging import CLASSES, class_name, staged
 from bertprobe.transformers_model.token_settings import is_judged
 
 TEXTS = [("hello he cab", None), ("Hello, he <new> [MASK]", "abc d"), ("", None), ("日本 abc\u0301 @user", None)]
@@ -159,13 +160,13 @@ def test_what_mecab_needs_is_said(tmp_path: Path) -> None:
 def test_only_files_on_the_list_are_shown_and_gone_afterwards(tmp_path: Path) -> None:
     names = ("config.json", "tokenizer.py", "chat_template.jinja", "tekken.json", "model.bin", "special.json")
     (tmp_path / "folder").mkdir()
-    for name in (*FILES, *names):
+    for name in (*VOCABULARIES, *names):
         (tmp_path / "folder" / name).write_text("x")
     for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
         (tmp_path / "folder" / name).write_text(json.dumps({"auto_map": 1, "cls_token": "[CLS]"}))
     with staged(LocalFolder(tmp_path / "folder"), transformers.BertTokenizer) as stage:
         shown = {path.name for path in stage.iterdir()}
-        assert shown == {*FILES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
+        assert shown == {*VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
         assert json.loads((stage / "tokenizer_config.json").read_text()) == {"cls_token": "[CLS]"}
         assert json.loads((stage / "special_tokens_map.json").read_text()) == {"cls_token": "[CLS]"}
     assert not stage.exists()
@@ -219,7 +220,7 @@ def test_every_argument_of_a_tokenizer_is_judged(name: str) -> None:
         pytest.skip(f"{name} needs another package")
     unknown = {argument for argument in arguments(made) if not is_judged(argument)}
     assert unknown <= {"self", "args", "kwargs", "sp_model_kwargs"}, "the last is refused: it may draw at random"
-    assert set(made.vocab_files_names.values()) <= {*FILES, "tokenizer_config.json"}
+    assert set(made.vocab_files_names.values()) <= {*VOCABULARIES, "tokenizer_config.json"}
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,13 @@ def checkpoint_at(folder: Path, config: dict[str, Any] | None = None) -> Checkpo
     file = SimpleNamespace(path=folder / "model.safetensors")
     if config is None and (folder / "config.json").is_file():
         config = json.loads((folder / "config.json").read_text())
-    return cast(Checkpoint, SimpleNamespace(files=(file,), config=config, folder=folder, settings=LocalFolder(folder)))
+    tokenizer, foreign = LocalFolder(folder), False
+    return cast(
+        Checkpoint,
+        SimpleNamespace(
+            files=(file,), config=config, folder=folder, tokenizer=tokenizer, has_foreign_tokenizer=foreign
+        ),
+    )
 
 
 def auto(folder: Path, **options: Any) -> Any:

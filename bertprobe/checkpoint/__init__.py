@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from bertprobe import storages
 from bertprobe.checkpoint.choose import Located, OpenOptions, locate_in
 from bertprobe.checkpoint.config import checked
 from bertprobe.checkpoint.folder import Folder, FolderWithin, LocalFolder, parse_json
-from bertprobe.checkpoint.locate import locate
+from bertprobe.checkpoint.locate import locate, locate_tokenizer
 from bertprobe.checkpoint.source import LocalFile, Source
 from bertprobe.checkpoint.tensors import DTYPES, Index, Piece, TensorHeader, check_readable, read_tensor, read_tensors
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, quoted, shortened
@@ -42,7 +43,8 @@ class Checkpoint:
     `ref` is what was typed, or with a subfolder or a weights file named beside it the place they led to, and
     `resolved` where that led; `config` is what config.json says as far as it can be, None where there is none, and
     `faults` what cannot be, a sentence by key; `settings` is the folder they were read from, `home` the one that
-    describes the model as a whole, with sentence-transformers' settings where there are any; `pooling` the settings of
+    describes the model as a whole, with sentence-transformers' settings where there are any, and `tokenizer` the one
+    with the tokenizer's files, `settings` itself unless another was named; `pooling` the settings of
     sentence-transformers' `1_Pooling` or None; `metadata` the notes in the weights files; `wrapper` the dictionary key
     the tensors lay under in a pickle, and `root` which model was asked for where a file holds several; `revision` a
     commit of the Hub or None.
@@ -57,6 +59,7 @@ class Checkpoint:
     faults: Mapping[str, str]
     settings: Folder
     home: Folder
+    tokenizer: Folder
     pooling: Mapping[str, Any] | None
     metadata: Mapping[str, str]
     wrapper: str
@@ -93,6 +96,11 @@ class Checkpoint:
         return None
 
     @property
+    def has_foreign_tokenizer(self) -> bool:
+        """Whether another place was named for the tokenizer's files than the one beside the weights."""
+        return self.tokenizer is not self.settings
+
+    @property
     def bytes_total(self) -> int:
         """Bytes of all weights files."""
         return sum(file.size for file in self.files)
@@ -104,7 +112,13 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    ref: str, *, subfolder: str = "", weights: str = "", root: str = "", download: bool = False
+    ref: str,
+    *,
+    subfolder: str = "",
+    weights: str = "",
+    root: str = "",
+    download: bool = False,
+    tokenizer: str | os.PathLike[str] | None = None,
 ) -> Checkpoint:
     """Opens a folder, a weights file, an index file or a model on the Hub, reading headers only.
 
@@ -117,6 +131,8 @@ def open_checkpoint(
             its tensors begin.
         download: whether to put the files of a model on the Hub whole into its local cache, instead of reading byte
             ranges of them where they lie; what is run needs it.
+        tokenizer: where the tokenizer lies, if not beside the weights: a folder, or one of its files, which goes before
+            the tokenizer.json beside it.
 
     Raises:
         NotFound: nothing is there, or nothing that could be read.
@@ -124,6 +140,7 @@ def open_checkpoint(
         CorruptFile: a file contradicts itself or ends too early.
         UnsupportedFile: a sound file in a form that is not read.
     """
+    named = None if tokenizer is None else locate_tokenizer(os.fspath(tokenizer))
     located = locate(ref, OpenOptions(subfolder, weights, download))
     indexes = [(storage, _rooted(file, index, root)) for file in located.files for storage, index in [_index(file)]]
     headers: dict[str, TensorHeader] = {}
@@ -150,6 +167,7 @@ def open_checkpoint(
         faults=config.faults,
         settings=settings,
         home=located.home or settings,
+        tokenizer=settings if named is None else named,
         pooling=located.pooling,
         metadata={key: value for _, index in indexes for key, value in index.metadata.items()},
         wrapper=indexes[0][1].wrapper,

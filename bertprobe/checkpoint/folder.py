@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from bertprobe.checkpoint.source import LocalFile, Source
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable
+from bertprobe.filenames import TOKENIZER
 
 MAX_JSON = 50 * 2**20  # bytes: an index of 250,000 tensors has some 25 MB
 MAX_VALUES = 1_000_000  # in it: each takes some 60 bytes of memory, be it as short as []
@@ -151,6 +152,37 @@ class LocalFolder:
 
     def source(self, name: str) -> LocalFile:
         return LocalFile(self.path / name)
+
+
+class FolderOf(LocalFolder):
+    """The folder of a file that was named, which is seen there as `role`, the name that such a file has by rights.
+
+    A tokenizer.json is hidden where another file was named: it would go before that.
+    """
+
+    def __init__(self, file: Path, role: str) -> None:
+        super().__init__(file.parent)
+        self._file = file.name
+        self._role = role
+
+    @cached_property
+    def names(self) -> Set[str]:
+        return {name for name in (*super().names, self._role) if self.is_file(name) or self.is_folder(name)}
+
+    def at(self, name: str) -> str:
+        return super().at(self._stored(name))
+
+    def is_file(self, name: str) -> bool:
+        return super().is_file(self._stored(name)) and (name != TOKENIZER or self._role == TOKENIZER)
+
+    def text(self, name: str) -> str:
+        return super().text(self._stored(name))
+
+    def source(self, name: str) -> LocalFile:
+        return super().source(self._stored(name))
+
+    def _stored(self, name: str) -> str:
+        return self._file if name == self._role else name
 
 
 class FolderWithin:

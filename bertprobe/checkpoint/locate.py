@@ -1,5 +1,7 @@
 """What the user typed → the weights files, the config and the settings beside them: what is meant by a name.
 
+The same for a tokenizer that does not lie beside them.
+
 A path goes before a model on the Hub. Which files of a folder are read is for `choose` to say.
 """
 
@@ -10,8 +12,9 @@ from pathlib import Path
 from bertprobe import builtin
 from bertprobe.builtin import POCKET
 from bertprobe.checkpoint.choose import Located, OpenOptions, locate_file, locate_in, noted, stands_for_weights
-from bertprobe.checkpoint.folder import LocalFolder
-from bertprobe.errors import NotFound, printable
+from bertprobe.checkpoint.folder import FolderOf, LocalFolder
+from bertprobe.errors import NotFound, UnsupportedFile, printable
+from bertprobe.filenames import TOKENIZER, TOKENIZER_SETTINGS, VOCABULARIES, VOCABULARY
 
 
 def locate(ref: str, wanted: OpenOptions) -> Located:
@@ -35,6 +38,33 @@ def locate(ref: str, wanted: OpenOptions) -> Located:
         if there is not None:
             return there
     raise NotFound(f"there is no '{printable(ref)}'", "name a folder, a weights file or a model on the Hub")
+
+
+def locate_tokenizer(ref: str) -> LocalFolder:
+    """The folder that holds a tokenizer, or one of its files → the folder in which it is looked for.
+
+    A file stands for its folder, and goes before the tokenizer.json there; one that is called as none of a tokenizer is
+    taken for a vocab.txt or a tokenizer.json, as it ends.
+
+    Raises `NotFound` where there is nothing, `UnsupportedFile` for a file that is none of a tokenizer.
+    """
+    path = builtin.FOLDER if ref == POCKET else _expanded(ref)
+    if not ref or not _exists(path):
+        raise NotFound(
+            f"there is no folder or file '{printable(ref)}' with a tokenizer",
+            "name one on this disk: a tokenizer is not looked for on the Hub",
+        )
+    if path.is_dir() or path.name in TOKENIZER_SETTINGS:
+        return LocalFolder(path if path.is_dir() else path.parent)
+    role = path.name if path.name in VOCABULARIES else _ROLES.get(path.suffix)
+    if role is None:
+        raise UnsupportedFile(
+            f"{printable(str(path))} is no file of a tokenizer", f"name its folder, or its {TOKENIZER} or {VOCABULARY}"
+        )
+    return FolderOf(path, role)
+
+
+_ROLES = {".json": TOKENIZER, ".txt": VOCABULARY}
 
 
 def _begins_here(ref: str) -> bool:

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -154,7 +155,7 @@ def _starts_with_a_dash(word: str) -> bool:
 
 # Settings that errors name as Python has them, and the options that are called otherwise.
 _SETTING = re.compile(
-    r"`(force|truncate|weights|root|subfolder|download|backend|dtype|vector|pairs|layers|replace|names)=([^`]*)`"
+    r"`(force|truncate|weights|root|subfolder|download|backend|dtype|vector|pairs|layers|replace|names|tokenizer)=([^`]*)`"
 )
 _RENAMED = {"pairs": "pair"}
 
@@ -164,7 +165,7 @@ def as_options(message: str) -> str:
 
     def option(match: re.Match[str]) -> str:
         value = match[2].strip("\"'")
-        return f"--{_RENAMED.get(match[1], match[1])}{'' if value in ('', 'True') else ' ' + value}"
+        return f"--{_RENAMED.get(match[1], match[1])}{'' if value in ('', 'True') else ' ' + shlex.quote(value)}"
 
     return _SETTING.sub(option, message)
 

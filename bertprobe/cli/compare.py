@@ -27,6 +27,15 @@ def diff(
         list[str] | None, typer.Argument(metavar="TEXT…", help="Texts to run through both.", show_default=False)
     ] = None,
     file: File = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            "--tokenizer",
+            metavar="PATH",
+            help="Take the tokenizer of both from this folder or file, not from beside the weights.",
+            show_default=False,
+        ),
+    ] = None,
     part: Annotated[
         list[Seen] | None, typer.Option("--part", help="Compare only this part, gates included; may be repeated.")
     ] = None,
@@ -62,12 +71,14 @@ def diff(
         raise typer.BadParameter("--layers chooses among intermediate modules: the pooler has none")
     if shapes and (texts or file):
         raise typer.BadParameter("--shapes reads no numbers: leave it out to run texts")
+    if tokenizer is not None and not (texts or file):
+        raise typer.BadParameter("--tokenizer is for texts: add one behind B, or a file of them with --file")
     lines = [*(texts or ()), *([] if file is None else islice(lines_of(file), MOST_TEXTS + 1))]
     if len(lines) > MOST_TEXTS:
         raise OutputError(f"there are more than {MOST_TEXTS:,} texts", "take some of them")
     if not lines:
         limit_blas_threads()
-    one, other = (_side(ref, download or bool(lines)) for ref in (a, b))
+    one, other = (_side(ref, download or bool(lines), tokenizer) for ref in (a, b))
     parts = select(one.anatomy, part or (), layers) if part or layers is not None else None
     found = pair_up(one, other, parts)
     require_common(found)
@@ -83,12 +94,12 @@ def diff(
         raise typer.Exit(3)
 
 
-def _side(ref: str, download: bool) -> Side:
+def _side(ref: str, download: bool, tokenizer: str | None = None) -> Side:
     from bertprobe.anatomy import find_parts
     from bertprobe.checkpoint import open_checkpoint
     from bertprobe.compare import side
 
-    checkpoint = open_checkpoint(ref, download=download)
+    checkpoint = open_checkpoint(ref, download=download, tokenizer=tokenizer)
     return side(checkpoint, find_parts(checkpoint))
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from bertprobe.cli.model import resolve_model
-from bertprobe.cli.options import Json, Printer, Root, Subfolder, Truncate, Weights, WordsFormat
+from bertprobe.cli.options import Json, Printer, Root, Subfolder, Tokenizer, Truncate, Weights, WordsFormat
 from bertprobe.cli.text import ModelOption
 from bertprobe.cli.weights import limit_blas_threads
 
@@ -24,6 +24,7 @@ def explain(
     subfolder: Subfolder = "",
     weights: Weights = "",
     root: Root = "",
+    tokenizer: Tokenizer = None,
     truncate: Truncate = False,
     format: WordsFormat = "table",
     json: Json = False,
@@ -41,7 +42,9 @@ def explain(
     from bertprobe.verdicts import Evidence
 
     printer = Printer.of(format, json)
-    checkpoint = open_checkpoint(resolve_model(model), subfolder=subfolder, weights=weights, root=root, download=True)
+    checkpoint = open_checkpoint(
+        resolve_model(model), subfolder=subfolder, weights=weights, root=root, download=True, tokenizer=tokenizer
+    )
     anatomy = find_parts(checkpoint)
     check_module(checkpoint, anatomy, module)
     limit_blas_threads()

@@ -35,6 +35,15 @@ Root = Annotated[
     str,
     typer.Option("--root", metavar="KEY", help="The model to read if a file holds several.", show_default=False),
 ]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer",
+        metavar="PATH",
+        help="Take the tokenizer from this folder or file, not from beside the weights.",
+        show_default=False,
+    ),
+]
 Download = Annotated[
     bool, typer.Option("--download", help="Fetch a model on the Hub whole, into its cache, and read it there.")
 ]

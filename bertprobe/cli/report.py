@@ -18,6 +18,7 @@ from bertprobe.cli.options import (
     Printer,
     Root,
     Subfolder,
+    Tokenizer,
     Truncate,
     Weights,
 )
@@ -51,6 +52,7 @@ def report(
     subfolder: Subfolder = "",
     weights: Weights = "",
     root: Root = "",
+    tokenizer: Tokenizer = None,
     download: Download = False,
     format: Format = "table",
     json: Json = False,
@@ -67,11 +69,18 @@ def report(
 
     printer = Printer.of(format, json)
     _check_figure(output, figure, texts or ())
+    if tokenizer is not None and not texts:
+        raise typer.BadParameter("--tokenizer is for texts: add one behind MODEL")
     place = Output(output, force=force)
     html.require_libraries()
     check_place(place)
     checkpoint = open_checkpoint(
-        resolve_model(model), subfolder=subfolder, weights=weights, root=root, download=download or bool(texts)
+        resolve_model(model),
+        subfolder=subfolder,
+        weights=weights,
+        root=root,
+        download=download or bool(texts),
+        tokenizer=tokenizer,
     )
     evidence = _measured(checkpoint)
     ran = _run(evidence, texts, truncate) if texts else None

@@ -12,7 +12,19 @@ import typer
 
 from bertprobe.cli import completion
 from bertprobe.cli.model import resolve_model
-from bertprobe.cli.options import Force, Format, Json, Layers, Printer, Root, Subfolder, TableFormat, Truncate, Weights
+from bertprobe.cli.options import (
+    Force,
+    Format,
+    Json,
+    Layers,
+    Printer,
+    Root,
+    Subfolder,
+    TableFormat,
+    Tokenizer,
+    Truncate,
+    Weights,
+)
 from bertprobe.errors import NotFound, PartMissing, printable
 from bertprobe.inputs import Input
 
@@ -76,6 +88,7 @@ def pool(
     subfolder: Subfolder = "",
     weights: Weights = "",
     root: Root = "",
+    tokenizer: Tokenizer = None,
     file: File = None,
     pair: Pair = False,
     vector: Annotated[
@@ -105,7 +118,7 @@ def pool(
     from bertprobe.run import AllVectors, Compute, needs_of, open_runner, require_vector, run_texts
 
     printer = Printer.of(format, json)
-    checkpoint, anatomy = _open(model, subfolder, weights, root)
+    checkpoint, anatomy = _open(model, subfolder, weights, root, tokenizer)
     require_vector(checkpoint, anatomy, vector)
     known, lines = _texts(texts, file, pair)
     kept: AllVectors | VectorFile = AllVectors()
@@ -132,6 +145,7 @@ def activations(
     subfolder: Subfolder = "",
     weights: Weights = "",
     root: Root = "",
+    tokenizer: Tokenizer = None,
     file: File = None,
     pair: Pair = False,
     layers: Layers = None,
@@ -170,7 +184,7 @@ def activations(
     )
 
     printer = Printer.of(format, json)
-    checkpoint, anatomy = _open(model, subfolder, weights, root)
+    checkpoint, anatomy = _open(model, subfolder, weights, root, tokenizer)
     labels = {part.label for part in select(anatomy, ["intermediate"], layers)}
     if not labels:
         raise PartMissing("there is no intermediate module", "look at what there is with: bertprobe inspect --shapes")
@@ -197,6 +211,7 @@ def verify(
     subfolder: Subfolder = "",
     weights: Weights = "",
     root: Root = "",
+    tokenizer: Tokenizer = None,
     format: TableFormat = "table",
     json: Json = False,
 ) -> None:
@@ -209,7 +224,7 @@ def verify(
     from bertprobe.verify import verify as compare
 
     printer = Printer.of(format, json)
-    checkpoint, anatomy = _open(model, subfolder, weights, root)
+    checkpoint, anatomy = _open(model, subfolder, weights, root, tokenizer)
     chosen = list(texts or TEXTS)
     report = verification(checkpoint, anatomy, compare(checkpoint, anatomy, chosen), chosen)
     printer.show(report)
@@ -217,12 +232,16 @@ def verify(
         raise typer.Exit(3)
 
 
-def _open(model: str | None, subfolder: str, weights: str, root: str) -> tuple[Checkpoint, Anatomy]:
+def _open(
+    model: str | None, subfolder: str, weights: str, root: str, tokenizer: str | None
+) -> tuple[Checkpoint, Anatomy]:
     """The checkpoint on this disk: a forward pass needs nearly all of it, and the tokenizer too."""
     from bertprobe.anatomy import find_parts
     from bertprobe.checkpoint import open_checkpoint
 
-    checkpoint = open_checkpoint(resolve_model(model), subfolder=subfolder, weights=weights, root=root, download=True)
+    checkpoint = open_checkpoint(
+        resolve_model(model), subfolder=subfolder, weights=weights, root=root, download=True, tokenizer=tokenizer
+    )
     return checkpoint, find_parts(checkpoint)
 
 

@@ -93,19 +93,27 @@ def _add_up(sums: dict[str, _Sums], a: Matrices, b: Matrices) -> None:
 
 
 def _tokenizers(a: Side, b: Side) -> tuple[tuple[Tokenizer, Tokenizer], tuple[str, ...]]:
-    """Each model's own tokenizer; a checkpoint saved without one takes the other's, and it is said."""
+    """Each model's own tokenizer, or the one named for it; one without takes the other's, and it is said."""
     found: list[Tokenizer | None] = []
     for of in (a, b):
         try:
             found.append(open_tokenizer(of.checkpoint, lambda of=of: _theirs(of)))  # type: ignore[misc]
         except NotFound:
+            if of.checkpoint.has_foreign_tokenizer:  # the one that was asked for
+                raise
             found.append(None)
     if found[0] is None and found[1] is None:
-        raise NotFound("neither A nor B has a tokenizer beside its weights", "put the model's own beside one of them")
+        raise NotFound(
+            "neither A nor B has a tokenizer beside its weights",
+            "put the model's own beside one of them, or name its folder or file: `tokenizer=`",
+        )
     one, other = found[0] or found[1], found[1] or found[0]
     lacking = "A" if found[0] is None else "B" if found[1] is None else ""
-    note = f"{lacking} has no tokenizer beside its weights: the other's is taken"
-    return (one, other), (note,) if lacking else ()  # type: ignore[return-value]
+    notes = [f"{lacking} has no tokenizer beside its weights: the other's is taken"] if lacking else []
+    for name, of, tokenizer in zip("AB", (a, b), (one, other), strict=True):
+        if of.checkpoint.has_foreign_tokenizer:
+            notes.append(f"the tokens of {name} are by {tokenizer.name}")  # type: ignore[union-attr]
+    return (one, other), tuple(notes)  # type: ignore[return-value]
 
 
 def _theirs(of: Side) -> Tokenizer:

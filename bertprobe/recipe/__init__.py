@@ -156,7 +156,8 @@ def read_recipe(home: Folder, *, tokenizer: Folder | None = None, config: Mappin
 
 def recipe_of(checkpoint: Checkpoint) -> Recipe:
     """The recipe of a checkpoint that is open, from the folder that describes it as a whole."""
-    return read_recipe(checkpoint.home, config=checkpoint.config)
+    tokenizer = checkpoint.tokenizer if checkpoint.has_foreign_tokenizer else None
+    return read_recipe(checkpoint.home, tokenizer=tokenizer, config=checkpoint.config)
 
 
 def _setting(by: Said | None, otherwise: Any, default: str, *lost: Said | None) -> Setting[Any]:

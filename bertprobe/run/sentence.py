@@ -181,7 +181,7 @@ def _steps(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Pooling, list[Step]]
 
 
 def tokenizer_for(checkpoint: Checkpoint, recipe: Recipe) -> Tokenizer:
-    """The tokenizer beside the weights; transformers' own where that does not follow the files."""
+    """The checkpoint's tokenizer; transformers' own where that does not follow the files."""
     from bertprobe.transformers_model import tokenizer
 
     if recipe.only_transformers:

@@ -1,4 +1,4 @@
-"""The tokenizer that lies beside a checkpoint's weights."""
+"""The tokenizer that lies beside a checkpoint's weights, or where it was said to lie."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bertprobe.checkpoint import Checkpoint
-from bertprobe.checkpoint.folder import Folder
+from bertprobe.checkpoint.folder import Folder, LocalFolder
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, quoted, shortened
+from bertprobe.filenames import TOKENIZER, VOCABULARY
 from bertprobe.tokens.encoded import Packed, Tokenizer
 from bertprobe.tokens.fast import FastTokenizer, is_the_librarys
 from bertprobe.tokens.limits import bounded
@@ -30,33 +31,36 @@ _OTHER_FILES = (
     "spm.model",
     "tokenizer.model",
 )
-JSON = "tokenizer.json"
-VOCABULARY = "vocab.txt"
+_LOOKED_FOR = (TOKENIZER, VOCABULARY, *_OTHER_FILES)
 # What the library takes off the end of a line: Unicode's White_Space, which is not quite what Python takes off.
 _BLANK = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 # As Google named its folders: uncased_L-12_H-768_A-12, multi_cased_L-12_H-768_A-12.
 _CASED = re.compile(r"(?:^|[^A-Za-z])(?P<un>un)?cased(?:$|[^A-Za-z])", re.IGNORECASE)
+_NOT_OF_ONE = (
+    "they are not of one model: put the model's own tokenizer beside its weights, or name its place: `tokenizer=`"
+)
 _SPECIAL = re.compile(r"\[.*\]|<.*>")
 
 
 def open_tokenizer(checkpoint: Checkpoint, fallback: Callable[[], Tokenizer] | None = None) -> Tokenizer:
-    """The tokenizer beside a checkpoint's weights: of its tokenizer.json, its vocab.txt, else what `fallback` makes.
+    """The tokenizer of a checkpoint: of its tokenizer.json, its vocab.txt, else what `fallback` makes.
 
     Raises:
         NotFound: there are no tokenizer files; `fallback` is not asked then, as it could only make one up.
         UnsupportedFile: there is another kind of tokenizer, and no `fallback`.
         CorruptFile: a file is damaged, or lacks what the model needs.
     """
-    where = checkpoint.folder  # raises where it is not on this disk
-    folder = checkpoint.settings
-    settings = Settings(folder, checkpoint.config or {})
-    if folder.is_file(JSON):
+    beside = str(checkpoint.folder)  # raises where it is not on this disk
+    folder = checkpoint.tokenizer
+    where = printable(folder.address if checkpoint.has_foreign_tokenizer else beside)
+    settings = Settings(folder, checkpoint.config or {}, foreign=checkpoint.has_foreign_tokenizer)
+    if folder.is_file(TOKENIZER):
         return _from_json(settings)
-    if not any(folder.is_file(name) for name in (VOCABULARY, *_OTHER_FILES)):
+    if not _has_tokenizer(folder):
         if settings.tokens_of != "characters":
             raise NotFound(
                 f"{where} has no tokenizer",
-                f"looked for {JSON}, {VOCABULARY}, {', '.join(_OTHER_FILES)}: put the model's beside its weights",
+                f"looked for {', '.join(_LOOKED_FOR)}: {_advice(checkpoint)}",
             )
         reason: str | None = f"model_type is {quoted(settings.model_type)}"
     else:
@@ -65,10 +69,23 @@ def open_tokenizer(checkpoint: Checkpoint, fallback: Callable[[], Tokenizer] | N
         return _from_vocabulary(settings)
     if fallback is None:
         raise UnsupportedFile(
-            f"the tokenizer of {where} is not one of {JSON} or of plain WordPiece in {VOCABULARY}: {reason}",
+            f"the tokenizer of {where} is not one of {TOKENIZER} or of plain WordPiece in {VOCABULARY}: {reason}",
             "have transformers write a tokenizer.json beside it (save_pretrained)",
         )
     return fallback()
+
+
+def _has_tokenizer(folder: Folder) -> bool:
+    return any(folder.is_file(name) for name in _LOOKED_FOR)
+
+
+def _advice(checkpoint: Checkpoint) -> str:
+    """Where a tokenizer may be had: one that lies a folder up is told, and taken only when it is asked for."""
+    above = checkpoint.folder.resolve().parent
+    for folder in (above, above / "tokenizer"):
+        if not checkpoint.has_foreign_tokenizer and _has_tokenizer(LocalFolder(folder)):
+            return f"there is one in {printable(str(folder))}; if it is the model's, add `tokenizer={str(folder)!r}`"
+    return "put the model's beside its weights, or name its folder or file: `tokenizer=`"
 
 
 def check_vocabulary(tokenizer: Tokenizer, rows: int) -> None:
@@ -77,7 +94,7 @@ def check_vocabulary(tokenizer: Tokenizer, rows: int) -> None:
         raise CorruptFile(
             f"the tokenizer ({tokenizer.name}) has ids up to {tokenizer.vocab_size - 1:,}, "
             f"the embedding matrix {rows:,} rows",
-            "they are not of one model: put the model's own tokenizer files beside its weights",
+            _NOT_OF_ONE,
         )
 
 
@@ -90,7 +107,7 @@ def check_rows(packed: Packed, vocabulary: int | None, segments: int | None) -> 
         if rows is not None and len(values) and int(values.max()) >= rows:
             raise CorruptFile(
                 f"the tokenizer gives {what} {int(values.max()):,}, the model has a table of {rows:,} rows for it",
-                "they are not of one model: put the model's own tokenizer files beside its weights",
+                _NOT_OF_ONE,
             )
 
 
@@ -114,20 +131,20 @@ def _not_plain(settings: Settings) -> str | None:
 def _from_json(settings: Settings) -> FastTokenizer:
     from tokenizers import Tokenizer
 
-    text = settings.folder.text(JSON)
+    text = settings.folder.text(TOKENIZER)
     try:
         backend = Tokenizer.from_str(text)
     except BaseException as error:
         if not is_the_librarys(error):
             raise
         raise CorruptFile(
-            f"{settings.folder.at(JSON)} is not a tokenizer that can be read ({printable(str(error)[:200])})",
+            f"{settings.folder.at(TOKENIZER)} is not a tokenizer that can be read ({printable(str(error)[:200])})",
             "it may be damaged, or written by a newer version of tokenizers than the one installed",
         ) from error
     add_tokens(backend, settings)
     if backend.num_special_tokens_to_add(is_pair=False) == 0:
         add_special_tokens(backend, settings)
-    return _fast(backend, settings, JSON, _disagreement(backend, settings))
+    return _fast(backend, settings, TOKENIZER, _disagreement(backend, settings))
 
 
 def _from_vocabulary(settings: Settings) -> FastTokenizer:
@@ -169,7 +186,7 @@ def read_vocabulary(text: str) -> dict[str, int]:
 def _fast(backend: tokenizers.Tokenizer, settings: Settings, name: str, note: str) -> FastTokenizer:
     return FastTokenizer(
         backend,
-        name,
+        settings.told(name),
         bounded(backend, settings.folder.at(name)),
         notes=(note,) if note else (),
         segments=settings.segments,

@@ -8,7 +8,7 @@ from typing import Any
 
 from bertprobe.anatomy.families import FAMILIES
 from bertprobe.checkpoint.folder import Folder, read_json
-from bertprobe.errors import CorruptFile, is_text, quoted
+from bertprobe.errors import CorruptFile, is_text, printable, quoted
 
 _BERT_CLASSES = (
     "BertTokenizer",
@@ -25,10 +25,11 @@ _ROBERTA_NAMES = dict(zip(_NAMED, ("<unk>", "</s>", "<pad>", "<s>", "<mask>"), s
 
 
 class Settings:
-    """What the small files beside a tokenizer say, `config` being the model's."""
+    """What the small files beside a tokenizer say, `config` being the model's; `foreign` if that lies elsewhere."""
 
-    def __init__(self, folder: Folder, config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Folder, config: Mapping[str, Any], *, foreign: bool = False) -> None:
         self.folder = folder
+        self.foreign = foreign
         self.config = config
         self.tokenizer = read_optional(folder, "tokenizer_config.json")
         self.model_type = str(config.get("model_type") or "")
@@ -37,6 +38,10 @@ class Settings:
         named = self.tokenizer.get("tokenizer_class") or config.get("tokenizer_class") or ""
         self.tokenizer_class = str(named)
         self._class = self.tokenizer_class.removesuffix("Fast")
+
+    def told(self, name: str) -> str:
+        """A file of the tokenizer as a report tells it: by its path where that is not the model's."""
+        return printable(self.folder.at(name)) if self.foreign else name
 
     @property
     def like_bert(self) -> bool:

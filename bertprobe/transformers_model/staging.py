@@ -18,6 +18,7 @@ from bertprobe.anatomy.families import FAMILIES, GENERIC
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.checkpoint.folder import Folder, check_small
 from bertprobe.errors import NotFound, UnsupportedFile, printable, quoted
+from bertprobe.filenames import TOKENIZER, VOCABULARIES
 from bertprobe.tokens.settings import read_optional
 from bertprobe.transformers_model.token_settings import added_tokens, special_tokens, token_settings
 
@@ -93,30 +94,13 @@ _GENERIC_NAMES = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend")
 # The tokenizer of a model_type that does not say so itself.
 _BY_TYPE = {row.within or row.name: row.tokenizer for row in FAMILIES.values() if row.tokenizer}
 
-FILES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "bpe.codes",
-    "dict.txt",
-    "sentencepiece.bpe.model",
-    "sentencepiece.model",
-    "spiece.model",
-    "spm.model",
-    "tokenizer.model",
-    "entity_vocab.json",
-    "word_shape.json",
-    "word_pronunciation.json",
-)
-
 
 def class_name(checkpoint: Checkpoint) -> str:
     """The tokenizer's class, as transformers itself would choose it, by a name that is on our list.
 
     Raises `UnsupportedFile` for another one, unless a tokenizer.json says all there is to know.
     """
-    config, folder = checkpoint.config or {}, checkpoint.settings
+    config, folder = checkpoint.config or {}, checkpoint.tokenizer
     model_type = str(config.get("model_type"))
     said = read_optional(folder, "tokenizer_config.json").get("tokenizer_class") or config.get("tokenizer_class")
     name = str(said or "").removesuffix("Fast")
@@ -124,7 +108,7 @@ def class_name(checkpoint: Checkpoint) -> str:
         return GENERIC
     if not name:
         return _BY_TYPE.get(model_type, GENERIC)
-    if name not in CLASSES and not folder.is_file("tokenizer.json"):
+    if name not in CLASSES and not folder.is_file(TOKENIZER):
         raise UnsupportedFile(
             f"the tokenizer of {printable(folder.address)} is a {quoted(name)}, which is none that is known here",
             "have transformers write a tokenizer.json beside it (save_pretrained)",
@@ -148,7 +132,7 @@ def staged(folder: Folder, tokenizer_class: Any) -> Iterator[Path]:
     }
     try:
         with TemporaryDirectory(prefix="bertprobe-") as stage:
-            for name in FILES:
+            for name in VOCABULARIES:
                 if folder.is_file(name):
                     source = folder.source(name)
                     check_small(source.address, source.size)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class TransformersTokenizer:
     """transformers' tokenizer as a `tokens.Tokenizer`."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.name = f"transformers' {type(tokenizer).__name__}"
+    def __init__(self, tokenizer: Any, where: str = "") -> None:
+        self.name = f"transformers' {type(tokenizer).__name__}{where and f' in {printable(where)}'}"
         self.notes: tuple[str, ...] = ()
         self._tokenizer = tokenizer
 
@@ -85,13 +85,13 @@ class TransformersTokenizer:
 
 @shut()
 def tokenizer(checkpoint: Checkpoint) -> TransformersTokenizer:
-    """transformers' own tokenizer, from the files beside the weights and from nowhere else.
+    """transformers' own tokenizer, from the files beside the weights, or where they were said to lie, and no others.
 
     Raises:
         NotFound: there are no tokenizer files; transformers would make one up that knows five words.
         UnsupportedFile: transformers cannot read them, or they ask for more than a tokenizer of ours needs.
     """
-    folder = checkpoint.settings
+    folder = checkpoint.tokenizer
     made = _class(class_name(checkpoint), folder)
     with staged(folder, made) as stage:
         try:
@@ -100,7 +100,7 @@ def tokenizer(checkpoint: Checkpoint) -> TransformersTokenizer:
         except Exception as error:
             what = f"transformers cannot read the tokenizer of {printable(folder.address)}"
             raise refused(what, error, (str(stage), folder.address)) from error
-    return TransformersTokenizer(found)
+    return TransformersTokenizer(found, folder.address if checkpoint.has_foreign_tokenizer else "")
 
 
 def _class(name: str, folder: Folder) -> Any:
@@ -116,6 +116,6 @@ def _class(name: str, folder: Folder) -> Any:
     if names and not any(folder.is_file(name) for name in names):
         raise NotFound(
             f"{printable(folder.address)} has no tokenizer: none of {', '.join(sorted(names))}",
-            "put the model's own beside its weights",
+            "put the model's own beside its weights, or name its folder or file: `tokenizer=`",
         )
     return made
