@@ -24,6 +24,7 @@ TRANSFORMER = tuple(
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
+POOLING = "1_Pooling"
 HEAD = 2**16  # bytes of a tokenizer.json in which its settings stand, before a vocabulary of megabytes
 MEMBERS = ("truncation", "normalizer", "pre_tokenizer", "post_processor")
 MOST = 10**9  # tokens; transformers writes 10^30 for no limit at all
@@ -95,11 +96,13 @@ class Files:
     """All settings files of a folder: `modules` in order, None where there is no modules.json.
 
     `unlisted` are folders with a module's settings that it does not name, each with the kind its own name says.
+    `pooling` is what 1_Pooling has, which some tools read whatever modules.json says.
     """
 
     home: Folder
     modules: tuple[Module, ...] | None
     unlisted: Mapping[str, str]
+    pooling: Settings
     prompts: Settings
     transformer: Settings
     tokenizer_config: Settings
@@ -125,6 +128,7 @@ def read_files(home: Folder, *, tokenizer: Folder | None = None, config: Mapping
         home=home,
         modules=modules,
         unlisted=dict(_unlisted(home, modules or ())),
+        pooling=_first_pooling(home, modules or ()),
         prompts=_settings(home, PROMPTS, faults),
         transformer=_settings(home, transformer, faults),
         tokenizer_config=_settings(of_tokenizer, prefix + TOKENIZER_CONFIG, faults),
@@ -169,6 +173,11 @@ def _module(home: Folder, row: Mapping[str, Any], faults: list[Fault]) -> Module
     name = f"{path}/config.json" if path else ""
     settings = _settings(home, name, faults) if name else Settings(f"{MODULES}: {kind.rpartition('.')[2]}", {}, False)
     return Module(kind, path, settings, not path or home.is_folder(path))
+
+
+def _first_pooling(home: Folder, modules: Sequence[Module]) -> Settings:
+    listed = next((module.settings for module in modules if module.path == POOLING), None)
+    return listed or _settings(home, f"{POOLING}/config.json", [])
 
 
 def _unlisted(home: Folder, modules: Sequence[Module]) -> Iterator[tuple[str, str]]:

@@ -601,6 +601,35 @@ class Verification(TypedDict):
     version: str
 
 
+# ------------------------------------------------------------------------------------------------ recipe: tools
+
+
+class ToolMade(TypedDict):
+    """What a tool makes of a folder's settings; None where it makes nothing, cannot be told, or the caller has to say.
+
+    `length` is None for no limit, `pooling` empty for a vector a token, `version` None where no release was read.
+    """
+
+    tool: str
+    version: str | None
+    fails: str
+    length: int | None
+    overflow: str | None
+    lower: bool | None
+    accents: bool | None
+    special: list[str] | None
+    pooling: list[str] | None
+    dense: str | None
+    layer_norm: str | None
+    modules: str | None
+    normalized: bool | None
+    prompt: str | None
+    cut: int | None
+    differs: list[str]
+    settable: list[str]
+    notes: list[str]
+
+
 # ------------------------------------------------------------------------------------------------ explain
 
 
