@@ -11,7 +11,7 @@ from bertprobe.anatomy.families import FAMILIES
 from bertprobe.anatomy.layouts import ALIASES, Layout
 from bertprobe.checkpoint import Checkpoint
 
-_HIDDEN = ("hidden_size", "d_model", "dim", "emb_dim", "n_embd")
+HIDDEN = ("hidden_size", "d_model", "dim", "emb_dim", "n_embd")
 _INTERMEDIATE = (
     "intermediate_size",
     "d_inner",
@@ -38,7 +38,7 @@ class ConfigSpec:
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The settings of the text encoder, which a model of several encoders keeps one level down."""
-    if not any(key in config for key in _HIDDEN):
+    if not any(key in config for key in HIDDEN):
         for key in ("text_config", "encoder", "question_encoder", "qformer_config"):
             if isinstance(config.get(key), Mapping):
                 return config[key]  # type: ignore[no-any-return]
@@ -50,7 +50,7 @@ def towers_of(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {
         key.removesuffix("_config"): value
         for key, value in config.items()
-        if isinstance(value, Mapping) and any(name in value for name in _HIDDEN)
+        if isinstance(value, Mapping) and any(name in value for name in HIDDEN)
     }
 
 
@@ -72,7 +72,7 @@ def config_spec_of(layout: Layout, config: Mapping[str, Any], checkpoint: Checkp
     )
     return ConfigSpec(
         layers=_first(config, _LAYERS),
-        hidden_size=_first(config, _HIDDEN) if config else hidden,
+        hidden_size=_first(config, HIDDEN) if config else hidden,
         intermediate_size=_first(config, _INTERMEDIATE) if config else inner,
         vocab_size=config.get("vocab_size"),
         activation=_activation(layout, config, checkpoint),

@@ -24,7 +24,8 @@ class Family(NamedTuple):
     silent, None where that is its layout's.
 
     How it runs: a `native` one is computed by `encoder`. Positions count from `padding`, which is the id its config
-    class has where a config is silent, or from 0. `segments` says whether token_type_ids tell one text from another.
+    class has where a config is silent, or from 0, and are `endless` where they are computed and no table of them ends.
+    `segments` says whether token_type_ids tell one text from another.
     Where not `rows_are_tokens` there are fewer rows than tokens, or later ones; a prompt's rows may stand
     `prompt_first`, and it may need `more_than_text`. `mixing` is how tokens meet.
 
@@ -48,6 +49,7 @@ class Family(NamedTuple):
     native: bool = False
     padding: int | None = None
     segments: bool = True
+    endless: bool = False
     rows_are_tokens: bool = True
     prompt_first: bool = False
     more_than_text: str | None = None
@@ -106,7 +108,7 @@ _ROWS = (
         pooling="by design",
         title="ELECTRA",
     ),
-    Family("mpnet", layouts.BERT, "mpnet", tokenizer="MPNetTokenizer"),
+    Family("mpnet", layouts.BERT, "mpnet", tokenizer="MPNetTokenizer", padding=1),
     Family("megatron-bert", layouts.BERT, "bert", tokenizer="BertTokenizer"),
     Family(
         "deberta",
@@ -116,6 +118,7 @@ _ROWS = (
         pooling="classifiers",
         title="DeBERTa",
         pooler="ContextPooler",
+        endless=True,
     ),
     Family(
         "deberta-v2",
@@ -125,6 +128,7 @@ _ROWS = (
         pooling="classifiers",
         title="DeBERTa",
         pooler="ContextPooler",
+        endless=True,
     ),
     Family("layoutlm", layouts.BERT, "layoutlm", tokenizer="BertTokenizer"),
     Family("ernie", layouts.BERT, "ernie", native=True, tokens="[CLS]", tokenizer="BertTokenizer"),
@@ -139,7 +143,7 @@ _ROWS = (
     Family("rembert", layouts.BERT, "rembert", tokenizer="RemBertTokenizer"),
     Family("big_bird", layouts.BERT, "bert", tokenizer="BigBirdTokenizer", activation="gelu_new"),
     Family("roformer", layouts.BERT, "roformer", tokenizer="RoFormerTokenizer", pooling="never"),
-    Family("esm", layouts.BERT, "esm", tokenizer="EsmTokenizer"),
+    Family("esm", layouts.BERT, "esm", tokenizer="EsmTokenizer", endless=True),
     _roberta(
         "data2vec-text",
         "data2vec_text",
@@ -147,8 +151,8 @@ _ROWS = (
         tokenizer="RobertaTokenizer",
         module="data2vec.modeling_data2vec_text",
     ),
-    Family("luke", layouts.BERT, "luke", tokenizer="LukeTokenizer"),
-    Family("ibert", layouts.BERT, "ibert", tokenizer="RobertaTokenizer"),
+    Family("luke", layouts.BERT, "luke", tokenizer="LukeTokenizer", padding=1),
+    Family("ibert", layouts.BERT, "ibert", tokenizer="RobertaTokenizer", padding=1),
     Family("nystromformer", layouts.BERT, "nystromformer", tokenizer=GENERIC, pooling="never", activation="gelu_new"),
     Family("splinter", layouts.BERT, "splinter", tokenizer="SplinterTokenizer", pooling="never"),
     Family("tapas", layouts.BERT, "tapas", tokenizer="TapasTokenizer", segments=False),
@@ -176,12 +180,12 @@ _ROWS = (
     ),
     Family("bert-generation", layouts.BERT, "bert", tokenizer="BertGenerationTokenizer", pooling="never"),
     Family("roc_bert", layouts.BERT, "roc_bert", tokenizer="RoCBertTokenizer"),
-    Family("markuplm", layouts.BERT, "markuplm", tokenizer="MarkupLMTokenizer"),
+    Family("markuplm", layouts.BERT, "markuplm", tokenizer="MarkupLMTokenizer", padding=1),
     Family("mra", layouts.BERT, "mra", tokenizer="RobertaTokenizer", pooling="never"),
     Family("yoso", layouts.BERT, "yoso", tokenizer="AlbertTokenizer", pooling="never"),
     Family("fnet", layouts.BERT, "fnet", tokenizer="FNetTokenizer", activation="gelu_new", mixing="Fourier mixing"),
-    Family("longformer", layouts.BERT, "longformer", tokenizer="RobertaTokenizer"),
-    Family("layoutlmv3", layouts.BERT, "layoutlmv3", tokenizer="LayoutLMv3Tokenizer", pooling="never"),
+    Family("longformer", layouts.BERT, "longformer", tokenizer="RobertaTokenizer", padding=1),
+    Family("layoutlmv3", layouts.BERT, "layoutlmv3", tokenizer="LayoutLMv3Tokenizer", pooling="never", padding=1),
     Family(
         "align_text_model",
         layouts.BERT,
@@ -220,6 +224,7 @@ _ROWS = (
         module="clap.modeling_clap",
         base="ClapTextModel",
         up_projection="ClapTextIntermediate",
+        padding=1,
     ),
     Family(
         "bridgetower_text_model",
@@ -229,6 +234,7 @@ _ROWS = (
         tokenizer="RobertaTokenizer",
         module="bridgetower.modeling_bridgetower",
         base="BridgeTowerTextModel",
+        padding=1,
     ),
     Family(
         "flava_text_model",
@@ -240,7 +246,7 @@ _ROWS = (
         base="FlavaTextModel",
     ),
     Family("visual_bert", layouts.BERT, "visual_bert", tokenizer="BertTokenizer"),
-    Family("lilt", layouts.LILT, "lilt", tokenizer="RobertaTokenizer"),
+    Family("lilt", layouts.LILT, "lilt", tokenizer="RobertaTokenizer", padding=1),
     Family(
         "canine",
         layouts.CANINE,
@@ -287,6 +293,7 @@ _ROWS = (
         "altclip",
         module="altclip.modeling_altclip",
         base="AltRobertaModel",
+        padding=1,
     ),
     Family(
         "distilbert",
@@ -306,6 +313,7 @@ _ROWS = (
         pooling="by design",
         title="ModernBERT",
         up_projection="ModernBertMLP",
+        endless=True,
     ),
     Family(
         "jina_embeddings_v3",
@@ -313,11 +321,30 @@ _ROWS = (
         "roberta",
         tokenizer="XLMRobertaTokenizer",
         up_projection="JinaEmbeddingsV3MLP",
+        endless=True,
     ),
-    Family("eurobert", layouts.UP_AND_GATE, "model", pooling="never", up_projection="EuroBertMLP"),
-    Family("esmc", layouts.UP_AND_GATE, "esmc", tokenizer="EsmcTokenizer", pooling="never", up_projection="EsmcMLP"),
-    Family("ultrabert", layouts.UP_AND_GATE, "model ultrabert", pooling="never", up_projection="UltrabertMLP"),
-    Family("neomme", layouts.UP_AND_GATE, "model", pooling="never", activation="relu2", up_projection="NeoMMEMLP"),
+    Family("eurobert", layouts.UP_AND_GATE, "model", pooling="never", up_projection="EuroBertMLP", endless=True),
+    Family(
+        "esmc",
+        layouts.UP_AND_GATE,
+        "esmc",
+        tokenizer="EsmcTokenizer",
+        pooling="never",
+        up_projection="EsmcMLP",
+        endless=True,
+    ),
+    Family(
+        "ultrabert", layouts.UP_AND_GATE, "model ultrabert", pooling="never", up_projection="UltrabertMLP", endless=True
+    ),
+    Family(
+        "neomme",
+        layouts.UP_AND_GATE,
+        "model",
+        pooling="never",
+        activation="relu2",
+        up_projection="NeoMMEMLP",
+        endless=True,
+    ),
     Family(
         "nomic_bert",
         layouts.NOMIC_BERT,
@@ -326,6 +353,7 @@ _ROWS = (
         tokenizer="BertTokenizer",
         pooling="never",
         up_projection="NomicBertMLP",
+        endless=True,
     ),
     Family(
         "gte",
@@ -335,10 +363,17 @@ _ROWS = (
         tokenizer="XLMRobertaTokenizer",
         pooling="never",
         up_projection="GteMLP",
+        endless=True,
     ),
-    Family("new", layouts.GTE, "new", module="gte.modeling_gte", up_projection="GteMLP"),
+    Family("new", layouts.GTE, "new", module="gte.modeling_gte", up_projection="GteMLP", endless=True),
     Family(
-        "xlnet", layouts.XLNET, "transformer", tokenizer="XLNetTokenizer", up_projection="XLNetFeedForward", pooler=""
+        "xlnet",
+        layouts.XLNET,
+        "transformer",
+        tokenizer="XLNetTokenizer",
+        up_projection="XLNetFeedForward",
+        pooler="",
+        endless=True,
     ),
     Family("xlm", layouts.XLM, "transformer", tokenizer="XLMTokenizer", up_projection="TransformerFFN", pooler=""),
     Family(
@@ -351,6 +386,7 @@ _ROWS = (
         tokenizer="FunnelTokenizer",
         up_projection="FunnelPositionwiseFFN",
         rows_are_tokens=False,
+        endless=True,
     ),
     Family(
         "reformer",
@@ -366,10 +402,11 @@ _ROWS = (
         tokenizer="CpmAntTokenizer",
         up_projection="CpmAntDenseGatedACT",
         prompt_first=True,
+        endless=True,
     ),
-    Family("t5", layouts.T5, "transformer", tokenizer="T5Tokenizer", base="T5EncoderModel"),
-    Family("mt5", layouts.T5, "transformer", tokenizer="T5Tokenizer", base="MT5EncoderModel"),
-    Family("umt5", layouts.T5, "transformer", tokenizer=GENERIC, base="UMT5EncoderModel"),
+    Family("t5", layouts.T5, "transformer", tokenizer="T5Tokenizer", base="T5EncoderModel", endless=True),
+    Family("mt5", layouts.T5, "transformer", tokenizer="T5Tokenizer", base="MT5EncoderModel", endless=True),
+    Family("umt5", layouts.T5, "transformer", tokenizer=GENERIC, base="UMT5EncoderModel", endless=True),
     Family(
         "clip_text_model",
         layouts.CLIP_TEXT,

@@ -67,20 +67,25 @@ def read_json(folder: Folder, name: str) -> Mapping[str, Any]:
 
 
 def parse_json(text: str, address: str) -> Mapping[str, Any]:
-    """The object in the text of a settings file; raises `CorruptFile` for what is none, `UnsupportedFile` for too much.
+    """The object in the text of a settings file; raises `CorruptFile` for none, `UnsupportedFile` for too much."""
+    found = parse_any(text, address)
+    if not isinstance(found, dict):
+        raise CorruptFile(f"{address} is JSON, but not an object", "fetch it again, or mend it")
+    return found
+
+
+def parse_any(text: str, address: str) -> Any:
+    """What the text of a settings file says; raises `CorruptFile` for no JSON, `UnsupportedFile` for too much.
 
     Python's own word on a text of commas would be gigabytes of lists.
     """
     if text.count(",") > MAX_VALUES:
         raise UnsupportedFile(f"{address} holds more than {MAX_VALUES:,} values", "is it the right file?")
     try:
-        found = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = "too deeply nested" if isinstance(error, RecursionError) else printable(str(error).partition(";")[0])
         raise CorruptFile(f"{address} is not JSON ({reason})", "fetch it again, or mend it") from error
-    if not isinstance(found, dict):
-        raise CorruptFile(f"{address} is JSON, but not an object", "fetch it again, or mend it")
-    return found
 
 
 def check_small(address: str, size: int) -> None:

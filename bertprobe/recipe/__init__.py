@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from bertprobe.anatomy.config import model_type_of
+from bertprobe.anatomy.config import HIDDEN, model_type_of
 from bertprobe.anatomy.families import FAMILIES
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.checkpoint.folder import Folder
@@ -131,7 +131,6 @@ def read_recipe(home: Folder, *, tokenizer: Folder | None = None, config: Mappin
     normalizer, lower, accents, lowered_first = _cleaning(files)
     prompts, prompt = _prompts(files)
     cut = _setting(files.prompts.said("truncate_dim", "whole") if files.modules is not None else None, None, "")
-    hidden = files.config.said("hidden_size", "whole")
     return Recipe(
         files=files,
         declared=files.modules is not None,
@@ -147,7 +146,7 @@ def read_recipe(home: Folder, *, tokenizer: Folder | None = None, config: Mappin
         prompt=prompt,
         similarity=_similarity(files),
         cut=cut,
-        width=width_of(steps, None if hidden is None else hidden.value, cut.value),
+        width=width_of(steps, hidden_of(files), cut.value),
         rebuilt=text.is_rebuilt(files),
         only_transformers=text.only_transformers(files),
         lowered_first=lowered_first,
@@ -237,20 +236,29 @@ def _truncation(files: Files) -> Setting[str]:
 
 
 def positions_of(files: Files) -> int | None:
-    """How many tokens the model has positions for; RoBERTa's kin count them from the padding's id on."""
+    """How many tokens the model has positions for, None where no table of them ends or what is run is its own code.
+
+    RoBERTa's kin count them from the padding's id on.
+    """
     said = files.config.said("max_position_embeddings", "whole")
     row = FAMILIES.get(model_type_of(files.config.values))
-    if said is None:
+    if said is None or row is None or row.endless or "auto_map" in files.config.values:
         return None
-    if row is None or row.padding is None:
+    if row.padding is None:
         return int(said.value)
     padding = files.config.said("pad_token_id", "whole", least=0)
-    return int(said.value) - (row.padding if padding is None else int(padding.value)) - 1
+    return max(int(said.value) - (row.padding if padding is None else int(padding.value)) - 1, 0)
+
+
+def hidden_of(files: Files) -> int | None:
+    """The width of the model's hidden states, by whichever name its config has for it."""
+    said = (files.config.said(key, "whole") for key in HIDDEN)
+    return next((int(width.value) for width in said if width is not None), None)
 
 
 def limit_in(settings: Settings, key: str) -> Said | None:
     """A number of tokens; None where there is none, or one so large that it stands for no limit."""
-    said = settings.said(key, "whole")
+    said = settings.said(key, "tokens")
     return None if said is None or said.value > MOST else said
 
 

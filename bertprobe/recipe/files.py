@@ -7,13 +7,14 @@ else can still be told.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from bertprobe.anatomy.config import text_config
-from bertprobe.checkpoint.folder import Folder, read_json
-from bertprobe.errors import BertprobeError, CorruptFile
+from bertprobe.checkpoint.folder import Folder, parse_any, read_json
+from bertprobe.errors import BertprobeError, CorruptFile, UnsupportedFile
 from bertprobe.filenames import CONFIGS, MODULES
 
 PROMPTS = "config_sentence_transformers.json"
@@ -26,8 +27,12 @@ TRANSFORMER = tuple(
 )
 POOLING = "1_Pooling"
 HEAD = 2**16  # bytes of a tokenizer.json in which its settings stand, before a vocabulary of megabytes
+MOST_HEAD = 2**22  # where thousands of added tokens stand before them
 MEMBERS = ("truncation", "normalizer", "pre_tokenizer", "post_processor")
 MOST = 10**9  # tokens; transformers writes 10^30 for no limit at all
+MOST_MODULES = 1000
+OWN = "sentence_transformers."
+WITH_FOLDER = ("Pooling", "Dense", "LayerNorm")
 
 
 class Said(NamedTuple):
@@ -62,23 +67,44 @@ class Settings:
             value = value.get(step) if isinstance(value, Mapping) else None
         if value is None:
             return None
-        if not _KINDS[kind](value) or (kind == "whole" and value < least):
-            self.faults.append(Fault(self.file, key, f"{json.dumps(value, default=str)[:60]}, not {_WORDS[kind]}"))
+        whole = kind in ("whole", "tokens")
+        if not _KINDS[kind](value) or (whole and value < least):
+            self.faults.append(Fault(self.file, key, f"{_short(value)}, not {_WORDS[kind]}"))
             return None
-        return Said(int(value) if kind == "whole" else value, self.file, key)
+        return Said(int(value) if whole else value, self.file, key)
 
 
-_KINDS = {
-    "whole": lambda value: type(value) is int or (type(value) is float and value.is_integer()),
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int or (type(value) is float and value.is_integer())
+
+
+_KINDS: Mapping[str, Callable[[Any], bool]] = {
+    "whole": lambda value: _is_whole(value) and value <= MOST,
+    "tokens": _is_whole,
     "flag": lambda value: isinstance(value, bool),
     "text": lambda value: isinstance(value, str),
+    "object": lambda value: isinstance(value, Mapping),
 }
-_WORDS = {"whole": "a whole number of 1 or more", "flag": "true or false", "text": "text"}
+_WORDS = {
+    "whole": "a whole number from 1 to a thousand million",
+    "tokens": "a whole number of 1 or more",
+    "flag": "true or false",
+    "text": "text",
+    "object": "an object",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A row of modules.json: the class it names, its folder, and what config.json there says."""
+    """A row of modules.json: the class it names, its folder, and what config.json there says.
+
+    `has_folder` is true, too, of one that needs none.
+    """
 
     type: str
     path: str
@@ -88,12 +114,12 @@ class Module:
     @property
     def kind(self) -> str:
         """The class without where it comes from; empty for what is not sentence-transformers' own."""
-        return self.type.rpartition(".")[2] if self.type.startswith("sentence_transformers.") else ""
+        return self.type.rpartition(".")[2] if self.type.startswith(OWN) else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """All settings files of a folder: `modules` in order, None where there is no modules.json.
+    """All settings files of a folder: `modules` in order, None without a modules.json, none where it cannot be read.
 
     `unlisted` are folders with a module's settings that it does not name, each with the kind its own name says.
     `pooling` is what 1_Pooling has, which some tools read whatever modules.json says.
@@ -127,16 +153,22 @@ def read_files(home: Folder, *, tokenizer: Folder | None = None, config: Mapping
     return Files(
         home=home,
         modules=modules,
-        unlisted=dict(_unlisted(home, modules or ())),
+        unlisted={} if modules == () else dict(_unlisted(home, modules or ())),
         pooling=_first_pooling(home, modules or ()),
         prompts=_settings(home, PROMPTS, faults),
         transformer=_settings(home, transformer, faults),
         tokenizer_config=_settings(of_tokenizer, prefix + TOKENIZER_CONFIG, faults),
         tokenizer=_tokenizer(of_tokenizer, prefix + TOKENIZER, faults),
         config=Settings(said.file, text_config(said.values), said.there, faults),
-        names=frozenset(of_tokenizer.names if not inner or tokenizer else of_tokenizer.below(inner).names),
+        names=_names(of_tokenizer, "" if tokenizer else inner),
         faults=faults,
     )
+
+
+def _names(folder: Folder, inner: str) -> frozenset[str]:
+    if not inner:
+        return frozenset(folder.names)
+    return frozenset(folder.below(inner).names) if folder.is_folder(inner) else frozenset()
 
 
 def _settings(folder: Folder, name: str, faults: list[Fault]) -> Settings:
@@ -144,9 +176,13 @@ def _settings(folder: Folder, name: str, faults: list[Fault]) -> Settings:
         return Settings(name, {}, False, faults)
     try:
         return Settings(name, read_json(folder, name), True, faults)
-    except CorruptFile as error:
-        faults.append(Fault(name, "", error.found.removeprefix(f"{folder.at(name)} is ")))
+    except (CorruptFile, UnsupportedFile) as error:
+        faults.append(_damaged(folder, name, error))
         return Settings(name, {}, True, faults)
+
+
+def _damaged(folder: Folder, name: str, error: BertprobeError) -> Fault:
+    return Fault(name, "", error.found.removeprefix(f"{folder.at(name)} ").removeprefix("is "))
 
 
 def _modules(home: Folder, faults: list[Fault]) -> tuple[tuple[Module, ...] | None, str]:
@@ -154,22 +190,39 @@ def _modules(home: Folder, faults: list[Fault]) -> tuple[tuple[Module, ...] | No
     if not home.is_file(MODULES):
         return None, "0_Transformer" if home.is_folder("0_Transformer") else ""
     try:
-        rows = json.loads(home.text(MODULES))
-        found = tuple(_module(home, row, faults) for row in rows)
-    except (ValueError, RecursionError, TypeError, KeyError):
-        faults.append(Fault(MODULES, "", "not a list of modules, each with a type and a path"))
+        rows = parse_any(home.text(MODULES), home.at(MODULES))
+    except (CorruptFile, UnsupportedFile) as error:
+        faults.append(_damaged(home, MODULES, error))
         return (), ""
+    if not (isinstance(rows, list) and rows and all(map(_is_row, rows))):
+        faults.append(Fault(MODULES, "", "not a list of modules, each with a name, a type and a path"))
+        return (), ""
+    faults += _twice(rows)
+    found = tuple(_module(home, row, faults) for row in rows[:MOST_MODULES])
     return found, next((module.path for module in found if module.kind == "Transformer"), "")
 
 
-def _module(home: Folder, row: Mapping[str, Any], faults: list[Fault]) -> Module:
-    path, kind = row["path"], row["type"]
-    if not (isinstance(path, str) and isinstance(kind, str)):
-        raise TypeError(row)
-    plain = not any(step in (".", "..", "") for step in path.split("/")) and "\\" not in path
-    if path and not plain:
-        faults.append(Fault(MODULES, "path", f"{json.dumps(path)[:60]}, which leads elsewhere"))
+def _is_row(row: Any) -> bool:
+    return isinstance(row, Mapping) and all(isinstance(row.get(key), str) for key in ("name", "type", "path"))
+
+
+def _twice(rows: Sequence[Mapping[str, str]]) -> Iterator[Fault]:
+    """Names and folders that two rows claim: of one name sentence-transformers keeps the last row."""
+    for key in ("name", "path"):
+        counted = Counter(row[key] for row in rows if row[key] or key == "name")
+        for value, rows_of in counted.items():
+            if rows_of > 1:
+                yield Fault(MODULES, key, f"{_short(value)} in {rows_of} rows, and belongs in one")
+
+
+def _module(home: Folder, row: Mapping[str, str], faults: list[Fault]) -> Module:
+    path, kind = row["path"].rstrip("/"), row["type"]
+    plain = not any(step in (".", "..", "") for step in path.split("/")) and not {*path} & {*"\\:\0"}
+    if row["path"] and not plain:
+        faults.append(Fault(MODULES, "path", f"{_short(row['path'])}, which leads elsewhere"))
         path = ""
+    elif not path and kind.startswith(OWN) and kind.rpartition(".")[2] in WITH_FOLDER:
+        faults.append(Fault(MODULES, "path", f"empty for {_short(kind)}, which needs a folder of its own"))
     name = f"{path}/config.json" if path else ""
     settings = _settings(home, name, faults) if name else Settings(f"{MODULES}: {kind.rpartition('.')[2]}", {}, False)
     return Module(kind, path, settings, not path or home.is_folder(path))
@@ -193,13 +246,22 @@ def _tokenizer(folder: Folder, name: str, faults: list[Fault]) -> Settings:
     """What a tokenizer.json sets before its vocabulary begins; the whole of it where that order is another."""
     if not folder.is_file(name):
         return Settings(name, {}, False, faults)
-    found = None
+    found, ends = None, True
     try:
         source = folder.source(name)
-        found = members_of(source.read(0, min(source.size, HEAD)).decode("utf-8", "ignore"))
+        for head in (HEAD, MOST_HEAD):
+            if found is None:
+                found = members_of(source.read(0, min(source.size, head)).decode("utf-8", "ignore"))
+        ends = source.read(max(source.size - HEAD, 0), source.size).rstrip().endswith(b"}")
     except BertprobeError:
         pass  # one that a weights file carries has no bytes of its own
-    return _settings(folder, name, faults) if found is None else Settings(name, found, True, faults)
+    if found is not None and not ends:
+        faults.append(Fault(name, "", "cut off: its end is missing"))
+        return Settings(name, {}, True, faults)
+    settings = _settings(folder, name, faults) if found is None else Settings(name, found, True, faults)
+    for key in ("truncation", "normalizer", "post_processor"):
+        settings.said(key, "object")
+    return settings
 
 
 def members_of(text: str) -> Mapping[str, Any] | None:

@@ -7,13 +7,13 @@ from typing import Any
 
 from bertprobe.errors import printable, quoted, shortened
 from bertprobe.filenames import MODULES
-from bertprobe.recipe import Recipe, Said, Setting
-from bertprobe.recipe.files import PROMPTS, Module
-from bertprobe.recipe.steps import Dense, LayerNorm, Pooling, Unsupported, width_of
+from bertprobe.recipe import Recipe, Said, Setting, Step, hidden_of
+from bertprobe.recipe.files import PROMPTS, WITH_FOLDER, Module
+from bertprobe.recipe.steps import Dense, LayerNorm, Pooling, Unsupported, width_key, width_of
+from bertprobe.recipe.text import WITHOUT_FLAGS, tokenizer_class
 from bertprobe.verdicts import Finding, Observation, Rule, ask
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_NEEDS_SETTINGS = ("Pooling", "Dense", "LayerNorm")
 _NEEDS_WEIGHTS = ("Dense", "LayerNorm")
 
 
@@ -24,7 +24,12 @@ def judge_recipe(recipe: Recipe) -> tuple[Finding, ...]:
 
 def said(found: Said) -> str:
     """Where a value stands: `max_seq_length in sentence_bert_config.json`."""
-    return f"{printable(found.key)} in {printable(found.file)}"
+    return f"{printable(found.key)} in {_shown(found.file)}"
+
+
+def _shown(*names: str) -> str:
+    """Names from a file, safe to print and no longer than a line each."""
+    return printable(shortened(list(names)))
 
 
 # ------------------------------------------------------------------------------------------------ what cannot be
@@ -32,7 +37,7 @@ def said(found: Said) -> str:
 
 def settings_invalid(recipe: Recipe) -> Iterator[Observation]:
     for file, key, found in dict.fromkeys(recipe.files.faults):
-        what = f"{printable(key)} in {printable(file)} is" if key else f"{printable(file)} is"
+        what = f"{_shown(key)} in {_shown(file)} is" if key else f"{_shown(file)} is"
         yield Observation(
             None, f"{what} {printable(found)}", {"file": file, "key": key}, "mend it, or fetch the file again"
         )
@@ -46,7 +51,7 @@ def settings_missing(recipe: Recipe) -> Iterator[Observation]:
         if kinds:
             yield Observation(
                 None,
-                f"there is {printable(shortened(kinds))} but no {MODULES}: sentence-transformers takes the plain mean, "
+                f"there is {_shown(*kinds)} but no {MODULES}: sentence-transformers takes the plain mean, "
                 "other tools read the folder",
                 {"missing": MODULES, "folders": kinds},
                 f"put the model's {MODULES} beside config.json",
@@ -55,29 +60,73 @@ def settings_missing(recipe: Recipe) -> Iterator[Observation]:
         return
     for module in files.modules:
         yield from _missing_of(recipe, module)
-    if files.modules and recipe.pooling is None and not _unsupported(recipe):
-        yield Observation(
-            None,
-            f"{MODULES} lists no Pooling: nothing makes one vector of the tokens'",
-            {"missing": "Pooling", "modules": [module.type for module in files.modules]},
-            f"add the pooling to {MODULES}, as the model's author has it",
-        )
+    if not files.modules or _unsupported(recipe):
+        return
+    for kind, makes in (("Transformer", "the tokens' states"), ("Pooling", "one vector of the tokens'")):
+        if all(module.kind != kind for module in files.modules):
+            yield Observation(
+                None,
+                f"{MODULES} lists no {kind}: nothing makes {makes}",
+                {"missing": kind, "modules": [module.type for module in files.modules]},
+                f"add it to {MODULES} as the model's author has it, or fetch the file again",
+            )
 
 
 def _missing_of(recipe: Recipe, module: Module) -> Iterator[Observation]:
-    home, kind = recipe.files.home, module.kind
-    if not module.path or kind not in _NEEDS_SETTINGS:
-        return
-    lacks = [] if module.settings.there else ["config.json"]
-    if kind in _NEEDS_WEIGHTS and not any(home.is_file(f"{module.path}/{name}") for name in _WEIGHTS):
-        lacks.append("weights (model.safetensors or pytorch_model.bin)")
+    lacks = list(_lacks(recipe, module))
     if lacks:
+        name = module.path or module.kind
         yield Observation(
             None,
-            f"{MODULES} lists {printable(module.path)}, which has no {' and no '.join(lacks)}",
-            {"missing": module.path, "lacks": lacks},
-            "fetch that folder too: a copy of the files beside config.json alone leaves it out",
+            f"{MODULES} lists {_shown(name)}, which has no {' and no '.join(lacks)}",
+            {"missing": name, "lacks": lacks},
+            "fetch that folder too: a copy of the files beside config.json alone leaves it out"
+            if module.path
+            else "fetch it too",
         )
+
+
+def _lacks(recipe: Recipe, module: Module) -> Iterator[str]:
+    """The files that a module needs and has not, and what its settings have to say and do not."""
+    files, kind = recipe.files, module.kind
+    if kind == "Transformer" and not files.config.there and _first_transformer(recipe) is module:
+        yield "config.json"
+    if not module.path or kind not in WITH_FOLDER:
+        return
+    if not module.settings.there:
+        yield "config.json"
+    elif not any(fault.file == module.settings.file and not fault.key for fault in files.faults):
+        for key in _required(module):
+            if module.settings.values.get(key) is None:
+                yield f"{key} in config.json"
+    if kind in _NEEDS_WEIGHTS and not any(files.home.is_file(f"{module.path}/{name}") for name in _WEIGHTS):
+        yield "weights (model.safetensors or pytorch_model.bin)"
+
+
+def _required(module: Module) -> tuple[str, ...]:
+    if module.kind == "Pooling":
+        return (width_key(module.settings.values),)
+    return ("in_features", "out_features") if module.kind == "Dense" else ("dimension",)
+
+
+def _first_transformer(recipe: Recipe) -> Module | None:
+    return next((module for module in recipe.files.modules or () if module.kind == "Transformer"), None)
+
+
+def modules_order(recipe: Recipe) -> Iterator[Observation]:
+    """Modules whose order gives no vector, or leaves some of them without effect."""
+    kinds = [module.kind for module in recipe.files.modules or () if module.kind != "Dropout"]
+    if _unsupported(recipe) or not {"Transformer", "Pooling"} <= {*kinds}:
+        return
+    if kinds[:2] == ["Transformer", "Pooling"] and not {"Transformer", "Pooling"} & {*kinds[2:]}:
+        return
+    yield Observation(
+        None,
+        f"{MODULES} lists {_shown(*kinds)} in this order: a vector needs one Transformer, then one Pooling, then the "
+        "others",
+        {"modules": kinds},
+        "put them in the order that the model's author has",
+    )
 
 
 def _unsupported(recipe: Recipe) -> list[Unsupported]:
@@ -88,39 +137,34 @@ def module_unsupported(recipe: Recipe) -> Iterator[Observation]:
     for step in _unsupported(recipe):
         yield Observation(
             None,
-            f"{printable(step.path or step.type)} ({printable(step.type)}) {printable(step.reason)}",
+            f"{_shown(f'{step.path} ({step.type})' if step.path else step.type)} {_shown(step.reason)}",
             {"type": step.type, "path": step.path},
             "take vectors from sentence-transformers itself: the recipe cannot be run here",
         )
 
 
 def width_contradiction(recipe: Recipe) -> Iterator[Observation]:
-    """A step that expects another width than what comes to it."""
-    hidden = recipe.files.config.said("hidden_size", "whole")
-    width = None if hidden is None else int(hidden.value)
-    here = width
+    """Each step that expects another width than what comes to it."""
+    hidden = hidden_of(recipe.files)
+    comes = hidden
     for at, step in enumerate(recipe.steps):
-        expects = _expects(step)
-        if expects is not None and here is not None and expects[1] != here:
-            key, value = expects
+        key, expects = _expects(step)
+        if expects is not None and comes is not None and expects != comes:
             yield Observation(
                 None,
-                f"{key} in {printable(step.path)}/config.json is {value:,}, what comes to it has {here:,} numbers",
-                {"path": step.path, "expects": value, "width": here},
+                f"{key} in {_shown(f'{step.path}/config.json')} is {expects:,}, what comes to it has {comes:,} numbers",
+                {"path": step.path, "expects": expects, "width": comes},
                 "the folder is put together of two models: fetch all of its files again",
             )
-            return
-        here = width_of(recipe.steps[: at + 1], here if at else width, None)
+        comes = width_of(recipe.steps[: at + 1], hidden, None)
 
 
-def _expects(step: Any) -> tuple[str, int] | None:
-    if isinstance(step, Pooling) and step.width is not None:
-        return "word_embedding_dimension", step.width
-    if isinstance(step, Dense) and step.in_features is not None:
+def _expects(step: Step) -> tuple[str, int | None]:
+    if isinstance(step, Pooling):
+        return step.width_key, step.width
+    if isinstance(step, Dense):
         return "in_features", step.in_features
-    if isinstance(step, LayerNorm) and step.dimension is not None:
-        return "dimension", step.dimension
-    return None
+    return ("dimension", step.dimension) if isinstance(step, LayerNorm) else ("", None)
 
 
 def prompt_missing(recipe: Recipe) -> Iterator[Observation]:
@@ -138,12 +182,15 @@ def length_beyond_positions(recipe: Recipe) -> Iterator[Observation]:
     length, positions = recipe.length, recipe.positions
     if length.value is not None and positions is not None and length.value > positions:
         by = said(length.by) if length.by else length.default
+        ours = length.by is not None and length.by.file != recipe.files.config.file
         yield Observation(
             None,
             f"{by} is {length.value:,} tokens, the model has positions for {positions:,}: "
             "a longer text ends in an error",
             {"length": length.value, "positions": positions},
-            f"set it to {positions}",
+            f"set it to {positions}"
+            if ours
+            else f"set model_max_length in {_shown(recipe.files.tokenizer_config.file)} to {positions}",
         )
 
 
@@ -171,20 +218,36 @@ def case_contradiction(recipe: Recipe) -> Iterator[Observation]:
         (recipe.accents, ("keeps its accents", "loses its accents")),
     ):
         if setting.contradicted and setting.value is not None:
+            idle = _is_idle(recipe, setting)
             yield Observation(
                 None,
-                f"text {_contradicts(setting, lambda value, words=words: words[bool(value)])}",
+                f"text {_contradicts(setting, lambda value, words=words: words[bool(value)])}"
+                + (", which its tokenizer does not look at" if idle else ""),
                 _evidence(setting),
-                "write the one that the model was trained with into both files: tools take either",
+                f"take it out of {_shown(setting.contradicted[0].file)}, or leave it: it changes nothing"
+                if idle
+                else "write the one that the model was trained with into both files: tools take either",
+                severity="note" if idle else None,
             )
             return  # accents go with the case
+
+
+def _is_idle(recipe: Recipe, setting: Setting[Any]) -> bool:
+    """Whether what contradicts is a flag for a tokenizer of another class."""
+    files = recipe.files
+    of_flags = all(lost.file == files.tokenizer_config.file for lost in setting.contradicted)
+    return of_flags and tokenizer_class(files) in WITHOUT_FLAGS
+
+
+def _in_a_row(tokens: tuple[str, ...]) -> str:
+    return " … ".join(_shown(token) for token in tokens[:6]) or "nothing"
 
 
 def special_contradiction(recipe: Recipe) -> Iterator[Observation]:
     if recipe.special.contradicted and recipe.special.value is not None:
         yield Observation(
             None,
-            f"around a text stands {_contradicts(recipe.special, lambda value: ' … '.join(value) or 'nothing')}",
+            f"around a text stands {_contradicts(recipe.special, _in_a_row)}",
             _evidence(recipe.special),
             "write the tokenizer anew with transformers (save_pretrained), and compare with the model's author",
         )
@@ -192,37 +255,61 @@ def special_contradiction(recipe: Recipe) -> Iterator[Observation]:
 
 def dense_ignored(recipe: Recipe) -> Iterator[Observation]:
     """A Dense that nobody applies; or one that some tools leave out."""
-    files = recipe.files
-    for name, kind in files.unlisted.items():
-        if files.modules is not None and kind == "Dense":
-            yield Observation(
-                None,
-                f"{printable(name)} is there, but {MODULES} does not list it: nobody applies it",
-                {"folder": name},
-                f"add it to {MODULES}, or take the folder away",
-                severity="warning",
-            )
-    listed = [step for step in recipe.steps if isinstance(step, Dense)]
+    for name in _forgotten(recipe, "Dense"):
+        yield Observation(
+            None,
+            f"{_shown(name)} is there, but {MODULES} does not list it: nobody applies it",
+            {"folder": name},
+            f"add it to {MODULES}, or take the folder away",
+            severity="warning",
+        )
+    listed = [step.path for step in recipe.steps if isinstance(step, Dense)]
     if listed:
         yield Observation(
             None,
-            f"the vector goes through {printable(shortened([step.path for step in listed]))}: tools that leave it out "
-            "give another one",
-            {"folders": [step.path for step in listed]},
+            f"the vector goes through {_shown(*listed)}: tools that leave it out give another one",
+            {"folders": listed},
             "see which tools do in the table of tools, and read vectors from one that does not",
         )
 
 
+def _kind_in(name: str) -> str:
+    """The kind of module that a folder's name says: Dense of `2_Dense_1024`."""
+    return name.partition("_")[2].partition("_")[0]
+
+
+def _alternatives(recipe: Recipe) -> list[str]:
+    """Folders that may stand in the place of one that modules.json lists: `2_Dense_256` beside `2_Dense`."""
+    listed = {(module.path.partition("_")[0], module.kind) for module in recipe.files.modules or ()}
+    return [name for name in recipe.files.unlisted if (name.partition("_")[0], _kind_in(name)) in listed]
+
+
+def _forgotten(recipe: Recipe, *kinds: str) -> list[str]:
+    """Folders of a module that no modules.json lists and that take no other's place; all kinds, if none is given."""
+    if recipe.files.modules is None:
+        return []
+    left = [name for name in recipe.files.unlisted if name not in _alternatives(recipe)]
+    return [name for name in left if not kinds or _kind_in(name) in kinds]
+
+
 def module_ignored(recipe: Recipe) -> Iterator[Observation]:
-    files = recipe.files
-    for name, kind in files.unlisted.items():
-        if files.modules is not None and kind != "Dense":
+    for name in _forgotten(recipe):
+        if _kind_in(name) != "Dense":
             yield Observation(
                 None,
-                f"{printable(name)} is there, but {MODULES} does not list it: it is left out",
+                f"{_shown(name)} is there, but {MODULES} does not list it: it is left out",
                 {"folder": name},
                 f"add it to {MODULES}, or take the folder away",
             )
+    alternatives = _alternatives(recipe)
+    if alternatives:
+        yield Observation(
+            None,
+            f"{_shown(*alternatives)} may stand in the place of a folder that {MODULES} lists",
+            {"folders": alternatives},
+            f"to take one, write its name into {MODULES} instead",
+            severity="note",
+        )
 
 
 def dense_activation(recipe: Recipe) -> Iterator[Observation]:
@@ -230,7 +317,7 @@ def dense_activation(recipe: Recipe) -> Iterator[Observation]:
         if isinstance(step, Dense) and not step.said.startswith("torch."):
             yield Observation(
                 None,
-                f"activation_function in {printable(step.path)}/config.json is {quoted(step.said)}, "
+                f"activation_function in {_shown(f'{step.path}/config.json')} is {quoted(step.said)}, "
                 "which is not loaded: tanh is taken",
                 {"path": step.path, "activation": step.said},
                 "name a class of torch, such as torch.nn.modules.linear.Identity",
@@ -240,10 +327,10 @@ def dense_activation(recipe: Recipe) -> Iterator[Observation]:
 def pooling_contradiction(recipe: Recipe) -> Iterator[Observation]:
     pooling = recipe.pooling
     if pooling is not None and pooling.flags is not None:
-        older = " and ".join(pooling.flags) or "none"
+        older = ", ".join(pooling.flags) or "none"
         yield Observation(
             None,
-            f"pooling_mode in {printable(pooling.path)}/config.json is {' and '.join(pooling.modes)}, "
+            f"pooling_mode in {_shown(f'{pooling.path}/config.json')} is {_shown(*pooling.modes)}, "
             f"the older pooling_mode_* beside it say {older}",
             {"modes": pooling.modes, "flags": pooling.flags},
             "leave one of the two: versions of sentence-transformers before 6 read only the older",
@@ -264,10 +351,9 @@ def prompt_expected(recipe: Recipe) -> Iterator[Observation]:
     elif prompts:
         yield Observation(
             None,
-            f"the model was trained with prompts ({printable(shortened(list(prompts)))}), "
-            "and none is put before a text by itself",
+            f"the model has prompts ({_shown(*prompts)}), and none is put before a text by itself",
             {"default": None, "prompts": prompts},
-            "choose one by `prompt=`: without it, vectors are others than the author's",
+            "choose one by `prompt=` for texts of its kind; texts of a kind that has none stay as they are",
             severity="note",
         )
 
@@ -290,24 +376,27 @@ def pooling_several(recipe: Recipe) -> Iterator[Observation]:
     if pooling is not None and len(pooling.modes) > 1:
         yield Observation(
             None,
-            f"{len(pooling.modes)} poolings are put end to end: {', '.join(pooling.modes)}",
+            f"{len(pooling.modes)} poolings are put end to end: {_shown(*pooling.modes)}",
             {"modes": pooling.modes},
             "see in the table of tools which of them can do that",
         )
 
 
 def pooling_undeclared(recipe: Recipe) -> Iterator[Observation]:
-    if not recipe.declared and not recipe.files.unlisted:
+    if not recipe.declared and not recipe.files.unlisted and recipe.pooling is not None:
+        modes = recipe.pooling.modes
         yield Observation(
             None,
-            f"no {MODULES} says how a vector is made: sentence-transformers takes the mean of all tokens",
-            {"pooling": "mean", "missing": MODULES},
+            f"no {MODULES} says how a vector is made: sentence-transformers takes "
+            + ("the last token" if modes == ("lasttoken",) else "the mean of all tokens"),
+            {"pooling": modes[0], "missing": MODULES},
             "ask the model's author which vector it was trained for, if for any",
         )
 
 
 def cut_not_normalised(recipe: Recipe) -> Iterator[Observation]:
-    if recipe.cut.value is not None and recipe.normalized:
+    whole = width_of(recipe.steps, hidden_of(recipe.files), None)
+    if recipe.cut.value is not None and recipe.normalized and (whole is None or recipe.cut.value < whole):
         yield Observation(
             None,
             f"vectors are cut to {recipe.cut.value:,} numbers after they were normalised: their norm is below 1",
@@ -330,6 +419,7 @@ RULES: tuple[Rule[Recipe], ...] = (
     Rule("settings-invalid", "error", "A settings file is damaged, or says what cannot be.", settings_invalid),
     Rule("settings-missing", "error", "A file that the recipe needs is not there.", settings_missing),
     Rule("width-contradiction", "error", "A step expects vectors of another width.", width_contradiction),
+    Rule("modules-order", "error", "Modules stand in an order that gives no vector.", modules_order),
     Rule("prompt-missing", "error", "The default prompt is none of the prompts.", prompt_missing),
     Rule(
         "length-beyond-positions", "error", "Texts may be longer than the model's positions.", length_beyond_positions

@@ -5,8 +5,9 @@ The rules are those of sentence-transformers 6.2, its modules `Pooling`, `Dense`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bertprobe.recipe.files import Fault, Files, Module
 
@@ -50,6 +51,7 @@ class Pooling:
     width: int | None
     flags: tuple[str, ...] | None = None
     key: str = ""
+    width_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ WITH_WEIGHTS = (Dense, LayerNorm)
 def steps_of(files: Files) -> tuple[Step, ...]:
     """The modules behind the transformer; mean pooling where no modules.json lists any."""
     modules = files.modules
-    if not modules:
+    if modules is None:
         return (Pooling("", ("lasttoken" if _is_decoder(files) else "mean",), True, None),)
     return tuple(step for module in modules for step in _step(module))
 
@@ -114,7 +116,7 @@ def _is_decoder(files: Files) -> bool:
 
 
 def _step(module: Module) -> Iterator[Step]:
-    settings, kind = module.settings, module.kind
+    kind = module.kind
     if kind == "Transformer" or kind == "Dropout":  # dropout does nothing outside training
         return
     if kind == "Pooling":
@@ -124,10 +126,15 @@ def _step(module: Module) -> Iterator[Step]:
     elif kind == "LayerNorm":
         yield LayerNorm(module.path, _whole(module, "dimension"))
     elif kind == "Normalize":
-        names = {settings.values.get(key) or EMBEDDING for key in ("module_input_name", "module_output_name")}
-        yield Normalize(module.path) if names == {EMBEDDING} else _unsupported(module, "works on the tokens")
+        yield Normalize(module.path) if _on_vectors(module) else _unsupported(module, "works on the tokens")
     else:
         yield _unsupported(module, "is not run here" if kind else "is code of its own")
+
+
+def _on_vectors(module: Module) -> bool:
+    """Whether a module takes the vectors of texts and puts others in their place."""
+    said = (module.settings.said(key, "text") for key in ("module_input_name", "module_output_name"))
+    return {name.value for name in said if name is not None} <= {EMBEDDING}
 
 
 def _unsupported(module: Module, reason: str) -> Unsupported:
@@ -137,6 +144,12 @@ def _unsupported(module: Module, reason: str) -> Unsupported:
 def _whole(module: Module, key: str) -> int | None:
     said = module.settings.said(key, "whole")
     return None if said is None else int(said.value)
+
+
+def width_key(pooling: Mapping[str, Any]) -> str:
+    """The setting that says which width a pooling expects; what was called otherwise before version 6 gives way."""
+    new, old = "embedding_dimension", "word_embedding_dimension"
+    return old if old in pooling and new not in pooling else new
 
 
 def _pooling(module: Module) -> Step:
@@ -157,16 +170,15 @@ def _pooling(module: Module) -> Step:
             return _unsupported(module, "has a mode that does not exist")
         modes = tuple(several)
     prompt = settings.said("include_prompt", "flag")
-    width = _whole(module, "embedding_dimension") or _whole(module, "word_embedding_dimension")
+    width = _whole(module, width_key(values))
     key = "pooling_mode" if named is not None else next((flag for flag in active if FLAGS[flag] in flags), "")
     both = flags if named is not None and active and flags != modes else None
-    return Pooling(module.path, modes, prompt is None or prompt.value, width, both, key)
+    return Pooling(module.path, modes, prompt is None or prompt.value, width, both, key, width_key(values))
 
 
 def _dense(module: Module) -> Step:
     values, settings = module.settings.values, module.settings
-    names = {values.get("module_input_name") or EMBEDDING, values.get("module_output_name") or EMBEDDING}
-    if names != {EMBEDDING}:
+    if not _on_vectors(module):
         return _unsupported(module, "works on the tokens")
     if values.get("activation_function", "") is None:
         return _unsupported(module, "names no activation")

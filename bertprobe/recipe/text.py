@@ -31,6 +31,8 @@ REBUILT = frozenset(
 )
 # And of these it makes one that never lower-cases.
 NEVER_LOWER = frozenset({"RobertaTokenizer", "XLMRobertaTokenizer", "CamembertTokenizer"})
+# What follows tokenizer.json, or its own class, and no flag.
+WITHOUT_FLAGS = NEVER_LOWER | {"PreTrainedTokenizer", "TokenizersBackend"}
 _FLAGS = (("do_lower_case", True), ("strip_accents", None), ("tokenize_chinese_chars", True))
 _LOWERING = ("lowercase", "strip_accents", "handle_chinese_chars")
 
@@ -51,7 +53,7 @@ def tokenizer_class(files: Files) -> str:
     if said is not None:
         return str(said.value).removesuffix("Fast")
     row = FAMILIES.get(model_type_of(files.config.values))
-    return "" if row is None else row.tokenizer
+    return "" if row is None else row.tokenizer.removesuffix("Fast")
 
 
 def is_rebuilt(files: Files) -> bool:
@@ -80,9 +82,15 @@ def rebuilt(files: Files) -> Cleaning:
     return Cleaning(lower, lower if accents is None else accents, said["tokenize_chinese_chars"], ("BertNormalizer",))
 
 
+def _tells(files: Files, key: str) -> bool:
+    """Whether there is a sound tokenizer.json, and what it says under a key, or that it says nothing there."""
+    json = files.tokenizer
+    return json.there and not any(fault.file == json.file and fault.key in ("", key) for fault in files.faults)
+
+
 def stored(files: Files) -> Cleaning | None:
     """What the normalizer of tokenizer.json does, None where there is no such file."""
-    if not files.tokenizer.there or any(fault.file == files.tokenizer.file for fault in files.faults):
+    if not _tells(files, "normalizer"):
         return None
     steps = list(_flat(files.tokenizer.values.get("normalizer")))
     names = tuple(str(step.get("type")) for step in steps)
@@ -114,7 +122,7 @@ def _flat(normalizer: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
 
 def around(files: Files) -> Said | None:
     """The special tokens around a text by tokenizer.json's post-processor; (), if it has none."""
-    if not files.tokenizer.there or any(fault.file == files.tokenizer.file for fault in files.faults):
+    if not _tells(files, "post_processor"):
         return None
     tokens: list[str] = []
     for post in _processors(files.tokenizer.values.get("post_processor")):
