@@ -21,9 +21,14 @@ PROMPTS = "config_sentence_transformers.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER = "tokenizer.json"
 # sentence-transformers takes the first that is there; the others are names of its first versions.
-TRANSFORMER = tuple(
-    f"sentence_{name}_config.json"
-    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+TRANSFORMER = (
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
 )
 POOLING = "1_Pooling"
 HEAD = 2**16  # bytes of a tokenizer.json in which its settings stand, before a vocabulary of megabytes
