@@ -84,6 +84,7 @@ def test_options_and_their_words(here: Path) -> None:
     assert completed(here, "export", "--part", "m") == ["model"]
     assert completed(here, "inspect", "--format", "") == ["table", "json", "csv", "markdown", "github"]
     assert completed(here, "inspect", "--table", "s") == ["spectrum"]
+    assert completed(here, "pool", "--tokenizer", "") == []  # a path: left to the shell
     assert completed(here, "pool", "--vector", "") == ["pooled", "cls", "mean"]
 
 

@@ -220,9 +220,14 @@ def test_without_texts_it_is_wrong_usage(words: list[str], base: Path, run: Run)
 # ------------------------------------------------------------------------------------------------ what is said
 
 
-def test_the_run_tells_where_its_tokens_are_from(bare: Path, base: Path, run: Run) -> None:
+def test_the_run_tells_where_its_tokens_are_from(
+    bare: Path, base: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert facts(run, "pool", "a", "-m", bare, "--tokenizer", base)["tokenizer"] == str(base / "tokenizer.json")
     assert facts(run, "pool", "a", "-m", "pocket")["tokenizer"] == "tokenizer.json"
+    monkeypatch.chdir(base)
+    for named in (".", "tokenizer.json"):
+        assert facts(run, "pool", "a", "-m", bare, "--tokenizer", named)["tokenizer"] == "./tokenizer.json"
     assert f"tokens by {base}"[:30] in run(["pool", "a", "-m", bare, "--tokenizer", base]).out
 
 

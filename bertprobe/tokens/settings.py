@@ -41,7 +41,8 @@ class Settings:
 
     def told(self, name: str) -> str:
         """A file of the tokenizer as a report tells it: by its path where that is not the model's."""
-        return printable(self.folder.at(name)) if self.foreign else name
+        path = self.folder.at(name)
+        return printable(path if "/" in path else f"./{path}") if self.foreign else name
 
     @property
     def like_bert(self) -> bool:
