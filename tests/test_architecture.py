@@ -49,7 +49,10 @@ FLOORS = {
 # A value shows itself through the room above it, which is imported when somebody looks.
 UPWARD = {("shown.py", "bertprobe.render.notebook"), ("shown.py", "bertprobe.render.terminal")}
 DOORKEEPERS = {
-    "typer": {f"cli/{name}.py" for name in ("__init__", "options", "weights", "text", "explain", "compare", "report")},
+    "typer": {
+        f"cli/{name}.py"
+        for name in ("__init__", "options", "weights", "text", "explain", "compare", "report", "recipe")
+    },
     "altair": {f"render/html/charts/{name}.py" for name in ("spec", "weights", "texts")},
     "vl_convert": {"render/html/files.py"},
     "rich": {"render/terminal.py", "render/prose.py", "render/progress.py"},

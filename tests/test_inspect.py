@@ -37,6 +37,7 @@ TOP = ["model", "facts", "parts", "findings", "version"]
 FACTS = [
     "resolved", "revision", "storage", "family", "layout", "recognised_by", "prefix", "layers", "hidden_size",
     "intermediate_size", "activation", "parameters", "dtypes", "files", "bytes_read", "bytes_total", "notes",
+    "recipe",
 ]  # fmt: skip
 PART = ["label", "role", "layer", "stack", "index", "activation", "verdict", "tensors"]
 TENSOR = ["name", "stored_name", "dtype", "shape", "statistics"]

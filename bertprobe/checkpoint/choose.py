@@ -32,11 +32,15 @@ _NEVER_WEIGHTS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class OpenOptions:
-    """What was said beside the name: a folder in the model, a weights file in it, and whether to fetch it whole."""
+    """What was said beside the name: a folder in the model, a weights file in it, and whether to fetch it whole.
+
+    Of `settings_only` the folder alone is wanted: whether there are weights is not looked at.
+    """
 
     subfolder: str = ""
     weights: str = ""
     download: bool = False
+    settings_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +69,17 @@ def locate_in(folder: Folder, wanted: OpenOptions) -> Located:
     """The checkpoint in a folder, or the one that was asked for in it."""
     if wanted.subfolder:
         folder = _below(folder, wanted.subfolder)
+    if wanted.settings_only:
+        above = wanted.weights.rpartition("/")[0]
+        return settings_in(_below(folder, above) if above else folder)
     if wanted.weights:
         return _locate_weights(folder, wanted.weights)
     return _locate_folder(folder)
+
+
+def settings_in(folder: Folder) -> Located:
+    """A folder for the sake of its settings."""
+    return Located(resolved=folder.resolved, folder=folder, files=(), config=None, pooling=None)
 
 
 def _below(folder: Folder, path: str) -> Folder:

@@ -6,7 +6,7 @@ Which files of a folder belong together is decided by `choose`, by the same rule
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -59,6 +59,10 @@ class Folder(Protocol):
         ...
 
     def source(self, name: str) -> Source: ...
+
+    def prepare(self, names: Iterable[str]) -> None:
+        """Fetches the beginnings of files that will be asked for side by side, where that saves time."""
+        ...
 
 
 def read_json(folder: Folder, name: str) -> Mapping[str, Any]:
@@ -158,6 +162,9 @@ class LocalFolder:
     def source(self, name: str) -> LocalFile:
         return LocalFile(self.path / name)
 
+    def prepare(self, names: Iterable[str]) -> None:
+        pass
+
 
 class FolderOf(LocalFolder):
     """The folder of a file that was named, which is seen there as `role`, the name that such a file has by rights.
@@ -233,6 +240,9 @@ class FolderWithin:
         if self.carries(name):
             raise UnsupportedFile(f"{self.at(name)} is no file of its own", "write it beside the weights")
         return self._folder.source(name)
+
+    def prepare(self, names: Iterable[str]) -> None:
+        self._folder.prepare(name for name in names if not self.carries(name))
 
     def carries(self, name: str) -> bool:
         """Whether a small file is the one that the weights file carries."""

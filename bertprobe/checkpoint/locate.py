@@ -11,7 +11,15 @@ from pathlib import Path
 
 from bertprobe import builtin
 from bertprobe.builtin import POCKET
-from bertprobe.checkpoint.choose import Located, OpenOptions, locate_file, locate_in, noted, stands_for_weights
+from bertprobe.checkpoint.choose import (
+    Located,
+    OpenOptions,
+    locate_file,
+    locate_in,
+    noted,
+    settings_in,
+    stands_for_weights,
+)
 from bertprobe.checkpoint.folder import FolderOf, LocalFolder
 from bertprobe.errors import NotFound, UnsupportedFile, printable
 from bertprobe.filenames import TOKENIZER, TOKENIZER_SETTINGS, VOCABULARIES, VOCABULARY
@@ -30,6 +38,8 @@ def locate(ref: str, wanted: OpenOptions) -> Located:
         located = _locate_path(path, wanted)
         return noted(located, _on_disk(ref)) if path.is_dir() else located
     if ref and stands_for_weights(LocalFolder(path.parent), path.name):
+        if wanted.settings_only:
+            return settings_in(LocalFolder(path.parent))
         return locate_file(LocalFolder(path.parent), path.name)
     if not _begins_here(ref):
         from bertprobe.checkpoint.hub.locate import locate_on_hub
@@ -112,4 +122,6 @@ def _locate_path(path: Path, wanted: OpenOptions) -> Located:
         return locate_in(LocalFolder(path), wanted)
     if wanted.subfolder or wanted.weights:
         raise NotFound(f"{path} is a file", "leave out `subfolder=` and `weights=`, which choose in a folder")
+    if wanted.settings_only:
+        return settings_in(LocalFolder(path.parent))
     return locate_file(LocalFolder(path.parent), path.name)

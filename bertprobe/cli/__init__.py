@@ -27,6 +27,7 @@ _HOMES = {
     **dict.fromkeys(("inspect", "export"), "weights"),
     **dict.fromkeys(("diff", "graft"), "compare"),
     **dict.fromkeys(("pool", "activations", "verify"), "text"),
+    "recipe": "recipe",
     "explain": "explain",
     "report": "report",
 }
@@ -155,7 +156,8 @@ def _starts_with_a_dash(word: str) -> bool:
 
 # Settings that errors name as Python has them, and the options that are called otherwise.
 _SETTING = re.compile(
-    r"`(force|truncate|weights|root|subfolder|download|backend|dtype|vector|pairs|layers|replace|names|tokenizer)=([^`]*)`"
+    r"`(force|truncate|prompt|weights|root|subfolder|download|backend|dtype|vector|pairs|layers|replace|names|tokenizer)"
+    r"=([^`]*)`"
 )
 _RENAMED = {"pairs": "pair"}
 

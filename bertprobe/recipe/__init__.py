@@ -175,16 +175,16 @@ def _cleaning(files: Files) -> tuple[Setting[str], Setting[bool | None], Setting
     done = text.rebuilt(files) if anew else stored
     in_json = None if stored is None else Said(", ".join(stored.steps) or "none", json, "normalizer")
     if done is None:
-        nothing: Setting[bool | None] = Setting(None, default="no tokenizer.json says")
-        normalizer: Setting[str] = Setting("the tokenizer's own", default="no tokenizer.json says")
+        nothing: Setting[bool | None] = Setting(None, default="no tokenizer.json")
+        normalizer: Setting[str] = Setting("the tokenizer's own", default="no tokenizer.json")
         lower = accents = nothing
     elif text.only_transformers(files):
-        by_class = f"transformers' {text.tokenizer_class(files)}"
+        by_class = text.tokenizer_class(files)
         normalizer = Setting("its own", None, () if in_json is None else (in_json,), by_class)
         lower = Setting(False, None, (Said(True, json, "normalizer"),), by_class)
         accents = Setting(False, None, (), by_class)
     elif anew:
-        by_class = f"transformers' {text.tokenizer_class(files) or 'BertTokenizer'}"
+        by_class = text.tokenizer_class(files) or "BertTokenizer"
         normalizer = Setting("BertNormalizer", None, () if in_json is None else (in_json,), by_class)
         lower = _setting(
             config.said("do_lower_case", "flag"),
@@ -193,7 +193,7 @@ def _cleaning(files: Files) -> tuple[Setting[str], Setting[bool | None], Setting
             _said(stored, "lower", json, "normalizer.lowercase"),
         )
         own = config.said("strip_accents", "flag")
-        default = "as the case" if own is None else ""
+        default = "do_lower_case" if own is None else ""
         accents = _setting(own, done.accents, default, _said(stored, "accents", json, "normalizer.strip_accents"))
     else:
         normalizer = Setting(", ".join(done.steps) or "none", in_json)
@@ -218,10 +218,10 @@ def _said(stored: text.Cleaning | None, what: str, file: str, key: str) -> Said 
 def _special(files: Files) -> Setting[tuple[str, ...] | None]:
     around, named = text.around(files), text.named_tokens(files)
     if text.is_rebuilt(files) and text.tokenizer_class(files) != "MPNetTokenizer":
-        by_class = f"transformers' {text.tokenizer_class(files) or 'BertTokenizer'}"
+        by_class = text.tokenizer_class(files) or "BertTokenizer"
         return _setting(named, ("[CLS]", "[SEP]"), by_class, around)
     if around is None:
-        return Setting(None if named is None else named.value, named, (), "no tokenizer.json says")
+        return Setting(None if named is None else named.value, named, (), "no tokenizer.json")
     return Setting(around.value, around, () if named is None else (named,))
 
 
@@ -285,7 +285,7 @@ def _length(files: Files) -> Setting[int | None]:
         return _setting(table, None, "", of_tokenizer, truncation)
     row = FAMILIES.get(model_type_of(files.config.values))
     default = POSITIONS if row is not None and files.config.there and row.native else None
-    return _setting(None, default, "the model's config class" if default else "", of_tokenizer, truncation)
+    return _setting(None, default, "config class" if default else "", of_tokenizer, truncation)
 
 
 # ------------------------------------------------------------------------------------------------ prompts and the rest

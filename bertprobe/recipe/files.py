@@ -31,8 +31,8 @@ TRANSFORMER = (
     "sentence_xlnet_config.json",
 )
 POOLING = "1_Pooling"
-HEAD = 2**16  # bytes of a tokenizer.json in which its settings stand, before a vocabulary of megabytes
 MOST_HEAD = 2**22  # where thousands of added tokens stand before them
+HEAD = 2**15  # bytes of a tokenizer.json in which its settings stand, before a vocabulary of megabytes
 MEMBERS = ("truncation", "normalizer", "pre_tokenizer", "post_processor")
 MOST = 10**9  # tokens; transformers writes 10^30 for no limit at all
 MOST_MODULES = 1000
@@ -149,6 +149,7 @@ def read_files(home: Folder, *, tokenizer: Folder | None = None, config: Mapping
     `config` is what the model's config says where it lies elsewhere, as in a weights file.
     """
     faults: list[Fault] = []
+    _prepare(home)
     modules, inner = _modules(home, faults)
     below = f"{inner}/" if inner else ""
     of_tokenizer, prefix = (home, below) if tokenizer is None else (tokenizer, "")
@@ -174,6 +175,13 @@ def _names(folder: Folder, inner: str) -> frozenset[str]:
     if not inner:
         return frozenset(folder.names)
     return frozenset(folder.below(inner).names) if folder.is_folder(inner) else frozenset()
+
+
+def _prepare(home: Folder) -> None:
+    """Has all small files fetched at once where they are not at hand: those of every module's folder, too."""
+    folders = ["", *(f"{name}/" for name in sorted(home.names) if name.partition("_")[0].isdecimal())]
+    names = ("config.json", MODULES, PROMPTS, TRANSFORMER[0], TOKENIZER_CONFIG, TOKENIZER)
+    home.prepare(path for folder in folders for name in names if home.is_file(path := folder + name))
 
 
 def _settings(folder: Folder, name: str, faults: list[Fault]) -> Settings:

@@ -181,7 +181,7 @@ def prompt_missing(recipe: Recipe) -> Iterator[Observation]:
 def length_beyond_positions(recipe: Recipe) -> Iterator[Observation]:
     length, positions = recipe.length, recipe.positions
     if length.value is not None and positions is not None and length.value > positions:
-        by = said(length.by) if length.by else length.default
+        by = said(length.by) if length.by else f"the default of the {length.default}"
         ours = length.by is not None and length.by.file != recipe.files.config.file
         yield Observation(
             None,
@@ -199,7 +199,7 @@ def length_beyond_positions(recipe: Recipe) -> Iterator[Observation]:
 
 def _contradicts(setting: Setting[Any], word: Any) -> str:
     """What is in force by whom, and what else is said: `lower-cased by … , kept by …`."""
-    by = said(setting.by) if setting.by else setting.default
+    by = said(setting.by) if setting.by else f"default of {setting.default}"
     lost = ", ".join(f"{word(lost.value)} by {said(lost)}" for lost in setting.contradicted)
     return f"{word(setting.value)} by {by}, {lost}"
 
@@ -269,7 +269,7 @@ def dense_ignored(recipe: Recipe) -> Iterator[Observation]:
             None,
             f"the vector goes through {_shown(*listed)}: tools that leave it out give another one",
             {"folders": listed},
-            "see which tools do in the table of tools, and read vectors from one that does not",
+            "bertprobe recipe shows which tools do: take vectors from another",
         )
 
 
@@ -367,7 +367,7 @@ def length_contradiction(recipe: Recipe) -> Iterator[Observation]:
             None,
             f"texts are cut at {_contradicts(recipe.length, lambda value: f'{value:,} tokens')}",
             _evidence(recipe.length),
-            "longer texts give other vectors in other tools: see the table of tools",
+            "longer texts give other vectors in other tools: bertprobe recipe shows in which",
         )
 
 
@@ -378,7 +378,7 @@ def pooling_several(recipe: Recipe) -> Iterator[Observation]:
             None,
             f"{len(pooling.modes)} poolings are put end to end: {_shown(*pooling.modes)}",
             {"modes": pooling.modes},
-            "see in the table of tools which of them can do that",
+            "bertprobe recipe shows which tools can do that",
         )
 
 

@@ -11,7 +11,7 @@ from bertprobe.errors import printable, shortened
 from bertprobe.report import Column
 
 if TYPE_CHECKING:
-    from bertprobe.report.nodes import Facts, FileSize, Summary, Truncated
+    from bertprobe.report.nodes import Facts, FileSize, RecipeFacts, Summary, Truncated
 
 Row = TypeVar("Row", bound=Mapping[str, Any])
 
@@ -28,6 +28,7 @@ def fact_lines(model: str, facts: Facts) -> list[tuple[str, str]]:
         ("layers", _shape(facts)),
         ("parameters", f"{facts['parameters']:,}, stored as {_dtypes(facts['dtypes'])}"),
         ("files", f"{_files(facts['files'])}; read {_size(facts['bytes_read'])} of {_size(facts['bytes_total'])}"),
+        *([("recipe", facts["recipe"])] if "recipe" in facts else []),
         *([("run", _run(facts))] if "backend" in facts else []),
         *([("truncated", _truncated(facts["truncated"]))] if facts.get("truncated", {}).get("texts") else []),
         *(("note", note) for note in (*facts["notes"], *facts.get("tokenizer_notes", ()))),
@@ -47,6 +48,8 @@ def report_name(data: Mapping[str, Any]) -> str:
 def report_lines(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The lines above a report's tables: the facts of its model, or of its two models what is alike only once."""
     pair = next(((one, other) for one, other in PAIRS.items() if one in data), None)
+    if "steps" in data:
+        return _recipe_lines(str(data["model"]), data["facts"])
     if pair is None:
         return fact_lines(str(data["model"]), data["facts"])
     names = [key.upper() if len(key) == 1 else key for key in pair]
@@ -67,6 +70,11 @@ def report_lines(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [*lines, *([("compared", _compared(data["summary"]))] if "summary" in data else [])]
 
 
+def _recipe_lines(model: str, facts: RecipeFacts) -> list[tuple[str, str]]:
+    lines = [("model", _model(model, facts)), ("recipe", facts["recipe"]), *(("note", note) for note in facts["notes"])]
+    return [(label, printable(text)) for label, text in lines]
+
+
 def _compared(summary: Summary) -> str:
     """How many tensors are in both, how many differ, and how many only one has."""
     if summary["identical"] is None:
@@ -78,7 +86,7 @@ def _compared(summary: Summary) -> str:
     return words + (f"; {summary['apart']:,} are in one only, or in other shapes" if summary["apart"] else "")
 
 
-def _model(model: str, facts: Facts, hint: str = "; name another for a full-size one") -> str:
+def _model(model: str, facts: Facts | RecipeFacts, hint: str = "; name another for a full-size one") -> str:
     if model == POCKET:
         return f"{POCKET} (the built-in model{hint})"
     commit = f" at commit {facts['revision'][:12]}" if facts["revision"] else ""

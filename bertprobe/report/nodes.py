@@ -50,6 +50,7 @@ class Facts(TypedDict):
     tokenizer: NotRequired[str]
     tokenizer_notes: NotRequired[list[str]]
     truncated: NotRequired[Truncated]
+    recipe: NotRequired[str]
 
 
 class Finding(TypedDict):
@@ -767,5 +768,58 @@ class Explanation(TypedDict):
     numbers: ExplainedNumbers
     claims: dict[str, bool | None]
     sections: list[Section]
+    findings: list[Finding]
+    version: str
+
+
+# ------------------------------------------------------------------------------------------------ recipe
+
+
+class SaidElsewhere(TypedDict):
+    """What another file says of a setting, which lost or agrees."""
+
+    value: Any
+    file: str
+    key: str
+
+
+class RecipeSetting(TypedDict):
+    """A setting of a recipe: its value, and the file and key it is from, or whose default it is."""
+
+    setting: str
+    value: Any
+    file: str | None
+    key: str | None
+    default: str | None
+    others: list[SaidElsewhere]
+
+
+class RecipeStep(TypedDict):
+    """A module behind the transformer, with the settings of its kind."""
+
+    kind: str
+    path: str
+    settings: dict[str, Any]
+
+
+class RecipeFacts(TypedDict):
+    """Where a recipe was read, and what it comes to in a line."""
+
+    resolved: str
+    revision: str | None
+    notes: list[str]
+    recipe: str
+
+
+class RecipeReport(TypedDict):
+    """`recipe`."""
+
+    model: str
+    facts: RecipeFacts
+    declared: bool
+    recipe: list[RecipeSetting]
+    steps: list[RecipeStep]
+    prompts: dict[str, str]
+    width: int | None
     findings: list[Finding]
     version: str

@@ -49,7 +49,7 @@ def pooler_unused(evidence: Evidence) -> Iterator[Observation]:
         "pooler",
         f"sentence-transformers takes {mode} of the last hidden states here, not the pooler",
         {"pooling": modes},
-        "use the sentence embedding of sentence-transformers, not pooler_output",
+        "take the vector that bertprobe pool --vector sentence makes, not pooler_output",
     )
 
 

@@ -99,7 +99,9 @@ def _note_origin(located: Located, repository: Repository) -> Located:
     local = [file.path for file in located.files if isinstance(file, LocalFile)]
     endpoint = repository.client.endpoint
     where = "" if endpoint == PUBLIC else f" ({printable(endpoint)})"
-    if len(local) == len(located.files):
+    if not located.files:
+        note, resolved = f"settings read from the Hub{where}", located.resolved
+    elif len(local) == len(located.files):
         note, resolved = f"from the local Hub cache{where}", str(local[0].parent)
     elif not local:
         note, resolved = f"read from the Hub{where} by byte ranges", located.resolved

@@ -156,7 +156,10 @@ class HubFolder:
 
     def warm(self) -> None:
         """Fetches the settings that will be asked for, side by side."""
-        warm(map(self.source, settings_of(self)))
+        self.prepare(settings_of(self))
+
+    def prepare(self, names: Iterable[str]) -> None:
+        warm(map(self.source, names))
 
     def inside(self, name: str) -> str:
         """The path in the repository of a name in this folder."""

@@ -1,0 +1,39 @@
+"""The command about settings: `recipe`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bertprobe.cli.model import resolve_model
+from bertprobe.cli.options import Format, Json, Model, Printer, Subfolder, Table
+
+
+def recipe(
+    model: Model = None,
+    strict: Annotated[bool, typer.Option("--strict", help="End with exit code 3 on a warning or an error.")] = False,
+    table: Table = None,
+    subfolder: Subfolder = "",
+    format: Format = "table",
+    json: Json = False,
+) -> None:
+    """Shows which vector of a text is the model's: tokens, case, prompts, pooling, norm, and which file says so.
+
+    Only the small settings files are read, those of sentence-transformers among them. Files that contradict each other
+    are found, and what other tools make of the folder is shown beside it.
+    """
+    from bertprobe.checkpoint.choose import OpenOptions
+    from bertprobe.checkpoint.locate import locate
+    from bertprobe.recipe import read_recipe
+    from bertprobe.recipe.rules import judge_recipe
+    from bertprobe.report.recipe import recipe_report
+
+    printer = Printer.of(format, json, table)
+    ref = resolve_model(model)
+    located = locate(ref, OpenOptions(subfolder, settings_only=True))
+    found = read_recipe(located.folder)
+    report = recipe_report(located.ref or ref, located, found, judge_recipe(found))
+    printer.show(report)
+    if strict and report.is_alarming:
+        raise typer.Exit(3)

@@ -1,0 +1,183 @@
+"""The report of `recipe`: each setting with the file and key it is from, what lost; and what tools make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bertprobe.checkpoint.choose import Located
+from bertprobe.recipe import Dense, LayerNorm, Normalize, Pooling, Recipe, Said, Setting, Step
+from bertprobe.report import Column, Report, View, report_of
+from bertprobe.verdicts import Finding
+
+if TYPE_CHECKING:
+    from bertprobe.report import nodes
+
+
+def recipe_report(ref: str, located: Located, recipe: Recipe, findings: Sequence[Finding]) -> Report:
+    """The report of `recipe`."""
+    settings = list(_settings(recipe))
+    data = {
+        "model": ref,
+        "facts": {
+            "resolved": located.resolved,
+            "revision": located.revision,
+            "notes": list(located.notes),
+            "recipe": recipe_line(recipe),
+        },
+        "declared": recipe.declared,
+        "recipe": settings,
+        "steps": [_step(step) for step in recipe.steps],
+        "prompts": dict(recipe.prompts.value),
+        "width": recipe.width,
+    }
+    return report_of(data, [_recipe_view(settings)], findings, say_none=True)
+
+
+def recipe_line(recipe: Recipe) -> str:
+    """The recipe in a line: `256 tokens, lower-cased, mean, norm 1, 384 numbers`."""
+    words = [
+        _tokens(recipe.length.value),
+        {True: "lower-cased", False: "case kept", None: ""}[recipe.lower.value],
+        f"prompt {recipe.text_of(None)!r}" if recipe.text_of(None) else "",
+        *(_words(step) for step in recipe.steps),
+        "" if recipe.cut.value is None else f"cut to {recipe.cut.value:,}",
+        "" if recipe.width is None else f"{recipe.width:,} numbers",
+    ]
+    line = ", ".join(filter(None, words))
+    return line if recipe.declared else f"none declared; sentence-transformers takes {line}"
+
+
+def _tokens(length: int | None) -> str:
+    return "no limit" if length is None else f"{length:,} tokens"
+
+
+def _words(step: Step) -> str:
+    if isinstance(step, Pooling):
+        return " + ".join(step.modes) + ("" if step.include_prompt else " without the prompt")
+    if isinstance(step, Dense):
+        return f"dense{_shape(step)}, {step.activation}{' + x' * step.residual}"
+    if isinstance(step, LayerNorm):
+        return "layer norm"
+    return "norm 1" if isinstance(step, Normalize) else f"{step.type} (not run here)"
+
+
+def _shape(step: Dense) -> str:
+    return "" if step.in_features is None or step.out_features is None else f" {step.in_features}→{step.out_features}"
+
+
+# ------------------------------------------------------------------------------------------------ settings
+
+
+def _settings(recipe: Recipe) -> Iterator[nodes.RecipeSetting]:
+    yield _setting("normalizer", recipe.normalizer)
+    yield _setting("lower_case", recipe.lower)
+    yield _setting("strip_accents", recipe.accents)
+    yield _setting("special_tokens", recipe.special)
+    yield _setting("length", recipe.length)
+    yield _setting("truncation_side", recipe.truncation)
+    yield _setting("default_prompt", recipe.prompt)
+    for step in recipe.steps:
+        yield _of_step(recipe, step)
+    yield _setting("truncate_dim", recipe.cut)
+    yield _setting("similarity", recipe.similarity)
+
+
+def _setting(name: str, setting: Setting[Any]) -> nodes.RecipeSetting:
+    return {
+        "setting": name,
+        "value": _plain(setting.value),
+        "file": None if setting.by is None else setting.by.file,
+        "key": None if setting.by is None else setting.by.key,
+        "default": setting.default or None,
+        "others": [_said(said) for said in setting.lost],
+    }
+
+
+def _said(said: Said) -> nodes.SaidElsewhere:
+    return {"value": _plain(said.value), "file": said.file, "key": said.key}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _of_step(recipe: Recipe, step: Step) -> nodes.RecipeSetting:
+    """A step as a setting: its words, and where its settings stand."""
+    name = {Pooling: "pooling", Dense: "dense", LayerNorm: "layer_norm", Normalize: "normalize"}.get(
+        type(step), "module"
+    )
+    value: Any = (
+        list(step.modes) if isinstance(step, Pooling) else True if isinstance(step, Normalize) else _words(step)
+    )
+    has_file = not isinstance(step, Normalize) and bool(step.path)
+    file = f"{step.path}/config.json" if has_file else "modules.json" if recipe.declared else None
+    key = step.key if isinstance(step, Pooling) and step.key else step.path if file == "modules.json" else None
+    others: list[nodes.SaidElsewhere] = []
+    if isinstance(step, Pooling) and step.flags is not None and file is not None:
+        others.append({"value": list(step.flags), "file": file, "key": "pooling_mode_*"})
+    default = None if file else "sentence-transformers"
+    return {"setting": name, "value": value, "file": file, "key": key, "default": default, "others": others}
+
+
+def _step(step: Step) -> nodes.RecipeStep:
+    fields = {name: _plain(getattr(step, name)) for name in step.__dataclass_fields__}
+    return {"kind": type(step).__name__, "path": fields.pop("path"), "settings": fields}
+
+
+def _recipe_view(settings: Sequence[nodes.RecipeSetting]) -> View:
+    """A row for what is in force, and one below it for each other value that a file has."""
+    shown = [node for node in settings if node["others"] or node["value"] != _NOT_TOLD.get(node["setting"], ())]
+    rows = [row for node in shown for row in _rows(node)]
+    columns = (
+        Column("setting", ("setting",), "text"),
+        Column("value", ("value",), "text"),
+        Column("said in", ("file",), "text"),
+        Column("as", ("key",), "text"),
+    )
+    return View("recipe", "recipe: from a text to its vector", columns, tuple(rows))
+
+
+def _rows(node: nodes.RecipeSetting) -> Iterator[dict[str, Any]]:
+    name = node["setting"]
+    file, key = node["file"] or "(default)", (node["key"] if node["file"] else node["default"]) or ""
+    yield {"setting": _TITLES.get(name, name), "value": _told(node, node["value"]), "file": file, "key": key}
+    for said in node["others"]:
+        if said["value"] != node["value"]:
+            other = f"not {_told(node, said['value'])}"
+            yield {"setting": "", "value": other, "file": said["file"], "key": said["key"]}
+
+
+# What goes without saying.
+_NOT_TOLD = {"truncate_dim": None, "default_prompt": None, "truncation_side": "right"}
+_TITLES = {
+    "lower_case": "case",
+    "strip_accents": "accents",
+    "special_tokens": "around it",
+    "truncation_side": "cut at",
+    "default_prompt": "prompt",
+    "normalize": "norm",
+    "layer_norm": "layer norm",
+    "truncate_dim": "cut to",
+}
+_FLAGS = {
+    "lower_case": {True: "lower-cased", False: "kept"},
+    "strip_accents": {True: "taken off", False: "kept"},
+    "normalize": {True: "1", False: "as it is"},
+}
+
+
+def _told(node: nodes.RecipeSetting, value: Any) -> str:
+    """A value in words."""
+    name = node["setting"]
+    if name in _FLAGS and (value is None or isinstance(value, bool)):
+        return _FLAGS[name].get(value, "unknown") if value is not None else "unknown"
+    if name == "length":
+        return _tokens(value)
+    if name == "special_tokens":
+        return "unknown" if value is None else " … ".join(value) or "nothing"
+    if name == "truncation_side":
+        return {"right": "its end", "left": "its beginning"}.get(str(value), str(value))
+    if name == "truncate_dim":
+        return f"{value:,} numbers"
+    return " + ".join(value) if isinstance(value, list) else str(value)
