@@ -16,7 +16,7 @@ from bertprobe.builtin import POCKET
 from bertprobe.checkpoint import Checkpoint, LocalFile, open_checkpoint, read_tensors
 from bertprobe.errors import PartMissing, printable
 from bertprobe.shown import ReprMixin
-from bertprobe.verdicts import Evidence, Finding, judge
+from bertprobe.verdicts import Evidence, Finding, judge, worst_first
 
 if TYPE_CHECKING:
     import numpy as np
@@ -148,8 +148,11 @@ class Model(ReprMixin):
 
     @cached_property
     def findings(self) -> Findings:
-        """What there is to know of it, the worst first; reads the weights of the parts once."""
-        return Findings(judge(Evidence(self.checkpoint, self.anatomy, self.numbers)))
+        """What there is to know of it and its recipe, the worst first; reads the weights of the parts once."""
+        from bertprobe.recipe.rules import beside_weights
+
+        found = judge(Evidence(self.checkpoint, self.anatomy, self.numbers))
+        return Findings(worst_first([*found, *beside_weights(self.recipe)]))
 
     @cached_property
     def pooler(self) -> Dense:
@@ -305,7 +308,7 @@ class Model(ReprMixin):
 
         numbers = measure_parts(self.anatomy.parts, spectrum=True) if spectrum else self.numbers
         evidence = Evidence(self.checkpoint, self.anatomy, numbers)
-        return inspection(evidence, self.anatomy.parts, judge(evidence), neurons=neurons)
+        return inspection(evidence, self.anatomy.parts, judge(evidence), neurons=neurons, recipe=self.recipe)
 
     def as_report(self) -> Report:
         """What a notebook shows: the report as far as it is known, shapes where nothing was measured yet."""

@@ -65,6 +65,7 @@ def inspect(
     from bertprobe.anatomy import find_parts, select
     from bertprobe.checkpoint import open_checkpoint
     from bertprobe.measurement import bytes_to_measure, measure_parts
+    from bertprobe.recipe import recipe_of
     from bertprobe.render.progress import progress
     from bertprobe.report.inspection import inspection
     from bertprobe.verdicts import Evidence, judge
@@ -85,7 +86,8 @@ def inspect(
         with progress(bytes_to_measure(parts), "reading weights") as advance:
             numbers = measure_parts(parts, spectrum=spectrum, progress=advance)
     evidence = Evidence(checkpoint, anatomy, numbers)
-    report = inspection(evidence, parts, judge(evidence), neurons=neurons)
+    recipe = None if shapes else recipe_of(checkpoint)
+    report = inspection(evidence, parts, judge(evidence), neurons=neurons, recipe=recipe)
     printer.show(report)
     if strict and report.is_alarming:
         raise typer.Exit(3)

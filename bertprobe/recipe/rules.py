@@ -13,6 +13,7 @@ from bertprobe.recipe.steps import Dense, LayerNorm, Pooling, Unsupported, width
 from bertprobe.recipe.text import WITHOUT_FLAGS, tokenizer_class
 from bertprobe.verdicts import Finding, Observation, Rule, ask
 
+UNDECLARED = "pooling-undeclared"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _NEEDS_WEIGHTS = ("Dense", "LayerNorm")
 
@@ -20,6 +21,11 @@ _NEEDS_WEIGHTS = ("Dense", "LayerNorm")
 def judge_recipe(recipe: Recipe) -> tuple[Finding, ...]:
     """Every finding on a recipe, the worst first, in the order of `RULES` within a severity."""
     return ask(RULES, recipe)
+
+
+def beside_weights(recipe: Recipe) -> tuple[Finding, ...]:
+    """The findings that belong to a checkpoint as a whole: that nothing declares a recipe is true of most, and none."""
+    return tuple(finding for finding in judge_recipe(recipe) if finding.rule != UNDECLARED)
 
 
 def said(found: Said) -> str:
@@ -434,7 +440,7 @@ RULES: tuple[Rule[Recipe], ...] = (
     Rule("dense-ignored", "note", "A Dense layer that some tools, or all, leave out.", dense_ignored),
     Rule("length-contradiction", "note", "Files differ in where a text is cut.", length_contradiction),
     Rule("pooling-several", "note", "Several poolings are put end to end.", pooling_several),
-    Rule("pooling-undeclared", "note", "Nothing says how a vector is made.", pooling_undeclared),
+    Rule(UNDECLARED, "note", "Nothing says how a vector is made.", pooling_undeclared),
     Rule("cut-not-normalised", "note", "Vectors are cut after they were normalised.", cut_not_normalised),
     Rule("similarity-unknown", "note", "The similarity function is not known.", similarity_unknown),
 )

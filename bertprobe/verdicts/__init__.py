@@ -14,7 +14,7 @@ from bertprobe.verdicts.evidence import (
     Evidence,
     verdict,
 )
-from bertprobe.verdicts.rule import SEVERITIES, Finding, Observation, Rule, ask
+from bertprobe.verdicts.rule import SEVERITIES, Finding, Observation, Rule, ask, worst_first
 
 __all__ = [
     "OUTLIER_Z",
@@ -31,6 +31,7 @@ __all__ = [
     "ask",
     "judge",
     "verdict",
+    "worst_first",
 ]
 
 

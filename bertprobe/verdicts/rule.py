@@ -74,5 +74,9 @@ def ask(rules: Sequence[Rule[Subject]], subject: Subject) -> tuple[Finding, ...]
     Of a rule that finds more than a hundred, the first of them and one that counts the others: time grows with the
     number of tensors, and what is told ends there.
     """
-    found = [finding for rule in rules for finding in rule.findings(subject)]
-    return tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))
+    return worst_first(finding for rule in rules for finding in rule.findings(subject))
+
+
+def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Findings by severity, otherwise as they come."""
+    return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
