@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -31,6 +32,7 @@ from bertprobe.inputs import Input
 if TYPE_CHECKING:
     from bertprobe.anatomy import Anatomy
     from bertprobe.checkpoint import Checkpoint
+    from bertprobe.run import Sentence
 
 Texts = Annotated[list[str] | None, typer.Argument(metavar="TEXT…", help="Texts to run.", show_default=False)]
 VerifyTexts = Annotated[
@@ -92,9 +94,21 @@ def pool(
     file: File = None,
     pair: Pair = False,
     vector: Annotated[
-        Literal["pooled", "cls", "mean"],
-        typer.Option("--vector", metavar="VECTOR", help="Show, or write with -o, this vector: pooled, cls or mean."),
+        Literal["pooled", "cls", "mean", "sentence"],
+        typer.Option(
+            "--vector",
+            metavar="VECTOR",
+            help="Show, or write with -o, this vector: pooled, cls, mean, or sentence, which the model's recipe makes.",
+        ),
     ] = "pooled",
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt",
+            metavar="NAME|TEXT",
+            help="Put the model's prompt of this name, or this text, before each text; with --vector sentence.",
+        ),
+    ] = None,
     top: Annotated[int, typer.Option("--top", min=0, metavar="K", help="Show the K strongest dimensions.")] = 3,
     truncate: Truncate = False,
     output: FileOut = None,
@@ -107,35 +121,46 @@ def pool(
     format: Format = "table",
     json: Json = False,
 ) -> None:
-    """Shows what the pooler puts out for texts, and how alike they are by three kinds of vector.
+    """Shows what the pooler puts out for texts, and how alike they are by each kind of vector.
 
     With -o, writes one vector a text: .safetensors, .npy, .npz, .jsonl, .csv or .parquet.
     """
     from bertprobe.export import Output
     from bertprobe.export.vectors import VectorFile
     from bertprobe.measurement import judge_part
+    from bertprobe.recipe.rules import judge_recipe
+    from bertprobe.report.recipe import recipe_line
     from bertprobe.report.text import pooling, vectors_written
     from bertprobe.run import AllVectors, Compute, needs_of, open_runner, require_vector, run_texts
+    from bertprobe.run.sentence import SentenceVectors, run_sentences
 
     printer = Printer.of(format, json)
+    _check_sentence(vector, prompt, pair)
     checkpoint, anatomy = _open(model, subfolder, weights, root, tokenizer)
     require_vector(checkpoint, anatomy, vector)
+    sentence = _sentence(checkpoint, prompt) if vector == "sentence" else None
+    recipe = "" if sentence is None else recipe_line(sentence.recipe, prompt)
     known, lines = _texts(texts, file, pair)
-    kept: AllVectors | VectorFile = AllVectors()
+    kept: AllVectors | VectorFile = AllVectors(None if sentence is None else sentence.vectors)
     if output is not None:
         metadata = {"format": "pt", "source": checkpoint.ref, "vector": vector}
-        kept = VectorFile(Output(output, force=force), vector, metadata)
+        metadata |= {"recipe": recipe} if recipe else {}
+        made = None if sentence is None else SentenceVectors(sentence)
+        kept = VectorFile(Output(output, force=force), vector, metadata, made)
     compute = Compute(backend, device, dtype, threads, batch_tokens)
-    runner = open_runner(checkpoint, anatomy, compute, known, needs=needs_of([kept]))
-    findings = judge_part(checkpoint, anatomy, "pooler")
+    using = None if sentence is None else sentence.tokenizer
+    runner = open_runner(checkpoint, anatomy, compute, known, needs=needs_of([kept]), tokenizer=using)
+    run = partial(run_texts, runner, pairs=pair) if sentence is None else partial(run_sentences, runner, sentence)
+    findings = judge_part(checkpoint, anatomy, "pooler") if sentence is None else judge_recipe(sentence.recipe)
     if isinstance(kept, VectorFile):
         with kept:
-            ran = run_texts(runner, chain(known, lines), kept, truncate=truncate, pairs=pair)
-        report = vectors_written(ran, kept, (*ran.why_not_finite(), *findings))
+            ran = run(chain(known, lines), kept, truncate=truncate)
+        report = vectors_written(ran, kept, (*ran.why_not_finite(), *findings), recipe)
     else:
         known = _few([*known, *islice(lines, SHOWN + 1 - len(known))])
-        ran = run_texts(runner, known, kept, truncate=truncate, pairs=pair)
-        report = pooling(ran, _shown(known, pair), kept.texts, (*ran.why_not_finite(), *findings), top, vector)
+        ran = run(known, kept, truncate=truncate)
+        findings = (*ran.why_not_finite(), *findings)
+        report = pooling(ran, _shown(known, pair), kept.texts, findings, top, vector, recipe)
     printer.show(report, whole=output is None)
 
 
@@ -230,6 +255,22 @@ def verify(
     printer.show(report)
     if not report.data["holds"]:
         raise typer.Exit(3)
+
+
+def _check_sentence(vector: str, prompt: str | None, pair: bool) -> None:
+    if prompt is not None and vector != "sentence":
+        raise typer.BadParameter("--prompt goes with --vector sentence: write it into the texts for another vector")
+    if pair and vector == "sentence":
+        raise typer.BadParameter("--pair does not go with --vector sentence, which is of one text")
+
+
+def _sentence(checkpoint: Checkpoint, prompt: str | None) -> Sentence:
+    """The recipe of a checkpoint, ready to run."""
+    from bertprobe.recipe import recipe_of
+    from bertprobe.run.sentence import open_sentence, tokenizer_for
+
+    recipe = recipe_of(checkpoint)
+    return open_sentence(checkpoint, recipe, tokenizer_for(checkpoint, recipe), prompt)
 
 
 def _open(

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 from bertprobe.errors import OutputError, printable
 from bertprobe.export.files import Output, atomic_write, check_place, scratch
 from bertprobe.export.tensors import safetensors_header, utf8_notes
-from bertprobe.run.collect import Vectors, vectors_at
+from bertprobe.run.collect import Vectors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,10 +32,12 @@ class VectorFile:
 
     They wait in a nameless file beside the place, so memory does not grow with their number; all are as wide as the
     first, `width`. A collector of the vectors `name`, used as a context; nothing is left behind if it ends in an error.
+    What the vectors are is said by another collector, `made`, where they are none of a model's own.
     """
 
-    def __init__(self, output: Output, name: str, metadata: Mapping[str, str]) -> None:
-        self.needs = Vectors(name).needs
+    def __init__(self, output: Output, name: str, metadata: Mapping[str, str], made: Vectors | None = None) -> None:
+        self._made = made or Vectors(name)
+        self.needs = self._made.needs
         self._write = writer(output.path)
         check_place(output)
         self.output, self.name, self.metadata = output, name, utf8_notes(metadata)
@@ -51,7 +53,7 @@ class VectorFile:
 
     def reduce(self, captured: Captured) -> Floats:
         """A vector for each text of a batch, (N, width)."""
-        return vectors_at(captured)
+        return self._made.reduce(captured)
 
     def add(self, site: Site, batch: Packed, reduced: Floats) -> None:
         """Puts the rows of a batch in the places of its texts."""

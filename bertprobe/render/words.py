@@ -30,7 +30,11 @@ def fact_lines(model: str, facts: Facts) -> list[tuple[str, str]]:
         ("files", f"{_files(facts['files'])}; read {_size(facts['bytes_read'])} of {_size(facts['bytes_total'])}"),
         *([("recipe", facts["recipe"])] if "recipe" in facts else []),
         *([("run", _run(facts))] if "backend" in facts else []),
-        *([("truncated", _truncated(facts["truncated"]))] if facts.get("truncated", {}).get("texts") else []),
+        *(
+            [("truncated", _truncated(facts["truncated"], "recipe" in facts))]
+            if facts.get("truncated", {}).get("texts")
+            else []
+        ),
         *(("note", note) for note in (*facts["notes"], *facts.get("tokenizer_notes", ()))),
     ]
     return [(label, printable(text)) for label, text in lines]
@@ -100,9 +104,9 @@ def _run(facts: Facts) -> str:
     return f"{facts['backend']} on {facts['device']} in {facts['dtype']}, tokens by {facts['tokenizer']}"
 
 
-def _truncated(found: Truncated) -> str:
+def _truncated(found: Truncated, by_recipe: bool) -> str:
     texts, tokens = (f"{found[kind]:,} {kind[: -1 if found[kind] == 1 else None]}" for kind in ("texts", "tokens"))
-    return f"{texts} to what the model takes; {tokens} left out"
+    return f"{texts} to what the {'recipe' if by_recipe else 'model'} takes; {tokens} left out"
 
 
 def _shape(facts: Facts) -> str:

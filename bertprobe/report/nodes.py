@@ -184,15 +184,17 @@ class Text(TypedDict):
     pooled: Vector | None
     cls: Vector
     mean: Vector
+    sentence: Vector | None
     strongest: list[Dimension]
 
 
 class Similarity(TypedDict, total=False):
-    """Cosines of every two texts, by each of the three vectors; empty for one text."""
+    """Cosines of every two texts, by each of the vectors; empty for one text."""
 
     pooled: list[list[Number]] | None
     cls: list[list[Number]]
     mean: list[list[Number]]
+    sentence: list[list[Number]] | None
 
 
 class Pooling(TypedDict):

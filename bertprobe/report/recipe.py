@@ -34,12 +34,13 @@ def recipe_report(ref: str, located: Located, recipe: Recipe, findings: Sequence
     return report_of(data, [_recipe_view(settings)], findings, say_none=True)
 
 
-def recipe_line(recipe: Recipe) -> str:
-    """The recipe in a line: `256 tokens, lower-cased, mean, norm 1, 384 numbers`."""
+def recipe_line(recipe: Recipe, prompt: str | None = None) -> str:
+    """The recipe in a line, with the prompt that was asked for: `256 tokens, lower-cased, mean, norm 1, 384 numbers`."""
+    before = recipe.text_of(prompt)
     words = [
         _tokens(recipe.length.value),
         {True: "lower-cased", False: "case kept", None: ""}[recipe.lower.value],
-        f"prompt {recipe.text_of(None)!r}" if recipe.text_of(None) else "",
+        f"prompt {before!r}" if before else "",
         *(_words(step) for step in recipe.steps),
         "" if recipe.cut.value is None else f"cut to {recipe.cut.value:,}",
         "" if recipe.width is None else f"{recipe.width:,} numbers",

@@ -10,6 +10,7 @@ from bertprobe.anatomy import Anatomy, Part
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.report import Column, Report, View, facts, report_of
 from bertprobe.run.collect import (
+    SENTENCE,
     VECTORS,
     NeuronStatistics,
     NeuronSums,
@@ -33,9 +34,10 @@ if TYPE_CHECKING:
 SATURATED = 0.99
 
 
-def _beginning(ran: Ran) -> dict[str, Any]:
+def _beginning(ran: Ran, recipe: str = "") -> dict[str, Any]:
     """What every report of a run begins with: the model, and its facts with those of the run."""
-    return {"model": ran.checkpoint.ref, "facts": {**facts(ran.checkpoint, ran.anatomy), **ran.settings}}
+    line = {"recipe": recipe} if recipe else {}
+    return {"model": ran.checkpoint.ref, "facts": {**facts(ran.checkpoint, ran.anatomy), **line, **ran.settings}}
 
 
 def pooling(
@@ -45,17 +47,19 @@ def pooling(
     findings: Sequence[Finding],
     most: int,
     which: str = "pooled",
+    recipe: str = "",
 ) -> Report:
     """The report of `pool`: each text's tokens and vectors with their statistics, and cosines between the texts.
 
-    `which` of the three vectors is told in tables, with its `most` strongest dimensions; the data hold all of them.
+    `which` of the vectors is told in tables, with its `most` strongest dimensions; the data hold all of them. Of
+    sentence vectors the `recipe` is told in a line.
     """
     told = [_text(text, found, most, which) for text, found in zip(texts, vectors, strict=True)]
     similarity: nodes.Similarity = _similarity(vectors) if len(vectors) > 1 else {}
     views = [_vector_view(told, which), _strongest_view(told, which)]
     if similarity:
         views.append(_similarity_view(similarity))
-    data = {**_beginning(ran), "texts": told, "similarity": similarity}
+    data = {**_beginning(ran, recipe), "texts": told, "similarity": similarity}
     return report_of(data, views, findings, warn_first=True)
 
 
@@ -68,6 +72,7 @@ def _text(text: str, vectors: TextVectors, most: int, which: str) -> nodes.Text:
         "pooled": None if vectors.pooled is None else _vector(vectors.pooled),
         "cls": _vector(vectors.cls),
         "mean": _vector(vectors.mean),
+        "sentence": None if vectors.sentence is None else _vector(vectors.sentence),
         "strongest": [{"dimension": row["neuron"], "value": row["value"]} for row in rows],
     }
 
@@ -92,10 +97,12 @@ def _statistics(values: Floats) -> nodes.VectorStatistics:
 
 def _similarity(vectors: Sequence[TextVectors]) -> nodes.Similarity:
     pooled = [found.pooled for found in vectors if found.pooled is not None]
+    sentence = [found.sentence for found in vectors if found.sentence is not None]
     return {
         "pooled": cosines(pooled) if pooled else None,
         "cls": cosines([found.cls for found in vectors]),
         "mean": cosines([found.mean for found in vectors]),
+        "sentence": cosines(sentence) if sentence else None,
     }
 
 
@@ -104,6 +111,7 @@ def _vector_view(texts: Sequence[nodes.Text], kind: str) -> View:
         "pooled": "pooled output of each text",
         "cls": "first token's last hidden state of each text",
         "mean": "mean of the tokens' last hidden states of each text",
+        "sentence": "sentence vector of each text, as its recipe makes it",
     }
     columns = [
         Column("text", ("number",), "integer"),
@@ -140,21 +148,21 @@ def _strongest_view(texts: Sequence[nodes.Text], kind: str) -> View:
 
 
 def _similarity_view(similarity: nodes.Similarity) -> View:
-    """A row for each pair of texts, the three choices side by side."""
-    found = {kind: cosines for kind in VECTORS if (cosines := similarity[kind]) is not None}
+    """A row for each pair of texts, the choices side by side."""
+    found = {kind: cosines for kind in (*VECTORS, SENTENCE) if (cosines := similarity[kind]) is not None}
     count = len(similarity["cls"])
     rows = tuple(
         {"a": a + 1, "b": b + 1, **{kind: cosines[a][b] for kind, cosines in found.items()}}
         for a in range(count)
         for b in range(a + 1, count)
     )
-    titles = {"pooled": "pooled", "cls": "first token", "mean": "mean of tokens"}
+    titles = {"pooled": "pooled", "cls": "first token", "mean": "mean of tokens", "sentence": "sentence"}
     columns = [Column("text", ("a",), "integer"), Column("text", ("b",), "integer")]
     columns += [Column(titles[kind], (kind,), "real") for kind in found]
     return View("similarity", "cosine similarity, which depends on the vector you choose", tuple(columns), rows)
 
 
-def vectors_written(ran: Ran, vectors: VectorFile, findings: Sequence[Finding]) -> Report:
+def vectors_written(ran: Ran, vectors: VectorFile, findings: Sequence[Finding], recipe: str = "") -> Report:
     """The report of `pool -o`: what was written."""
     path = str(vectors.output.path)
     written = {"path": path, "bytes": vectors.bytes, "name": vectors.name, "shape": [vectors.count, vectors.width]}
@@ -164,7 +172,7 @@ def vectors_written(ran: Ran, vectors: VectorFile, findings: Sequence[Finding]) 
         Column("bytes", ("bytes",), "integer"),
     )
     view = View("written", f"written to {path}", columns, (written,))
-    return report_of({**_beginning(ran), "written": written}, [view], findings, warn_first=True)
+    return report_of({**_beginning(ran, recipe), "written": written}, [view], findings, warn_first=True)
 
 
 # ------------------------------------------------------------------------------------------------ activations

@@ -6,7 +6,7 @@ Letters: N texts, S tokens of a text, H hidden size, I intermediate size.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -77,10 +77,11 @@ class Vectors:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextVectors:
-    """One text's three candidates for a vector, (H,) each, which people mistake for each other.
+    """One text's candidates for a vector, (H,) each, which people mistake for each other.
 
     `pooled` is the pooler's output, None where there is no pooler; `cls` the first token's last hidden state; `mean`
-    the mean of all tokens' last hidden states. `truncated` counts the tokens that were left out.
+    the mean of all tokens' last hidden states; `sentence` (E,) what the model's recipe makes of the same tokens, None
+    where it was not asked for. `truncated` counts the tokens that were left out.
     """
 
     tokens: tuple[str, ...]
@@ -88,17 +89,19 @@ class TextVectors:
     pooled: Floats | None
     cls: Floats
     mean: Floats
+    sentence: Floats | None = None
 
 
 class AllVectors:
-    """All three vectors of each text, and its tokens."""
+    """All three vectors of each text, and its tokens; with `sentence`, which makes it of hidden states, the fourth."""
 
     needs = frozenset({HIDDEN, POOLED})
 
-    def __init__(self) -> None:
+    def __init__(self, sentence: Callable[[Captured], Floats] | None = None) -> None:
         self.is_finite = True
+        self._sentence = sentence
         self._tokens: InOrder[tuple[tuple[str, ...], int]] = InOrder()
-        self._found: dict[str, InOrder[Floats]] = {which: InOrder() for which in VECTORS}
+        self._found: dict[str, InOrder[Floats]] = {which: InOrder() for which in (*VECTORS, SENTENCE)}
 
     def reduce(self, captured: Captured) -> dict[str, Floats]:
         if captured.site.part == POOLED:
@@ -106,7 +109,8 @@ class AllVectors:
         import numpy as np
 
         firsts = np.cumsum(captured.lengths) - captured.lengths
-        return {"cls": captured.backend.numpy(captured.after[firsts]), "mean": vectors_at(captured)}
+        made: dict[str, Floats] = {} if self._sentence is None else {SENTENCE: self._sentence(captured)}
+        return {"cls": captured.backend.numpy(captured.after[firsts]), "mean": vectors_at(captured), **made}
 
     def add(self, site: Site, batch: Packed, reduced: dict[str, Floats]) -> None:
         for which, rows in reduced.items():
@@ -118,9 +122,10 @@ class AllVectors:
     @property
     def texts(self) -> tuple[TextVectors, ...]:
         """The vectors of each text, in the order of the input."""
-        pooled: list[Floats] | list[None] = list(self._found["pooled"]) or [None] * len(self._tokens)
-        rows = zip(self._tokens, pooled, self._found["cls"], self._found["mean"], strict=True)
-        return tuple(TextVectors(tokens, cut, pooled, cls, mean) for (tokens, cut), pooled, cls, mean in rows)
+        nothing: list[Floats | None] = [None] * len(self._tokens)
+        pooled, sentence = (list(self._found[which]) or nothing for which in ("pooled", SENTENCE))
+        rows = zip(self._tokens, pooled, self._found["cls"], self._found["mean"], sentence, strict=True)
+        return tuple(TextVectors(tokens, cut, *vectors) for (tokens, cut), *vectors in rows)  # type: ignore[arg-type]
 
 
 def cosines(vectors: Sequence[Floats]) -> list[list[float | None]]:

@@ -81,7 +81,10 @@ class SentenceVectors(Vectors):
     def __init__(self, sentence: Sentence) -> None:
         super().__init__("mean")
         self.needs = sentence.needs
-        self.reduce = sentence.vectors  # type: ignore[method-assign]
+        self._sentence = sentence
+
+    def reduce(self, captured: Captured) -> Floats:
+        return self._sentence.vectors(captured)
 
 
 def run_sentences(
