@@ -353,7 +353,7 @@ def minilm_hub(minilm: Path, hub: Hub) -> Hub:
 def test_what_a_command_asks_for(
     argv: list[str], requests: int, most: int, minilm_hub: Hub, here: Path, run: Run
 ) -> None:
-    """The numbers of the issue, redirects counted as requests and their bodies as bytes; of weights, not of settings."""
+    """Of weights, not of settings: redirects counted as requests and their bodies as bytes."""
     assert run(argv).code == 0
     asked = [request for request in minilm_hub.weights() if request.file == WEIGHTS]
     assert len(asked) <= requests

@@ -823,5 +823,6 @@ class RecipeReport(TypedDict):
     steps: list[RecipeStep]
     prompts: dict[str, str]
     width: int | None
+    tools: list[ToolMade]
     findings: list[Finding]
     version: str

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bertprobe.checkpoint.choose import Located
 from bertprobe.recipe import Dense, LayerNorm, Normalize, Pooling, Recipe, Said, Setting, Step
 from bertprobe.report import Column, Report, View, report_of
+from bertprobe.report.tools import tool_nodes, tool_notes_view, tools_view
 from bertprobe.verdicts import Finding
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def recipe_report(ref: str, located: Located, recipe: Recipe, findings: Sequence[Finding]) -> Report:
     """The report of `recipe`."""
-    settings = list(_settings(recipe))
+    settings, tools = list(_settings(recipe)), tool_nodes(recipe)
     data = {
         "model": ref,
         "facts": {
@@ -30,8 +31,9 @@ def recipe_report(ref: str, located: Located, recipe: Recipe, findings: Sequence
         "steps": [_step(step) for step in recipe.steps],
         "prompts": dict(recipe.prompts.value),
         "width": recipe.width,
+        "tools": tools,
     }
-    return report_of(data, [_recipe_view(settings)], findings, say_none=True)
+    return report_of(data, [_recipe_view(settings), tools_view(tools), tool_notes_view(tools)], findings, say_none=True)
 
 
 def recipe_line(recipe: Recipe, prompt: str | None = None) -> str:
