@@ -37,7 +37,7 @@ def recipe_report(ref: str, located: Located, recipe: Recipe, findings: Sequence
 
 
 def recipe_line(recipe: Recipe, prompt: str | None = None) -> str:
-    """The recipe in a line, with the prompt that was asked for: `256 tokens, lower-cased, mean, norm 1, 384 numbers`."""
+    """The recipe in a line, with a prompt by name or text: `256 tokens, lower-cased, mean, norm 1`."""
     before = recipe.text_of(prompt)
     words = [
         _tokens(recipe.length.value),
