@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from bertprobe.anatomy.config import text_config
 from bertprobe.checkpoint.folder import Folder, parse_any, read_json
+from bertprobe.checkpoint.source import LocalFile
 from bertprobe.errors import BertprobeError, CorruptFile, UnsupportedFile
 from bertprobe.filenames import CONFIGS, MODULES
 
@@ -265,7 +266,8 @@ def _tokenizer(folder: Folder, name: str, faults: list[Fault]) -> Settings:
         for head in (HEAD, MOST_HEAD):
             if found is None:
                 found = members_of(source.read(0, min(source.size, head)).decode("utf-8", "ignore"))
-        ends = source.read(max(source.size - HEAD, 0), source.size).rstrip().endswith(b"}")
+        if isinstance(source, LocalFile):  # what the Hub sends is held against its size
+            ends = source.read(max(source.size - HEAD, 0), source.size).rstrip().endswith(b"}")
     except BertprobeError:
         pass  # one that a weights file carries has no bytes of its own
     if found is not None and not ends:
