@@ -475,7 +475,7 @@ def _llama_length(recipe: Recipe) -> int:
     if context is None:
         return _LLAMA_BATCH
     padding = config.said("pad_token_id", "whole", least=0)
-    if padding is not None and classes[0] in _LLAMA_OFFSET:
+    if padding is not None and classes and classes[0] in _LLAMA_OFFSET:
         context -= int(padding.value) + 1
     return min(_LLAMA_BATCH, -(-context // _LLAMA_SLOT) * _LLAMA_SLOT)
 
