@@ -92,7 +92,7 @@ def stored(files: Files) -> Cleaning | None:
     """What the normalizer of tokenizer.json does, None where there is no such file."""
     if not _tells(files, "normalizer"):
         return None
-    steps = list(_flat(files.tokenizer.values.get("normalizer")))
+    steps = list(flat(files.tokenizer.values.get("normalizer")))
     names = tuple(str(step.get("type")) for step in steps)
     bert = next((step for step in steps if step.get("type") == "BertNormalizer"), None)
     lower = "Lowercase" in names
@@ -109,13 +109,14 @@ def stored(files: Files) -> Cleaning | None:
     return Cleaning(lower, "StripAccents" in names or (None if opaque else False), False, names)
 
 
-def _flat(normalizer: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
+def flat(normalizer: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
+    """The steps of a normalizer, in order, those of sequences among them."""
     if not isinstance(normalizer, Mapping) or depth > 20:
         return
     inner = normalizer.get("normalizers")
     if isinstance(inner, list):
         for step in inner:
-            yield from _flat(step, depth + 1)
+            yield from flat(step, depth + 1)
     else:
         yield normalizer
 

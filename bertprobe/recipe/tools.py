@@ -486,12 +486,17 @@ def _is_wordpiece(recipe: Recipe) -> bool:
 
 
 def _llama_text(recipe: Recipe) -> dict[str, Any]:
-    """WordPiece: what tokenizer.json's normalizer says, else lower-cased; its own tokens around the text."""
-    stored, named = text.stored(recipe.files), text.named_tokens(recipe.files)
-    says = stored is not None and (stored.lower or "BertNormalizer" in stored.steps)
-    lower = stored.lower if stored is not None and says else True
-    accents = stored.accents if stored is not None and says else lower
-    return {"lower": lower, "accents": accents, "special": ("[CLS]", "[SEP]") if named is None else named.value}
+    """WordPiece: as tokenizer.json's normalizer says, else lower-cased; its own tokens around the text."""
+    named = text.named_tokens(recipe.files)
+    lower = accents = None
+    for step in text.flat(recipe.files.tokenizer.values.get("normalizer")):
+        kind = step.get("type")
+        lower = True if kind == "Lowercase" else step.get("lowercase", lower) if kind == "BertNormalizer" else lower
+        accents = True if kind == "StripAccents" else accents
+        accents = step.get("strip_accents", accents) if kind == "BertNormalizer" else accents
+    lower = lower is None or bool(lower)
+    around = ("[CLS]", "[SEP]") if named is None else named.value
+    return {"lower": lower, "accents": lower if accents is None else bool(accents), "special": around}
 
 
 def _llama_pooling(recipe: Recipe) -> tuple[tuple[str, ...], str]:
