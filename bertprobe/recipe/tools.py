@@ -72,7 +72,7 @@ def tools_of(recipe: Recipe) -> Mapping[str, Made]:
 def _compared(tool: Tool, recipe: Recipe) -> Made:
     made = tool.make(recipe)
     if made.fails:
-        return Made(fails=made.fails, notes=made.notes)
+        return Made(fails=made.fails)
     differs = tuple(aspect for aspect, is_other in ASPECTS.items() if is_other(recipe, made))
     return replace(made, differs=differs, settable=tuple(name for name in differs if _can_be_set(name, tool, recipe)))
 

@@ -54,15 +54,16 @@ def _row(node: nodes.ToolMade, length: int | None) -> dict[str, Any]:
 
 
 def _same(node: nodes.ToolMade, length: int | None) -> str:
-    """Whether a tool's vector is the recipe's, in few words: what it differs in, has to be set, up to which length."""
+    """Whether a tool's vector is the recipe's: else what differs, or what to set, and up to which length."""
     if node["fails"]:
         return "does not load"
     to_set = node["settable"]
     others = [aspect for aspect in node["differs"] if aspect not in (*to_set, "length")]
-    words = [f"no: {', '.join(others)}"] if others else []
-    words += [f"set {', '.join(to_set)}"] if to_set else []
+    if others:
+        return f"no: {', '.join(aspect for aspect in others if aspect != 'accents' or 'case' not in others)}"
+    words = [f"set {', '.join(to_set)}"] if to_set else []
     limits = [limit for limit in (length, node["length"]) if limit is not None]
-    words += [f"to {min(limits):,}"] if "length" in node["differs"] and limits and not others else []
+    words += [f"to {min(limits):,}"] if "length" in node["differs"] and limits else []
     return "; ".join(words) or "yes"
 
 
@@ -71,7 +72,7 @@ def tool_notes_view(found: Sequence[nodes.ToolMade]) -> View:
     rows = [
         {"tool": _LABELS.get(node["tool"], node["tool"]), "note": note}
         for node in found
-        for note in (*([f"does not load: {node['fails']}"] if node["fails"] else []), *node["notes"])
+        for note in ([f"does not load: {node['fails']}"] if node["fails"] else node["notes"])
     ]
     columns = (Column("tool", ("tool",), "text"), Column("note", ("note",), "text"))
     return View("tool_notes", "to know of them", columns, tuple(rows))
