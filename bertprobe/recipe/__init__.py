@@ -296,8 +296,8 @@ def _prompts(files: Files) -> tuple[Setting[Mapping[str, str]], Setting[str | No
         return Setting({}), Setting(None)
     values = files.prompts.values.get("prompts")
     found: dict[str, str] = {}
-    if values is not None and not isinstance(values, Mapping):
-        files.faults.append(Fault(files.prompts.file, "prompts", "no texts by name"))
+    if "prompts" in files.prompts.values and not isinstance(values, Mapping):
+        files.faults.append(Fault(files.prompts.file, "prompts", "no texts by name: the model does not load"))
     elif values:
         for name, prompt in values.items():
             if isinstance(prompt, str):

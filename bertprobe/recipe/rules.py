@@ -219,9 +219,9 @@ def _evidence(setting: Setting[Any]) -> dict[str, Any]:
 
 
 def case_contradiction(recipe: Recipe) -> Iterator[Observation]:
-    for setting, words in (
-        (recipe.lower, ("keeps its case", "is lower-cased")),
-        (recipe.accents, ("keeps its accents", "loses its accents")),
+    for about, setting, words in (
+        ("case", recipe.lower, ("keeps its case", "is lower-cased")),
+        ("accents", recipe.accents, ("keeps its accents", "loses its accents")),
     ):
         if setting.contradicted and setting.value is not None:
             idle = _is_idle(recipe, setting)
@@ -229,7 +229,7 @@ def case_contradiction(recipe: Recipe) -> Iterator[Observation]:
                 None,
                 f"text {_contradicts(setting, lambda value, words=words: words[bool(value)])}"
                 + (", which its tokenizer does not look at" if idle else ""),
-                _evidence(setting),
+                {"about": about, **_evidence(setting)},
                 f"take it out of {_shown(setting.contradicted[0].file)}, or leave it: it changes nothing"
                 if idle
                 else "write the one that the model was trained with into both files: tools take either",

@@ -149,7 +149,7 @@ def _whole(module: Module, key: str) -> int | None:
 def width_key(pooling: Mapping[str, Any]) -> str:
     """The setting that says which width a pooling expects; what was called otherwise before version 6 gives way."""
     new, old = "embedding_dimension", "word_embedding_dimension"
-    return old if old in pooling and new not in pooling else new
+    return old if new not in pooling and (old in pooling or any(flag in pooling for flag in FLAGS)) else new
 
 
 def _pooling(module: Module) -> Step:

@@ -476,7 +476,7 @@ def _llama_length(recipe: Recipe) -> int:
         return _LLAMA_BATCH
     padding = config.said("pad_token_id", "whole", least=0)
     if padding is not None and classes and classes[0] in _LLAMA_OFFSET:
-        context -= int(padding.value) + 1
+        context = max(context - int(padding.value) - 1, 0)
     return min(_LLAMA_BATCH, -(-context // _LLAMA_SLOT) * _LLAMA_SLOT)
 
 
