@@ -359,7 +359,11 @@ class Model(ReprMixin):
         """The checkpoint on this disk; a model on the Hub is fetched, at the commit that was opened."""
         if isinstance(self.checkpoint.files[0], LocalFile):
             return self.checkpoint
-        here = open_checkpoint(self.checkpoint.resolved, download=True)
+        apart = (
+            self.checkpoint.home is not self.checkpoint.settings
+        )  # the weights lie a folder below what describes them
+        place = self.checkpoint.home.resolved if apart else self.checkpoint.resolved
+        here = open_checkpoint(place, root=self.checkpoint.root, download=True)
         tokenizer = self.checkpoint.tokenizer if self.checkpoint.has_foreign_tokenizer else here.tokenizer
         return replace(here, ref=self.checkpoint.ref, tokenizer=tokenizer)
 

@@ -377,6 +377,62 @@ def test_inspect_is_the_same_from_the_hub_and_from_disk(minilm: Path, minilm_hub
     assert there["findings"] == local["findings"]
 
 
+POCKET = {path.name: path for path in (Path(bertprobe.__file__).parent / "pocket").iterdir() if path.is_file()}
+
+
+# ------------------------------------------------------------------------------------------------ recipes
+
+
+def test_a_recipe_is_a_few_small_requests(minilm: Path, minilm_hub: Hub, here: Path, run: Run) -> None:
+    """No weights, no vocabulary; the same as from disk."""
+    there = json.loads(run(["recipe", MINILM, "--json"]).out)
+    assert not [request for request in minilm_hub.requests if request.file == WEIGHTS]
+    assert len([request for request in minilm_hub.requests if request.file]) <= 9  # tokenizer.json counts twice
+    assert sum(request.sent for request in minilm_hub.requests) < 60_000
+    local = json.loads(run(["recipe", str(minilm), "--json"]).out)
+    for key in ("recipe", "steps", "prompts", "width", "tools", "findings"):
+        assert there[key] == local[key], key
+
+
+def dense_model(folder: Path, weights_in: str = "") -> Path:
+    """pocket with a dense layer behind it, and its weights in a folder of their own if one is named."""
+    inner = folder / weights_in
+    inner.mkdir(parents=True)
+    for name, path in POCKET.items():
+        (inner / name).write_bytes(path.read_bytes())
+    types = "sentence_transformers.models."
+    rows = [("Transformer", weights_in), ("Pooling", "1_Pooling"), ("Dense", "2_Dense"), ("Normalize", "3_Normalize")]
+    modules = [{"idx": i, "name": str(i), "path": path, "type": types + kind} for i, (kind, path) in enumerate(rows)]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": {"query": "query: "}}))
+    (inner / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 64}))
+    for name, settings in (
+        ("1_Pooling", {"word_embedding_dimension": 128, "pooling_mode_mean_tokens": True}),
+        (
+            "2_Dense",
+            {"in_features": 128, "out_features": 16, "activation_function": "torch.nn.modules.activation.Tanh"},
+        ),
+    ):
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps(settings))
+    torch.manual_seed(0)
+    state = {"linear.weight": torch.randn(16, 128), "linear.bias": torch.randn(16)}
+    (folder / "2_Dense" / WEIGHTS).write_bytes(save(state))
+    return folder
+
+
+@pytest.mark.parametrize("weights_in", ["", "0_Transformer"])
+def test_a_sentence_vector_of_a_model_on_the_hub(weights_in: str, hub: Hub, tmp_path: Path, here: Path) -> None:
+    """Its modules are fetched, too, wherever the encoder lies."""
+    folder = dense_model(tmp_path / "model", weights_in)
+    hub.add(ID, {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()})
+    texts = ["The ship left the harbour.", "A bill was paid."]
+    there = bertprobe.open(ID).pool(texts, vector="sentence", prompt="query")
+    local = bertprobe.open(str(folder)).pool(texts, vector="sentence", prompt="query")
+    assert there.shape == (2, 16)
+    assert np.array_equal(there, local)
+
+
 # ------------------------------------------------------------------------------------------------ the cache
 
 
@@ -457,9 +513,6 @@ def test_download_puts_whole_files_into_the_cache_that_transformers_has(
     stored = load_file(tiny_bert / WEIGHTS)
     assert torch.equal(model.pooler.dense.weight, stored["pooler.dense.weight"])
     assert not hub.requests
-
-
-POCKET = {path.name: path for path in (Path(bertprobe.__file__).parent / "pocket").iterdir() if path.is_file()}
 
 
 def test_the_text_commands_download_once(hub: Hub, here: Path, run: Run) -> None:

@@ -332,15 +332,34 @@ def _adapter(folder: Folder) -> UnsupportedFile:
 
 def _transformer_folder(folder: Folder) -> Folder | None:
     """The folder of the transformer inside a sentence-transformers model that keeps it apart."""
-    path = "0_Transformer"
-    if folder.is_file(MODULES):
-        try:
-            modules = json.loads(folder.text(MODULES))
-            path = next(str(m["path"]) for m in modules if str(m["type"]).endswith(".Transformer"))
-        except (ValueError, RecursionError, TypeError, KeyError, StopIteration):
-            pass  # the settings of another tool: without them the well-known name still serves
-    plain = path and "/" not in path and path not in (".", "..")
-    return folder.below(path) if plain and folder.is_folder(path) else None
+    paths = (path for kind, path in module_paths(folder) if kind.endswith(".Transformer"))
+    path = next(paths, "0_Transformer")  # without settings that can be read, the well-known name still serves
+    return folder.below(path) if _is_plain(path) and folder.is_folder(path) else None
+
+
+def module_paths(folder: Folder) -> list[tuple[str, str]]:
+    """The classes and folders that sentence-transformers' modules.json lists; none where it cannot be read."""
+    if not folder.is_file(MODULES):
+        return []
+    try:
+        return [(str(row["type"]), str(row["path"])) for row in json.loads(folder.text(MODULES))]
+    except (ValueError, RecursionError, TypeError, KeyError):
+        return []  # the settings of another tool
+
+
+def module_files(folder: Folder) -> list[str]:
+    """The files of a model's modules beside the encoder: their settings, and the weights of those that have some."""
+    found = []
+    for kind, path in module_paths(folder):
+        if _is_plain(path) and not kind.endswith(".Transformer"):
+            weights = [f"{path}/{name}" for name in ("model.safetensors", "pytorch_model.bin")]
+            found += [name for name in (f"{path}/config.json",) if folder.is_file(name)]
+            found += [name for name in weights if folder.is_file(name)][:1]
+    return found
+
+
+def _is_plain(path: str) -> bool:
+    return bool(path) and "/" not in path and path not in (".", "..")
 
 
 def _pooling(folder: Folder) -> Mapping[str, Any] | None:

@@ -18,6 +18,7 @@ from threading import get_ident
 from typing import Any
 
 from bertprobe._version import __version__
+from bertprobe.checkpoint.choose import module_files
 from bertprobe.checkpoint.folder import LocalFolder
 from bertprobe.checkpoint.hub.client import Client
 from bertprobe.checkpoint.hub.endpoint import host_of, reason_of, words_of
@@ -34,8 +35,10 @@ SLACK = 64 * 1024  # bytes by which what is packed on the way may be longer than
 LOOK = 0.2  # seconds between two looks at a download
 
 
-def download(folder: HubFolder, weights: Iterable[str], revision: str) -> LocalFolder:
+def download(folder: HubFolder, weights: Iterable[str], revision: str, home: HubFolder) -> LocalFolder:
     """Puts whole files into the cache: the weights named, and the settings and the tokenizer beside them.
+
+    Of `home`, which describes the model as a whole, its settings too, and the modules that it lists.
 
     Raises:
         NotFound, HubError: as for the reading of ranges; what came until then stays in the cache.
@@ -43,9 +46,12 @@ def download(folder: HubFolder, weights: Iterable[str], revision: str) -> LocalF
     repository = folder.repository
     beside = [name for name in folder.names if folder.is_file(name) and name.endswith(_SMALL)]
     beside += [name for name in (POOLING,) if folder.is_file(name)]
-    settings = [path for path in map(folder.inside, beside) if (repository.sizes[path] or 0) <= MOST_SETTINGS]
+    around = [name for name in home.names if home.is_file(name) and name.endswith(_SMALL)] if home is not folder else []
+    paths = [*map(folder.inside, beside), *map(home.inside, around)]
+    settings = [path for path in dict.fromkeys(paths) if (repository.sizes[path] or 0) <= MOST_SETTINGS]
+    modules = [path for path in map(home.inside, module_files(home)) if path not in settings]
     here = Path()
-    for path in (*settings, *map(folder.inside, weights)):
+    for path in (*settings, *modules, *map(folder.inside, weights)):
         here = Path(_downloaded(repository, path, repository.commit, folder.address))
     known = snapshot(repository.id, revision)
     if settings and (known is None or known.name != repository.commit):

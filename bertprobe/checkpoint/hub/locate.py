@@ -85,11 +85,14 @@ def _fetched(address: Address, wanted: OpenOptions, located: Located) -> Located
     if not wanted.download or not isinstance(folder, HubFolder):
         return located
     names = [*(file.name for file in located.files), *located.shards]
-    local = download(folder, names, address.revision)
+    home = located.home if isinstance(located.home, HubFolder) else folder
+    local = download(folder, names, address.revision, home)
+    above = len(folder.path.split("/")) - len(home.path.split("/")) + (bool(folder.path) and not home.path)
     return replace(
         located,
         resolved=str(local.path),
         folder=local,
+        home=LocalFolder([local.path, *local.path.parents][above]) if home is not folder else None,
         files=tuple(file if isinstance(file, LocalFile) else local.source(file.name) for file in located.files),
     )
 
