@@ -133,10 +133,14 @@ def endings() -> tuple[str, ...]:
     return (*(suffix for row in STORAGES for suffix in row.suffixes), *shard_indexes())
 
 
+def weights_files() -> tuple[str, ...]:
+    """The names that weights in one file usually have in a model's folder, the first that is there being read."""
+    return tuple(row.file for row in STORAGES if row.file)
+
+
 def usual_files() -> tuple[str, ...]:
     """The names that weights, or the index of their shards, usually have in a model's folder."""
-    named = [row for row in STORAGES if row.file]
-    return (*(row.file for row in named), *(row.file + row.shard_index for row in named if row.shard_index))
+    return (*weights_files(), *(row.file + row.shard_index for row in STORAGES if row.file and row.shard_index))
 
 
 def asked_for() -> str:

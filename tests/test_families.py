@@ -155,6 +155,7 @@ PACKAGE = Path(bertprobe.__file__).parent
 NAMING_FAMILIES = {
     "anatomy/families.py": "the table",
     "anatomy/layouts.py": "layouts have names of their own, some of them those of the family that has them alone",
+    "recipe/tools.py": "what other tools do by a family's name",
 }
 
 

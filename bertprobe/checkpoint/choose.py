@@ -352,7 +352,7 @@ def module_files(folder: Folder) -> list[str]:
     found = []
     for kind, path in module_paths(folder):
         if _is_plain(path) and not kind.endswith(".Transformer"):
-            weights = [f"{path}/{name}" for name in ("model.safetensors", "pytorch_model.bin")]
+            weights = [f"{path}/{name}" for name in storages.weights_files()]
             found += [name for name in (f"{path}/config.json",) if folder.is_file(name)]
             found += [name for name in weights if folder.is_file(name)][:1]
     return found

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -32,7 +32,9 @@ from bertprobe.inputs import Input
 if TYPE_CHECKING:
     from bertprobe.anatomy import Anatomy
     from bertprobe.checkpoint import Checkpoint
-    from bertprobe.run import Sentence
+    from bertprobe.run import Collector, Ran, Runner, Sentence, SentenceVectors
+    from bertprobe.tokens import Tokenizer as TextTokenizer
+    from bertprobe.verdicts import Finding
 
 Texts = Annotated[list[str] | None, typer.Argument(metavar="TEXT…", help="Texts to run.", show_default=False)]
 VerifyTexts = Annotated[
@@ -127,41 +129,80 @@ def pool(
     """
     from bertprobe.export import Output
     from bertprobe.export.vectors import VectorFile
-    from bertprobe.measurement import judge_part
-    from bertprobe.recipe.rules import judge_recipe
-    from bertprobe.report.recipe import recipe_line
     from bertprobe.report.text import pooling, vectors_written
-    from bertprobe.run import AllVectors, Compute, needs_of, open_runner, require_vector, run_texts
-    from bertprobe.run.sentence import SentenceVectors, run_sentences
+    from bertprobe.run import AllVectors, Compute, needs_of, open_runner, require_vector
 
     printer = Printer.of(format, json)
     _check_sentence(vector, prompt, pair)
     checkpoint, anatomy = _open(model, subfolder, weights, root, tokenizer)
     require_vector(checkpoint, anatomy, vector)
-    sentence = _sentence(checkpoint, prompt) if vector == "sentence" else None
-    recipe = "" if sentence is None else recipe_line(sentence.recipe, prompt)
+    way = _Way.of(checkpoint, vector, prompt)
     known, lines = _texts(texts, file, pair)
-    kept: AllVectors | VectorFile = AllVectors(None if sentence is None else sentence.vectors)
+    kept: AllVectors | VectorFile = AllVectors(None if way.sentence is None else way.sentence.vectors)
     if output is not None:
-        metadata = {"format": "pt", "source": checkpoint.ref, "vector": vector}
-        metadata |= {"recipe": recipe} if recipe else {}
-        made = None if sentence is None else SentenceVectors(sentence)
-        kept = VectorFile(Output(output, force=force), vector, metadata, made)
+        kept = VectorFile(Output(output, force=force), vector, way.metadata(checkpoint), way.made)
     compute = Compute(backend, device, dtype, threads, batch_tokens)
-    using = None if sentence is None else sentence.tokenizer
-    runner = open_runner(checkpoint, anatomy, compute, known, needs=needs_of([kept]), tokenizer=using)
-    run = partial(run_texts, runner, pairs=pair) if sentence is None else partial(run_sentences, runner, sentence)
-    findings = judge_part(checkpoint, anatomy, "pooler") if sentence is None else judge_recipe(sentence.recipe)
+    runner = open_runner(checkpoint, anatomy, compute, known, needs=needs_of([kept]), tokenizer=way.tokenizer)
     if isinstance(kept, VectorFile):
         with kept:
-            ran = run(chain(known, lines), kept, truncate=truncate)
-        report = vectors_written(ran, kept, (*ran.why_not_finite(), *findings), recipe)
+            ran = way.run(runner, chain(known, lines), kept, truncate=truncate, pairs=pair)
+        report = vectors_written(ran, kept, way.findings(ran), way.recipe)
     else:
         known = _few([*known, *islice(lines, SHOWN + 1 - len(known))])
-        ran = run(known, kept, truncate=truncate)
-        findings = (*ran.why_not_finite(), *findings)
-        report = pooling(ran, _shown(known, pair), kept.texts, findings, top, vector, recipe)
+        ran = way.run(runner, known, kept, truncate=truncate, pairs=pair)
+        report = pooling(ran, _shown(known, pair), kept.texts, way.findings(ran), top, vector, way.recipe)
     printer.show(report, whole=output is None)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How texts become the vector that was asked for: through the model alone, or as its recipe has it."""
+
+    vector: str
+    sentence: Sentence | None = None
+    recipe: str = ""
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, vector: str, prompt: str | None) -> _Way:
+        if vector != "sentence":
+            return cls(vector)
+        from bertprobe.recipe import recipe_of
+        from bertprobe.report.recipe import recipe_line
+        from bertprobe.run.sentence import open_sentence, tokenizer_for
+
+        recipe = recipe_of(checkpoint)
+        sentence = open_sentence(checkpoint, recipe, tokenizer_for(checkpoint, recipe), prompt)
+        return cls(vector, sentence, recipe_line(recipe, prompt))
+
+    @property
+    def made(self) -> SentenceVectors | None:
+        from bertprobe.run.sentence import SentenceVectors
+
+        return None if self.sentence is None else SentenceVectors(self.sentence)
+
+    @property
+    def tokenizer(self) -> TextTokenizer | None:
+        return None if self.sentence is None else self.sentence.tokenizer
+
+    def metadata(self, checkpoint: Checkpoint) -> dict[str, str]:
+        recipe = {"recipe": self.recipe} if self.recipe else {}
+        return {"format": "pt", "source": checkpoint.ref, "vector": self.vector, **recipe}
+
+    def run(self, runner: Runner, texts: Iterable[str], kept: Collector, *, truncate: bool, pairs: bool) -> Ran:
+        from bertprobe.run import run_sentences, run_texts
+
+        if self.sentence is None:
+            return run_texts(runner, texts, kept, truncate=truncate, pairs=pairs)
+        return run_sentences(runner, self.sentence, texts, kept, truncate=truncate)
+
+    def findings(self, ran: Ran) -> tuple[Finding, ...]:
+        """What has to be known of the vector: of the pooler, or of the recipe."""
+        from bertprobe.measurement import judge_part
+        from bertprobe.recipe.rules import judge_recipe
+
+        if self.sentence is not None:
+            return (*ran.why_not_finite(), *judge_recipe(self.sentence.recipe))
+        return (*ran.why_not_finite(), *judge_part(ran.checkpoint, ran.anatomy, "pooler"))
 
 
 def activations(
@@ -262,15 +303,6 @@ def _check_sentence(vector: str, prompt: str | None, pair: bool) -> None:
         raise typer.BadParameter("--prompt goes with --vector sentence: write it into the texts for another vector")
     if pair and vector == "sentence":
         raise typer.BadParameter("--pair does not go with --vector sentence, which is of one text")
-
-
-def _sentence(checkpoint: Checkpoint, prompt: str | None) -> Sentence:
-    """The recipe of a checkpoint, ready to run."""
-    from bertprobe.recipe import recipe_of
-    from bertprobe.run.sentence import open_sentence, tokenizer_for
-
-    recipe = recipe_of(checkpoint)
-    return open_sentence(checkpoint, recipe, tokenizer_for(checkpoint, recipe), prompt)
 
 
 def _open(

@@ -11,10 +11,10 @@ from bertprobe.recipe import Recipe, Said, Setting, Step, hidden_of
 from bertprobe.recipe.files import PROMPTS, WITH_FOLDER, Module
 from bertprobe.recipe.steps import Dense, LayerNorm, Pooling, Unsupported, width_key, width_of
 from bertprobe.recipe.text import WITHOUT_FLAGS, tokenizer_class
+from bertprobe.storages import listed, weights_files
 from bertprobe.verdicts import Finding, Observation, Rule, ask
 
 UNDECLARED = "pooling-undeclared"
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _NEEDS_WEIGHTS = ("Dense", "LayerNorm")
 
 
@@ -105,8 +105,8 @@ def _lacks(recipe: Recipe, module: Module) -> Iterator[str]:
         for key in _required(module):
             if module.settings.values.get(key) is None:
                 yield f"{key} in config.json"
-    if kind in _NEEDS_WEIGHTS and not any(files.home.is_file(f"{module.path}/{name}") for name in _WEIGHTS):
-        yield "weights (model.safetensors or pytorch_model.bin)"
+    if kind in _NEEDS_WEIGHTS and not any(files.home.is_file(f"{module.path}/{name}") for name in weights_files()):
+        yield f"weights ({listed(weights_files(), 'or')})"
 
 
 def _required(module: Module) -> tuple[str, ...]:
