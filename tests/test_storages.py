@@ -49,6 +49,7 @@ EXCEPTIONS = {
     "export/tensors.py": WRITES,
     "export/vectors.py": WRITES,
     "transformers_model/allowed.py": "a setting of transformers has such a name",
+    "recipe/tools.py": "what files other tools need",
     "anatomy/spelling.py": "the rows of DIALECTS say whose names they are",
     "verdicts/headers.py": "hints write safetensors; a finding has the name of its format, and wrappers are of pickles",
 }
