@@ -46,6 +46,7 @@ __all__ = [
 T = TypeVar("T")
 
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+UNSAID = ("query", "document")  # prompts that sentence-transformers knows in every model: empty, unless a file has them
 POSITIONS = 512  # of the config classes of BERT's kin, where config.json does not say
 
 
@@ -115,7 +116,9 @@ class Recipe:
         """The text put before each text: by the prompt's name, or as it is where no prompt is called so."""
         if prompt is None:
             prompt = self.prompt.value
-        return "" if prompt is None else self.prompts.value.get(prompt, prompt)
+        if prompt is None:
+            return ""
+        return self.prompts.value.get(prompt, "" if prompt in UNSAID else prompt)
 
 
 def read_recipe(home: Folder, *, tokenizer: Folder | None = None, config: Mapping[str, Any] | None = None) -> Recipe:
@@ -178,7 +181,7 @@ def _cleaning(files: Files) -> tuple[Setting[str], Setting[bool | None], Setting
         nothing: Setting[bool | None] = Setting(None, default="no tokenizer.json")
         normalizer: Setting[str] = Setting("the tokenizer's own", default="no tokenizer.json")
         lower = accents = nothing
-    elif text.only_transformers(files):
+    elif text.never_lowers(files):
         by_class = text.tokenizer_class(files)
         normalizer = Setting("its own", None, () if in_json is None else (in_json,), by_class)
         lower = Setting(False, None, (Said(True, json, "normalizer"),), by_class)
@@ -271,8 +274,8 @@ def _length(files: Files) -> Setting[int | None]:
     if files.modules is not None:
         keys = (
             "processing_kwargs.text.max_length",
-            "processor_kwargs.model_max_length",
             "tokenizer_args.model_max_length",
+            "processor_kwargs.model_max_length",
             "max_seq_length",
         )
         found = [said for key in keys if (said := limit_in(files.transformer, key))]
@@ -300,9 +303,9 @@ def _prompts(files: Files) -> tuple[Setting[Mapping[str, str]], Setting[str | No
         files.faults.append(Fault(files.prompts.file, "prompts", "no texts by name: the model does not load"))
     elif values:
         for name, prompt in values.items():
-            if isinstance(prompt, str):
-                found[name] = prompt
-            elif prompt is not None:
+            if isinstance(prompt, str) or prompt is None:
+                found[name] = prompt or ""
+            else:
                 files.faults.append(Fault(files.prompts.file, f"prompts.{name}", "no text"))
     by = Said(found, files.prompts.file, "prompts") if found else None
     named = files.prompts.said("default_prompt_name", "text")

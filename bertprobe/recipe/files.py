@@ -154,7 +154,6 @@ def read_files(home: Folder, *, tokenizer: Folder | None = None, config: Mapping
     modules, inner = _modules(home, faults)
     below = f"{inner}/" if inner else ""
     of_tokenizer, prefix = (home, below) if tokenizer is None else (tokenizer, "")
-    transformer = next((below + name for name in TRANSFORMER if home.is_file(below + name)), below + TRANSFORMER[0])
     named = next((below + name for name in CONFIGS if home.is_file(below + name)), below + CONFIGS[0])
     said = _settings(home, named, faults) if config is None else Settings(named, config, True, faults)
     return Files(
@@ -163,7 +162,7 @@ def read_files(home: Folder, *, tokenizer: Folder | None = None, config: Mapping
         unlisted={} if modules == () else dict(_unlisted(home, modules or ())),
         pooling=_first_pooling(home, modules or ()),
         prompts=_settings(home, PROMPTS, faults),
-        transformer=_settings(home, transformer, faults),
+        transformer=_first_filled(home, [below + name for name in TRANSFORMER], faults),
         tokenizer_config=_settings(of_tokenizer, prefix + TOKENIZER_CONFIG, faults),
         tokenizer=_tokenizer(of_tokenizer, prefix + TOKENIZER, faults),
         config=Settings(said.file, text_config(said.values), said.there, faults),
@@ -193,6 +192,14 @@ def _settings(folder: Folder, name: str, faults: list[Fault]) -> Settings:
     except (CorruptFile, UnsupportedFile) as error:
         faults.append(_damaged(folder, name, error))
         return Settings(name, {}, True, faults)
+
+
+def _first_filled(folder: Folder, names: Sequence[str], faults: list[Fault]) -> Settings:
+    """The first of several files that says anything; one with nothing in it counts as not there."""
+    there = [_settings(folder, name, faults) for name in names if folder.is_file(name)]
+    return next(
+        (settings for settings in there if settings.values), there[0] if there else _settings(folder, names[0], faults)
+    )
 
 
 def _damaged(folder: Folder, name: str, error: BertprobeError) -> Fault:

@@ -102,10 +102,73 @@ WITH_WEIGHTS = (Dense, LayerNorm)
 
 def steps_of(files: Files) -> tuple[Step, ...]:
     """The modules behind the transformer; mean pooling where no modules.json lists any."""
-    modules = files.modules
+    modules, behind = files.modules, tuple(_transformer(files))
     if modules is None:
-        return (Pooling("", ("lasttoken" if _is_decoder(files) else "mean",), True, None),)
-    return tuple(step for module in modules for step in _step(module))
+        return (*behind, Pooling("", ("lasttoken" if _is_decoder(files) else "mean",), True, None))
+    return (*behind, *(step for module in modules for step in _step(module)))
+
+
+# What a Transformer is told that changes no number here, by the setting that holds it.
+_ALWAYS = {"cache_dir", "force_download", "local_files_only", "revision", "token", "trust_remote_code", "subfolder"}
+_IDLE: Mapping[str, set[str]] = {
+    "model_args": {"add_pooling_layer", "attn_implementation", "dtype", "torch_dtype", "low_cpu_mem_usage"},
+    "config_args": {"attn_implementation", "dtype", "torch_dtype"},
+    "tokenizer_args": {"model_max_length", "use_fast"},
+    "processing_kwargs": {"text", "audio", "image", "video", "chat_template"},
+    "processing_kwargs.text": {"max_length", "padding"},
+}
+_RENAMED = {"model_kwargs": "model_args", "config_kwargs": "config_args", "processor_kwargs": "tokenizer_args"}
+_STATES = "last_hidden_state"
+
+
+def _transformer(files: Files) -> Iterator[Unsupported]:
+    """The model itself, where sentence-transformers makes more of it than the last hidden states of a text."""
+    module = next((module for module in files.modules or () if module.kind == "Transformer"), None)
+    reason = next(_beyond_states(files), None)
+    if reason is not None:
+        yield Unsupported(
+            "" if module is None else module.path, "Transformer" if module is None else module.type, reason
+        )
+
+
+def _beyond_states(files: Files) -> Iterator[str]:
+    kind = files.prompts.values.get("model_type")
+    if files.modules is not None and kind not in (None, "SentenceTransformer"):
+        yield f"is a {kind}'s, of which sentence-transformers takes the plain mean"
+    if "adapter_config.json" in files.names:
+        yield "has an adapter, which is not run here"
+    if files.modules is None:
+        if "chat_template" in files.tokenizer_config.values or "chat_template.jinja" in files.names:
+            yield "has a chat template, through which sentence-transformers puts texts"
+        return
+    values = files.transformer.values
+    for key, plain in (("transformer_task", "feature-extraction"), ("module_output_name", "token_embeddings")):
+        if values.get(key, plain) != plain:
+            yield f"has another {key}"
+    if values.get("tokenizer_name_or_path") is not None:
+        yield "names a tokenizer elsewhere"
+    if not _gives_states(values.get("modality_config")):
+        yield "has a modality_config for more than the last hidden states of a text"
+    for key in (*_IDLE, *_RENAMED):
+        more = set(_within(values, key)) - _ALWAYS - _IDLE[_RENAMED.get(key, key)]
+        if more:
+            yield f"sets {', '.join(sorted(more))} in {key}, which is not followed here"
+
+
+def _gives_states(modalities: Any) -> bool:
+    if modalities is None:
+        return True
+    text = modalities.get("text") if isinstance(modalities, Mapping) else None
+    if not isinstance(text, Mapping) or "message" in modalities:
+        return False
+    return text.get("method") == "forward" and text.get("method_output_name") in (_STATES, [_STATES])
+
+
+def _within(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found: Any = values
+    for step in key.split("."):
+        found = found.get(step) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def _is_decoder(files: Files) -> bool:
@@ -159,13 +222,9 @@ def _pooling(module: Module) -> Step:
     flags = tuple(sorted(flags, key=MODES.index))
     named = values.get("pooling_mode")
     modes = flags or ("mean",)
-    if named is not None:
-        several = named if isinstance(named, list) else [named]
-        if (
-            not several
-            or not all(mode in MODES for mode in several if isinstance(mode, str))
-            or not all(isinstance(mode, str) for mode in several)
-        ):
+    if "pooling_mode" in values:
+        several: list[Any] = named if isinstance(named, list) else [named]
+        if not several or not all(isinstance(mode, str) and mode in MODES for mode in several):
             settings.faults.append(Fault(settings.file, "pooling_mode", f"{named!r:.60}, none of {', '.join(MODES)}"))
             return _unsupported(module, "has a mode that does not exist")
         modes = tuple(several)
@@ -184,10 +243,12 @@ def _dense(module: Module) -> Step:
         return _unsupported(module, "names no activation")
     said = settings.said("activation_function", "text")
     name = "torch.nn.modules.activation.Tanh" if said is None else str(said.value)
-    if name.startswith("torch."):
+    if name.startswith("torch.nn."):
         activation = DENSE_ACTIVATIONS.get(name.rpartition(".")[2])
         if activation is None:
             return _unsupported(module, f"has the activation {name.rpartition('.')[2]}, which is not run here")
+    elif name.startswith("torch."):
+        return _unsupported(module, "has an activation that is no module of torch's")
     else:
         activation = "tanh"
     bias, residual = settings.said("bias", "flag"), settings.said("use_residual", "flag")

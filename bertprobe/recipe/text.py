@@ -12,18 +12,18 @@ from bertprobe.recipe.files import Files, Said
 
 # Tokenizers of which transformers follows no normalizer in tokenizer.json: it makes BERT's anew, from the flags of
 # tokenizer_config.json (5.24, models/*/tokenization_*.py; from 4.0 on it changed the file's normalizer to them).
+# ConvBERT's has no constructor of its own: it follows a tokenizer.json, and is BERT's where there is none.
 REBUILT = frozenset(
     f"{name}Tokenizer"
     for name in (
         "Bert",
-        "ConvBert",
         "DistilBert",
         "DPRContextEncoder",
         "DPRQuestionEncoder",
         "DPRReader",
         "Electra",
-        "Funnel",
         "LayoutLM",
+        "Lxmert",
         "MobileBert",
         "MPNet",
         "SqueezeBert",
@@ -31,6 +31,8 @@ REBUILT = frozenset(
 )
 # And of these it makes one that never lower-cases.
 NEVER_LOWER = frozenset({"RobertaTokenizer", "XLMRobertaTokenizer", "CamembertTokenizer"})
+# What follows tokenizer.json as it stands.
+GENERIC = frozenset({"", "PreTrainedTokenizer", "TokenizersBackend"})
 # What follows tokenizer.json, or its own class, and no flag.
 WITHOUT_FLAGS = NEVER_LOWER | {"PreTrainedTokenizer", "TokenizersBackend"}
 _FLAGS = (("do_lower_case", True), ("strip_accents", None), ("tokenize_chinese_chars", True))
@@ -49,24 +51,55 @@ class Cleaning:
 
 def tokenizer_class(files: Files) -> str:
     """The class that transformers makes, without `Fast`; empty where nothing says."""
-    said = files.tokenizer_config.said("tokenizer_class", "text") or files.config.said("tokenizer_class", "text")
-    if said is not None:
-        return str(said.value).removesuffix("Fast")
     row = FAMILIES.get(model_type_of(files.config.values))
-    return "" if row is None else row.tokenizer.removesuffix("Fast")
+    said = files.tokenizer_config.said("tokenizer_class", "text") or files.config.said("tokenizer_class", "text")
+    by_type = "" if row is None else row.tokenizer.removesuffix("Fast")
+    return by_type if said is None or by_type in GENERIC - {""} else str(said.value).removesuffix("Fast")
 
 
 def is_rebuilt(files: Files) -> bool:
     """Whether transformers makes the normalizer anew, whatever tokenizer.json has."""
     named = tokenizer_class(files)
-    there = files.tokenizer.there or "vocab.txt" in files.names
-    return there and (named in REBUILT or (not named and not files.tokenizer.there))
+    if files.tokenizer.there:
+        return named in REBUILT
+    return "vocab.txt" in files.names and named in REBUILT | {"", "ConvBertTokenizer"}
+
+
+def never_lowers(files: Files) -> bool:
+    """Whether transformers makes a tokenizer that keeps the case, though tokenizer.json would have it lowered."""
+    there = stored(files)
+    return there is not None and bool(there.lower) and tokenizer_class(files) in NEVER_LOWER
 
 
 def only_transformers(files: Files) -> bool:
-    """Whether transformers makes a normalizer anew that is not BERT's, and leaves out that of tokenizer.json."""
-    there = stored(files)
-    return there is not None and bool(there.lower) and tokenizer_class(files) in NEVER_LOWER
+    """Whether transformers makes a tokenizer in its own way that is not BERT's, nor known to be tokenizer.json's."""
+    named = tokenizer_class(files)
+    if not files.tokenizer.there or named in GENERIC or named in REBUILT:
+        return False
+    return named not in NEVER_LOWER or not _as_its_class(files, named)
+
+
+def _as_its_class(files: Files, named: str) -> bool:
+    """Whether tokenizer.json has the steps before and behind its model that the class makes by itself."""
+    settings, bytes_ = files.tokenizer.values, named == "RobertaTokenizer"
+    tokens, flag = around(files), files.tokenizer_config.said("add_prefix_space", "flag")
+    wanted = (named_tokens(files) or Said(("<s>", "</s>"), "", "")).value
+    if tokens is None or tokens.value not in ((), wanted):
+        return False
+    space = not bytes_ if flag is None else bool(flag.value)
+    steps = [step.get("type") for step in flat(settings.get("normalizer"))]
+    splits = list(flat(settings.get("pre_tokenizer"), inside="pretokenizers"))
+    kinds = [step.get("type") for step in splits]
+    if bytes_:
+        return not steps and kinds == ["ByteLevel"] and _space(splits[0]) is space and splits[0].get("use_regex", True)
+    plain = kinds == ["WhitespaceSplit", "Metaspace"] and splits[1].get("replacement") == "▁"
+    return plain and steps in ([], ["Precompiled"]) and _space(splits[1]) is space
+
+
+def _space(step: Mapping[str, Any]) -> bool:
+    """Whether a step puts a space before a text that begins with none."""
+    scheme = step.get("prepend_scheme")
+    return step.get("add_prefix_space", True) is True if scheme is None else scheme == "always"
 
 
 def flags(files: Files) -> dict[str, bool | None]:
@@ -109,16 +142,16 @@ def stored(files: Files) -> Cleaning | None:
     return Cleaning(lower, "StripAccents" in names or (None if opaque else False), False, names)
 
 
-def flat(normalizer: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
-    """The steps of a normalizer, in order, those of sequences among them."""
-    if not isinstance(normalizer, Mapping) or depth > 20:
+def flat(component: Any, depth: int = 0, *, inside: str = "normalizers") -> Iterator[Mapping[str, Any]]:
+    """The steps of a component, one after the other, however its sequences are nested."""
+    if not isinstance(component, Mapping) or depth > 20:
         return
-    inner = normalizer.get("normalizers")
+    inner = component.get(inside)
     if isinstance(inner, list):
         for step in inner:
-            yield from flat(step, depth + 1)
+            yield from flat(step, depth + 1, inside=inside)
     else:
-        yield normalizer
+        yield component
 
 
 def around(files: Files) -> Said | None:

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from bertprobe.backends import ACTIVATIONS
 from bertprobe.checkpoint import Checkpoint, TensorHeader, headers_in, read_tensors
-from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable
+from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, shortened
+from bertprobe.filenames import MODULES
 from bertprobe.recipe import Dense, LayerNorm, Pooling, Recipe, Step, Unsupported
-from bertprobe.recipe.text import flags
+from bertprobe.recipe.rules import judge_recipe
+from bertprobe.recipe.text import flags, tokenizer_class
 from bertprobe.run.captured import FIRST, HIDDEN, Captured, Collector
 from bertprobe.run.collect import Vectors
 from bertprobe.run.runner import Ran, Runner, run_texts
 from bertprobe.tokens import FastTokenizer, Tokenizer, open_tokenizer
+from bertprobe.verdicts import Finding
 
 if TYPE_CHECKING:
     import numpy as np
@@ -149,9 +152,9 @@ def open_sentence(checkpoint: Checkpoint, recipe: Recipe, tokenizer: Tokenizer, 
     Raises:
         UnsupportedFile: a step is one that is not run here.
         NotFound: a step's weights are not there.
-        CorruptFile: a step's weights and settings contradict each other.
+        CorruptFile: settings are damaged or lacking, or contradict each other or the weights.
     """
-    pooling, rest = _steps(checkpoint, recipe)
+    pooling, rest = _steps(checkpoint, recipe, prompt)
     _follow(tokenizer, recipe)
     text = recipe.text_of(prompt)
     return Sentence(
@@ -165,15 +168,18 @@ def open_sentence(checkpoint: Checkpoint, recipe: Recipe, tokenizer: Tokenizer, 
     )
 
 
-def _steps(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Pooling, list[Step]]:
-    """The pooling and what follows it; raises where a step cannot be run."""
+def _steps(checkpoint: Checkpoint, recipe: Recipe, prompt: str | None) -> tuple[Pooling, list[Step]]:
+    """The pooling and what follows it; raises where a step cannot be run, or files cannot be followed."""
     for step in recipe.steps:
         if isinstance(step, Unsupported):
             raise UnsupportedFile(
                 f"the recipe of {printable(checkpoint.ref)} goes through {printable(step.path or step.type)}, which "
-                f"{step.reason}",
+                f"{printable(step.reason)}",
                 "take its vectors from sentence-transformers, or `vector=mean` or `vector=cls` of the model alone",
             )
+    for finding in judge_recipe(recipe):
+        if _stops(finding, recipe, prompt):
+            raise CorruptFile(f"of {printable(checkpoint.ref)} there is no vector: {finding.message}", finding.hint)
     first, *rest = recipe.steps or (None,)
     if not isinstance(first, Pooling) or any(isinstance(step, Pooling) for step in rest):
         raise UnsupportedFile(
@@ -183,20 +189,41 @@ def _steps(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Pooling, list[Step]]
     return first, rest
 
 
+def _stops(finding: Finding, recipe: Recipe, prompt: str | None) -> bool:
+    """Whether there is no vector by a finding; those on the tokenizer and the model are for whoever reads these."""
+    files, evidence = recipe.files, finding.evidence
+    if finding.severity != "error":
+        return False
+    if finding.rule == "settings-invalid":
+        of_modules = {module.settings.file for module in files.modules or ()}
+        return files.modules is not None and evidence["file"] in of_modules | {
+            MODULES,
+            files.prompts.file,
+            files.transformer.file,
+        }
+    if finding.rule == "width-contradiction":  # what a pooling expects changes nothing
+        return evidence["path"] not in {step.path for step in recipe.steps if isinstance(step, Pooling)}
+    if finding.rule == "prompt-missing":
+        return prompt is None
+    return finding.rule in ("settings-missing", "modules-order")
+
+
 def tokenizer_for(checkpoint: Checkpoint, recipe: Recipe) -> Tokenizer:
     """The checkpoint's tokenizer; transformers' own where that does not follow the files."""
     from bertprobe.transformers_model import tokenizer
 
     if recipe.only_transformers:
         return tokenizer(checkpoint)
-    return open_tokenizer(checkpoint, lambda: tokenizer(checkpoint))
+    found = open_tokenizer(checkpoint, lambda: tokenizer(checkpoint))
+    other = recipe.rebuilt and isinstance(found, FastTokenizer) and not found.is_wordpiece
+    return tokenizer(checkpoint) if other else found
 
 
 def _follow(tokenizer: Tokenizer, recipe: Recipe) -> None:
     """Has a tokenizer treat text as transformers and sentence-transformers do by the recipe's files."""
     if recipe.rebuilt and isinstance(tokenizer, FastTokenizer):
-        around = recipe.special.value if recipe.special.by or recipe.special.default else None
-        tokenizer.clean_as_bert(flags(recipe.files), around)
+        mpnet = tokenizer_class(recipe.files) == "MPNetTokenizer"
+        tokenizer.clean_as_bert(flags(recipe.files), ("<s>", "</s>") if mpnet else ("[CLS]", "[SEP]"))
     if recipe.lowered_first:
         tokenizer.lower_first()
 
@@ -204,7 +231,7 @@ def _follow(tokenizer: Tokenizer, recipe: Recipe) -> None:
 def _tokens_of(tokenizer: Tokenizer, prompt: str, recipe: Recipe) -> int:
     """The tokens that a prompt begins a text with; a special token at its own end is not one of them."""
     tokens = tokenizer.encode(prompt, longest=recipe.length.value).tokens
-    special = recipe.special.value or ()
+    special = tokenizer.special_tokens | frozenset(recipe.special.value or () if recipe.rebuilt else ())
     return len(tokens) - (bool(tokens) and tokens[-1] in special)
 
 
@@ -228,15 +255,14 @@ def normalized(vectors: Floats) -> Floats:
 def _dense(checkpoint: Checkpoint, step: Dense) -> Applied:
     import numpy as np
 
-    found = _read(checkpoint, step.path, {"linear.weight": True, "linear.bias": step.bias, "residual.weight": False})
+    outer, inner = step.out_features or 0, step.in_features or 0
+    wanted: dict[str, tuple[int, ...]] = {"linear.weight": (outer, inner)}
+    if step.bias:
+        wanted["linear.bias"] = (outer,)
+    if step.residual and outer != inner:
+        wanted["residual.weight"] = (outer, inner)
+    found = _read(checkpoint, step.path, wanted)
     weight, bias, matrix = found["linear.weight"], found.get("linear.bias"), found.get("residual.weight")
-    wanted = (step.out_features, step.in_features)
-    if None not in wanted and tuple(weight.shape) != wanted:
-        raise CorruptFile(
-            f"the weight of {printable(step.path)} is {'×'.join(map(str, weight.shape))}, its config.json says "
-            f"{'×'.join(map(str, wanted))}",
-            "they are not of one model: fetch that folder again",
-        )
     activation = ACTIVATIONS[step.activation][0] or np.asarray
 
     def apply(vectors: Floats) -> Floats:
@@ -252,7 +278,8 @@ def _dense(checkpoint: Checkpoint, step: Dense) -> Applied:
 def _layer_norm(checkpoint: Checkpoint, step: LayerNorm) -> Applied:
     import numpy as np
 
-    found = _read(checkpoint, step.path, {"norm.weight": True, "norm.bias": True})
+    width = step.dimension or 0
+    found = _read(checkpoint, step.path, {"norm.weight": (width,), "norm.bias": (width,)})
 
     def apply(vectors: Floats) -> Floats:
         wide = vectors.astype(np.float64)
@@ -264,15 +291,26 @@ def _layer_norm(checkpoint: Checkpoint, step: LayerNorm) -> Applied:
     return apply
 
 
-def _read(checkpoint: Checkpoint, path: str, wanted: Mapping[str, bool]) -> dict[str, Floats]:
-    """The tensors of a module's folder as float32, of those wanted; raises where one that must be there is not."""
+def _read(checkpoint: Checkpoint, path: str, wanted: Mapping[str, tuple[int, ...]]) -> dict[str, Floats]:
+    """The tensors of a module's folder as float32; raises where they are not those that its settings want."""
     import numpy as np
 
     headers: Mapping[str, TensorHeader] = headers_in(checkpoint.home.below(path))
-    missing = [name for name, needed in wanted.items() if needed and name not in headers]
+    where = printable(checkpoint.home.at(path))
+    missing = [name for name in wanted if name not in headers]
     if missing:
-        raise NotFound(
-            f"{printable(checkpoint.home.at(path))} has no {', '.join(missing)}", "fetch that folder of the model again"
-        )
-    there = {name: headers[name] for name in wanted if name in headers}
+        raise NotFound(f"{where} has no {', '.join(missing)}", "fetch that folder of the model again")
+    hint = "they are not of one model: fetch that folder again"
+    if more := sorted(set(headers) - set(wanted)):
+        raise CorruptFile(f"{where} has {shortened(more)}, of which its config.json knows nothing", hint)
+    for name, shape in wanted.items():
+        if headers[name].shape != shape:
+            raise CorruptFile(
+                f"{name} in {where} is {_by(headers[name].shape)}, its config.json says {_by(shape)}", hint
+            )
+    there = {name: headers[name] for name in wanted}
     return {name: np.asarray(values, np.float32) for name, values in read_tensors(there)}
+
+
+def _by(shape: Iterable[int]) -> str:
+    return "×".join(map(str, shape))

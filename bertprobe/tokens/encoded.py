@@ -69,6 +69,10 @@ class Tokenizer(Protocol):
     def vocab_size(self) -> int:
         """One more than the largest id it can give."""
 
+    @property
+    def special_tokens(self) -> frozenset[str]:
+        """The tokens that have a role of their own, such as its unknown or its separating one."""
+
     def lower_first(self) -> None:
         """Has text lower-cased before all else."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from bertprobe.errors import BertprobeError, CorruptFile, printable
 from bertprobe.tokens.encoded import Encoded, Text
 from bertprobe.tokens.limits import Growth
+from bertprobe.tokens.special import NO_SPECIAL, Special
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +36,8 @@ class _Pieces(dict[int, str]):
 class FastTokenizer:
     """A `Tokenizer` over one of the `tokenizers` library.
 
-    `growth` is what its normalizer makes of a text at most; `segments` False leaves every segment 0.
+    `growth` is what its normalizer makes of a text at most; `segments` False leaves every segment 0; `special` are its
+    tokens that have a role.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class FastTokenizer:
         notes: tuple[str, ...] = (),
         segments: bool = True,
         cut_left: bool = False,
+        special: Special = NO_SPECIAL,
     ) -> None:
         self.name = name
         self.notes = notes
@@ -54,6 +57,8 @@ class FastTokenizer:
         self._growth = growth
         self._segments = segments
         self._cut_left = cut_left
+        self._roles = special.roles
+        self.special_tokens = frozenset(filter(None, (*special.roles.values(), *special.others)))
         self._pieces = _Pieces(backend)
         # Files carry these for their author's use: here nothing is padded, and what is cut is counted.
         backend.no_padding()
@@ -66,14 +71,24 @@ class FastTokenizer:
         """One more than the largest id; not the number of entries, as ids may be left out."""
         return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
-    def clean_as_bert(self, flags: Mapping[str, bool | None], around: Sequence[str] | None) -> None:
-        """Has text cleaned and split by BERT's rules and these flags, whatever the tokenizer's file says.
+    @property
+    def is_wordpiece(self) -> bool:
+        """Whether words are taken apart as BERT does."""
+        from tokenizers import models
 
-        So transformers does, by the names that `flags` has in tokenizer_config.json, and puts the special tokens
-        `around` a text, its first and its last, where they are given.
+        return isinstance(self._backend.model, models.WordPiece)
+
+    def clean_as_bert(self, flags: Mapping[str, bool | None], around: tuple[str, str]) -> None:
+        """Has text cleaned, split and taken apart by BERT's rules and these flags, whatever the tokenizer's file says.
+
+        So transformers does, by the names that `flags` has in tokenizer_config.json. `around` are the tokens that a
+        text begins and ends with where no file gives tokens these roles.
         """
         from tokenizers import normalizers, pre_tokenizers, processors
 
+        model: Any = self._backend.model
+        model.unk_token = self._roles.get("unk_token", "[UNK]")
+        model.continuing_subword_prefix, model.max_input_chars_per_word = "##", 100
         self._backend.normalizer = normalizers.BertNormalizer(
             clean_text=True,
             handle_chinese_chars=flags["tokenize_chinese_chars"] is True,
@@ -81,9 +96,10 @@ class FastTokenizer:
             lowercase=flags["do_lower_case"] is True,
         )
         self._backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        ids = [self._backend.token_to_id(token) for token in around or ()]
-        if around and len(around) == 2 and None not in ids:
-            cls, sep = zip(around, cast(list[int], ids), strict=True)
+        tokens = [self._roles.get(role, token) for role, token in zip(("cls_token", "sep_token"), around, strict=True)]
+        ids = [self._backend.token_to_id(token) for token in tokens]
+        if None not in ids:
+            cls, sep = zip(tokens, cast(list[int], ids), strict=True)
             self._backend.post_processor = processors.BertProcessing(sep, cls)
 
     def lower_first(self) -> None:

@@ -15,7 +15,7 @@ from bertprobe.tokens.encoded import Packed, Tokenizer
 from bertprobe.tokens.fast import FastTokenizer, is_the_librarys
 from bertprobe.tokens.limits import bounded
 from bertprobe.tokens.settings import Settings
-from bertprobe.tokens.special import add_special_tokens, add_tokens
+from bertprobe.tokens.special import add_special_tokens, add_tokens, special_of
 
 if TYPE_CHECKING:
     import tokenizers
@@ -190,7 +190,8 @@ def _fast(backend: tokenizers.Tokenizer, settings: Settings, name: str, note: st
         bounded(backend, settings.folder.at(name)),
         notes=(note,) if note else (),
         segments=settings.segments,
-        cut_left=settings.cut_left,
+        cut_left=settings.cut_left((backend.truncation or {}).get("direction", "right")),
+        special=special_of(settings),
     )
 
 

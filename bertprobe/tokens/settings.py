@@ -61,9 +61,9 @@ class Settings:
         said = isinstance(inputs, list) and "token_type_ids" not in inputs
         return not (roberta or said or (isinstance(kinds, int) and kinds < 2))
 
-    @property
-    def cut_left(self) -> bool:
-        return self.tokenizer.get("truncation_side") == "left"
+    def cut_left(self, stored: str) -> bool:
+        """Whether a text loses its beginning; `stored` is the side that tokenizer.json has, where no setting says."""
+        return bool(self.tokenizer.get("truncation_side", stored) == "left")
 
     def flag(self, key: str, default: bool | None) -> bool | None:
         """A setting that is true, false or absent."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from bertprobe.errors import CorruptFile, is_text, printable
 from bertprobe.tokens.settings import Settings, read_optional
@@ -13,6 +13,16 @@ if TYPE_CHECKING:
 
 
 ADDED = "added_tokens.json"
+
+
+class Special(NamedTuple):
+    """Special tokens: by a role such as `cls_token`, and others."""
+
+    roles: Mapping[str, str]
+    others: tuple[str, ...] = ()
+
+
+NO_SPECIAL = Special({})
 
 
 def add_tokens(backend: tokenizers.Tokenizer, settings: Settings) -> None:
@@ -53,6 +63,17 @@ def _listed(settings: Settings) -> Iterator[tokenizers.AddedToken]:
             f"({printable(str(error)[:100])})",
             f"mend {'tokenizer_config.json' if decoder else ADDED}, or fetch it again",
         ) from error
+
+
+def special_of(settings: Settings) -> Special:
+    """The special tokens that settings give a role, and those that they only list."""
+    found: list[str] = []
+    for file in settings.special_files:
+        for key in ("extra_special_tokens", "additional_special_tokens"):
+            listed = file.get(key)
+            values = listed.values() if isinstance(listed, dict) else listed if isinstance(listed, list) else ()
+            found += [str(value.get("content", "") if isinstance(value, dict) else value) for value in values]
+    return Special({role: settings.content(role) for role in settings.named}, tuple(found))
 
 
 def _added(value: Mapping[str, Any]) -> tokenizers.AddedToken:

@@ -36,6 +36,11 @@ class TransformersTokenizer:
             ids = ()
         return max(ids, default=int(self._tokenizer.vocab_size) - 1) + 1
 
+    @cached_property
+    def special_tokens(self) -> frozenset[str]:
+        """The tokens that have a role of their own."""
+        return frozenset(map(str, self._tokenizer.all_special_tokens))
+
     @shut()
     def lower_first(self) -> None:
         """Has text lower-cased before all else; raises `UnsupportedFile` where the tokenizer has no such step."""
