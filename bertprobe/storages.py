@@ -134,13 +134,14 @@ def endings() -> tuple[str, ...]:
 
 
 def weights_files() -> tuple[str, ...]:
-    """The names that weights in one file usually have in a model's folder, the first that is there being read."""
-    return tuple(row.file for row in STORAGES if row.file)
+    """The names that weights in one file have where transformers reads them, the first that is there going before."""
+    return tuple(row.file for row in STORAGES if row.file and not row.unread)
 
 
 def usual_files() -> tuple[str, ...]:
     """The names that weights, or the index of their shards, usually have in a model's folder."""
-    return (*weights_files(), *(row.file + row.shard_index for row in STORAGES if row.file and row.shard_index))
+    named = [row for row in STORAGES if row.file]
+    return (*(row.file for row in named), *(row.file + row.shard_index for row in named if row.shard_index))
 
 
 def asked_for() -> str:

@@ -352,14 +352,14 @@ def prompt_expected(recipe: Recipe) -> Iterator[Observation]:
             f"the prompt {quoted(prompts[default])} is put before every text ({quoted(default)} is "
             f"{said(recipe.prompt.by) if recipe.prompt.by else 'the default'})",
             {"default": default, "prompts": prompts},
-            "tools that do not read it need it in the text; name another one by `prompt=`",
+            "tools that do not read it need it in the text; another goes with bertprobe pool --vector sentence --prompt NAME",
         )
     elif prompts:
         yield Observation(
             None,
             f"the model has prompts ({_shown(*prompts)}), and none is put before a text by itself",
             {"default": None, "prompts": prompts},
-            "choose one by `prompt=` for texts of its kind; texts of a kind that has none stay as they are",
+            "texts of a kind that has one go with bertprobe pool --vector sentence --prompt NAME, others as they are",
             severity="note",
         )
 
