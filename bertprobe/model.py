@@ -234,8 +234,8 @@ class Model(ReprMixin):
     ) -> Floats:
         import numpy as np
 
-        from bertprobe.run import Compute, SentenceVectors, open_runner, run_sentences
-        from bertprobe.run.sentence import open_sentence, tokenizer_for
+        from bertprobe.run import Compute, open_runner
+        from bertprobe.run.sentence import SentenceVectors, open_sentence, run_sentences, tokenizer_for
 
         known = [texts] if isinstance(texts, str) else list(texts)
         here = self._here
@@ -304,11 +304,15 @@ class Model(ReprMixin):
             neurons: how many rows of extreme norm to name.
         """
         from bertprobe.measurement import measure_parts
+        from bertprobe.recipe.rules import beside_weights
         from bertprobe.report.inspection import inspection
+        from bertprobe.report.recipe_line import recipe_line
 
         numbers = measure_parts(self.anatomy.parts, spectrum=True) if spectrum else self.numbers
         evidence = Evidence(self.checkpoint, self.anatomy, numbers)
-        return inspection(evidence, self.anatomy.parts, judge(evidence), neurons=neurons, recipe=self.recipe)
+        findings = worst_first([*judge(evidence), *beside_weights(self.recipe)])
+        line = recipe_line(self.recipe)
+        return inspection(evidence, self.anatomy.parts, findings, neurons=neurons, recipe=line)
 
     def as_report(self) -> Report:
         """What a notebook shows: the report as far as it is known, shapes where nothing was measured yet."""

@@ -30,6 +30,9 @@ COMMANDS: dict[str, tuple[type, tuple[str, ...]]] = {
     "graft": (nodes.Grafting, ("graft", "MODEL", "MODEL", "-o", "OUT", "--replace", "--force")),
     "explain": (nodes.Explanation, ("explain", "both", TEXTS[0], "-m", "MODEL")),
     "explain without a tokenizer": (nodes.Explanation, ("explain", "both", "-m", "OTHER")),
+    "recipe": (nodes.RecipeReport, ("recipe", "MODEL")),
+    "recipe without settings": (nodes.RecipeReport, ("recipe", "OTHER")),
+    "pool sentence": (nodes.Pooling, ("pool", *TEXTS, "-m", "MODEL", "--vector", "sentence")),
     "verify": (nodes.Verification, ("verify", TEXTS[0], "-m", "MODEL")),
 }
 

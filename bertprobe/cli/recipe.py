@@ -25,7 +25,7 @@ def recipe(
     """
     from bertprobe.checkpoint.choose import OpenOptions
     from bertprobe.checkpoint.locate import locate
-    from bertprobe.recipe import read_recipe
+    from bertprobe.recipe import read_recipe, require_settings
     from bertprobe.recipe.rules import judge_recipe
     from bertprobe.report.recipe import recipe_report
 
@@ -33,6 +33,7 @@ def recipe(
     ref = resolve_model(model)
     located = locate(ref, OpenOptions(subfolder, settings_only=True))
     found = read_recipe(located.folder)
+    require_settings(found)
     report = recipe_report(located.ref or ref, located, found, judge_recipe(found))
     printer.show(report)
     if strict and report.is_alarming:

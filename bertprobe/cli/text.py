@@ -32,7 +32,8 @@ from bertprobe.inputs import Input
 if TYPE_CHECKING:
     from bertprobe.anatomy import Anatomy
     from bertprobe.checkpoint import Checkpoint
-    from bertprobe.run import Collector, Ran, Runner, Sentence, SentenceVectors
+    from bertprobe.run import Collector, Ran, Runner
+    from bertprobe.run.sentence import Sentence, SentenceVectors
     from bertprobe.tokens import Tokenizer as TextTokenizer
     from bertprobe.verdicts import Finding
 
@@ -167,7 +168,7 @@ class _Way:
         if vector != "sentence":
             return cls(vector)
         from bertprobe.recipe import recipe_of
-        from bertprobe.report.recipe import recipe_line
+        from bertprobe.report.recipe_line import recipe_line
         from bertprobe.run.sentence import open_sentence, tokenizer_for
 
         recipe = recipe_of(checkpoint)
@@ -189,18 +190,21 @@ class _Way:
         return {"format": "pt", "source": checkpoint.ref, "vector": self.vector, **recipe}
 
     def run(self, runner: Runner, texts: Iterable[str], kept: Collector, *, truncate: bool, pairs: bool) -> Ran:
-        from bertprobe.run import run_sentences, run_texts
+        from bertprobe.run import run_texts
 
         if self.sentence is None:
             return run_texts(runner, texts, kept, truncate=truncate, pairs=pairs)
+        from bertprobe.run.sentence import run_sentences
+
         return run_sentences(runner, self.sentence, texts, kept, truncate=truncate)
 
     def findings(self, ran: Ran) -> tuple[Finding, ...]:
         """What has to be known of the vector: of the pooler, or of the recipe."""
         from bertprobe.measurement import judge_part
-        from bertprobe.recipe.rules import judge_recipe
 
         if self.sentence is not None:
+            from bertprobe.recipe.rules import judge_recipe
+
             return (*ran.why_not_finite(), *judge_recipe(self.sentence.recipe))
         return (*ran.why_not_finite(), *judge_part(ran.checkpoint, ran.anatomy, "pooler"))
 

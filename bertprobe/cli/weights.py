@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -25,6 +25,10 @@ from bertprobe.cli.options import (
     Table,
     Weights,
 )
+
+if TYPE_CHECKING:
+    from bertprobe.checkpoint import Checkpoint
+    from bertprobe.verdicts import Finding
 
 
 def inspect(
@@ -65,10 +69,9 @@ def inspect(
     from bertprobe.anatomy import find_parts, select
     from bertprobe.checkpoint import open_checkpoint
     from bertprobe.measurement import bytes_to_measure, measure_parts
-    from bertprobe.recipe import recipe_of
     from bertprobe.render.progress import progress
     from bertprobe.report.inspection import inspection
-    from bertprobe.verdicts import Evidence, judge
+    from bertprobe.verdicts import Evidence, judge, worst_first
 
     printer = Printer.of(format, json, table)
     if layers is not None and part == [Seen.pooler]:
@@ -86,11 +89,22 @@ def inspect(
         with progress(bytes_to_measure(parts), "reading weights") as advance:
             numbers = measure_parts(parts, spectrum=spectrum, progress=advance)
     evidence = Evidence(checkpoint, anatomy, numbers)
-    recipe = None if shapes else recipe_of(checkpoint)
-    report = inspection(evidence, parts, judge(evidence), neurons=neurons, recipe=recipe)
+    line, beside = ("", ()) if shapes else _recipe(checkpoint)
+    findings = worst_first([*judge(evidence), *beside])
+    report = inspection(evidence, parts, findings, neurons=neurons, recipe=line)
     printer.show(report)
     if strict and report.is_alarming:
         raise typer.Exit(3)
+
+
+def _recipe(checkpoint: Checkpoint) -> tuple[str, tuple[Finding, ...]]:
+    """What the settings beside the weights make of a text, in a line, and what was found of it."""
+    from bertprobe.recipe import recipe_of
+    from bertprobe.recipe.rules import beside_weights
+    from bertprobe.report.recipe_line import recipe_line
+
+    recipe = recipe_of(checkpoint)
+    return recipe_line(recipe), beside_weights(recipe)
 
 
 def export(

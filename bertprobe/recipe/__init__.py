@@ -14,6 +14,8 @@ from bertprobe.anatomy.config import HIDDEN, model_type_of
 from bertprobe.anatomy.families import FAMILIES
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.checkpoint.folder import Folder
+from bertprobe.errors import NotFound
+from bertprobe.filenames import MODULES
 from bertprobe.recipe import text
 from bertprobe.recipe.files import MOST, Fault, Files, Said, Settings, read_files
 from bertprobe.recipe.steps import (
@@ -41,6 +43,7 @@ __all__ = [
     "Unsupported",
     "read_recipe",
     "recipe_of",
+    "require_settings",
 ]
 
 T = TypeVar("T")
@@ -154,6 +157,15 @@ def read_recipe(home: Folder, *, tokenizer: Folder | None = None, config: Mappin
         only_transformers=text.only_transformers(files),
         lowered_first=lowered_first,
     )
+
+
+def require_settings(recipe: Recipe) -> None:
+    """Raises `NotFound` for a recipe of a folder that has none of the files it could be read from."""
+    files = recipe.files
+    looked = (files.config, files.tokenizer_config, files.tokenizer, files.transformer, files.prompts)
+    if files.modules is None and not any(settings.there for settings in looked):
+        names = ", ".join(settings.file for settings in looked)
+        raise NotFound(f"{files.home.address} holds no settings of a model", f"looked for {MODULES}, {names}")
 
 
 def recipe_of(checkpoint: Checkpoint) -> Recipe:

@@ -352,7 +352,7 @@ def prompt_expected(recipe: Recipe) -> Iterator[Observation]:
             f"the prompt {quoted(prompts[default])} is put before every text ({quoted(default)} is "
             f"{said(recipe.prompt.by) if recipe.prompt.by else 'the default'})",
             {"default": default, "prompts": prompts},
-            "tools that do not read it need it in the text; another goes with bertprobe pool --vector sentence --prompt NAME",
+            "tools that do not read it need it in the text; another: bertprobe pool --vector sentence --prompt NAME",
         )
     elif prompts:
         yield Observation(

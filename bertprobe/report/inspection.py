@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bertprobe.anatomy import Anatomy, Part
 from bertprobe.checkpoint import Checkpoint, TensorHeader
-from bertprobe.recipe import Recipe
-from bertprobe.recipe.rules import beside_weights
 from bertprobe.report import Column, Report, View, facts, report_of, with_tensors
-from bertprobe.report.recipe import recipe_line
 from bertprobe.stats.table import STATISTICS, Statistic, columns_of, statistics
-from bertprobe.verdicts import Evidence, Finding, verdict, worst_first
+from bertprobe.verdicts import Evidence, Finding, verdict
 from bertprobe.verdicts.headers import UNREAD_STORAGE
 
 if TYPE_CHECKING:
@@ -32,14 +29,13 @@ def inspection(
     findings: Sequence[Finding],
     *,
     neurons: int = 0,
-    recipe: Recipe | None = None,
+    recipe: str = "",
 ) -> Report:
     """The report of `inspect`: facts, parts with their statistics, findings, and `neurons` rows a part of each kind.
 
-    Of a `recipe` there is a line among the facts, and its findings stand with the others.
+    A `recipe` in a line is one of the facts.
     """
-    line = {} if recipe is None else {"recipe": recipe_line(recipe)}
-    beside = () if recipe is None else beside_weights(recipe)
+    line = {"recipe": recipe} if recipe else {}
     found = [_part(evidence, part, neurons) for part in parts]
     data = {
         "model": evidence.checkpoint.ref,
@@ -47,7 +43,7 @@ def inspection(
         "parts": found,
     }
     views = [*_part_views(evidence, parts, found), *_spectrum_view(found), *_neuron_view(found)]
-    return report_of(data, (*views, _tensor_view(found)), worst_first([*findings, *beside]), say_none=True)
+    return report_of(data, (*views, _tensor_view(found)), findings, say_none=True)
 
 
 def exportation(checkpoint: Checkpoint, anatomy: Anatomy, written: Written, findings: Sequence[Finding]) -> Report:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bertprobe.checkpoint.choose import Located
 from bertprobe.recipe import Dense, LayerNorm, Normalize, Pooling, Recipe, Said, Setting, Step
 from bertprobe.report import Column, Report, View, report_of
+from bertprobe.report.recipe_line import recipe_line, tokens, words_of
 from bertprobe.report.tools import tool_nodes, tool_notes_view, tools_view
 from bertprobe.verdicts import Finding
 
@@ -34,39 +35,6 @@ def recipe_report(ref: str, located: Located, recipe: Recipe, findings: Sequence
         "tools": tools,
     }
     return report_of(data, [_recipe_view(settings), tools_view(tools), tool_notes_view(tools)], findings, say_none=True)
-
-
-def recipe_line(recipe: Recipe, prompt: str | None = None) -> str:
-    """The recipe in a line, with a prompt by name or text: `256 tokens, lower-cased, mean, norm 1`."""
-    before = recipe.text_of(prompt)
-    words = [
-        _tokens(recipe.length.value),
-        {True: "lower-cased", False: "case kept", None: ""}[recipe.lower.value],
-        f"prompt {before!r}" if before else "",
-        *(_words(step) for step in recipe.steps),
-        "" if recipe.cut.value is None else f"cut to {recipe.cut.value:,}",
-        "" if recipe.width is None else f"{recipe.width:,} numbers",
-    ]
-    line = ", ".join(filter(None, words))
-    return line if recipe.declared else f"none declared; sentence-transformers takes {line}"
-
-
-def _tokens(length: int | None) -> str:
-    return "no limit" if length is None else f"{length:,} tokens"
-
-
-def _words(step: Step) -> str:
-    if isinstance(step, Pooling):
-        return " + ".join(step.modes) + ("" if step.include_prompt else " without the prompt")
-    if isinstance(step, Dense):
-        return f"dense{_shape(step)}, {step.activation}{' + x' * step.residual}"
-    if isinstance(step, LayerNorm):
-        return "layer norm"
-    return "norm 1" if isinstance(step, Normalize) else f"{step.type} (not run here)"
-
-
-def _shape(step: Dense) -> str:
-    return "" if step.in_features is None or step.out_features is None else f" {step.in_features}→{step.out_features}"
 
 
 # ------------------------------------------------------------------------------------------------ settings
@@ -111,7 +79,7 @@ def _of_step(recipe: Recipe, step: Step) -> nodes.RecipeSetting:
         type(step), "module"
     )
     value: Any = (
-        list(step.modes) if isinstance(step, Pooling) else True if isinstance(step, Normalize) else _words(step)
+        list(step.modes) if isinstance(step, Pooling) else True if isinstance(step, Normalize) else words_of(step)
     )
     has_file = not isinstance(step, Normalize) and bool(step.path)
     file = f"{step.path}/config.json" if has_file else "modules.json" if recipe.declared else None
@@ -176,7 +144,7 @@ def _told(node: nodes.RecipeSetting, value: Any) -> str:
     if name in _FLAGS and (value is None or isinstance(value, bool)):
         return _FLAGS[name].get(value, "unknown") if value is not None else "unknown"
     if name == "length":
-        return _tokens(value)
+        return tokens(value)
     if name == "special_tokens":
         return "unknown" if value is None else " … ".join(value) or "nothing"
     if name == "truncation_side":

@@ -20,7 +20,6 @@ from bertprobe.run.collect import (
 from bertprobe.run.compute import Compute
 from bertprobe.run.engines import BertEngine, Engine, TransformersEngine
 from bertprobe.run.runner import Ran, Runner, open_runner, run_batch, run_texts
-from bertprobe.run.sentence import Sentence, SentenceVectors, open_sentence, run_sentences, tokenizer_for
 
 __all__ = [
     "FIRST",
@@ -40,8 +39,6 @@ __all__ = [
     "NeuronSums",
     "Ran",
     "Runner",
-    "Sentence",
-    "SentenceVectors",
     "Site",
     "Strongest",
     "TextVectors",
@@ -51,12 +48,9 @@ __all__ = [
     "cosines",
     "needs_of",
     "open_runner",
-    "open_sentence",
     "require_vector",
     "run_batch",
-    "run_sentences",
     "run_texts",
     "strongest",
-    "tokenizer_for",
     "vectors_at",
 ]
