@@ -61,7 +61,7 @@ class Folder(Protocol):
     def source(self, name: str) -> Source: ...
 
     def prepare(self, names: Iterable[str]) -> None:
-        """Fetches the beginnings of files that will be asked for side by side, where that saves time."""
+        """Begins to fetch the heads of files that will be asked for, side by side, where that takes time."""
         ...
 
 

@@ -85,6 +85,9 @@ def inspect(
     parts = select(anatomy, part or (), layers)
     numbers = {}
     if not shapes:
+        from bertprobe.recipe.files import prepare
+
+        prepare(checkpoint.home)
         limit_blas_threads()
         with progress(bytes_to_measure(parts), "reading weights") as advance:
             numbers = measure_parts(parts, spectrum=spectrum, progress=advance)

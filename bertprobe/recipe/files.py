@@ -150,7 +150,7 @@ def read_files(home: Folder, *, tokenizer: Folder | None = None, config: Mapping
     `config` is what the model's config says where it lies elsewhere, as in a weights file.
     """
     faults: list[Fault] = []
-    _prepare(home)
+    prepare(home)
     modules, inner = _modules(home, faults)
     below = f"{inner}/" if inner else ""
     of_tokenizer, prefix = (home, below) if tokenizer is None else (tokenizer, "")
@@ -177,8 +177,11 @@ def _names(folder: Folder, inner: str) -> frozenset[str]:
     return frozenset(folder.below(inner).names) if folder.is_folder(inner) else frozenset()
 
 
-def _prepare(home: Folder) -> None:
-    """Has all small files fetched at once where they are not at hand: those of every module's folder, too."""
+def prepare(home: Folder) -> None:
+    """Begins to fetch all small files where they are not at hand: those of every module's folder, too.
+
+    `read_files` does so by itself; whoever has something else to wait for does it before.
+    """
     folders = ["", *(f"{name}/" for name in sorted(home.names) if name.partition("_")[0].isdecimal())]
     names = ("config.json", MODULES, PROMPTS, TRANSFORMER[0], TOKENIZER_CONFIG, TOKENIZER)
     home.prepare(path for folder in folders for name in names if home.is_file(path := folder + name))

@@ -156,10 +156,12 @@ class HubFolder:
 
     def warm(self) -> None:
         """Fetches the settings that will be asked for, side by side."""
-        self.prepare(settings_of(self))
+        warm(map(self.source, settings_of(self)))
 
     def prepare(self, names: Iterable[str]) -> None:
-        warm(map(self.source, names))
+        for source in map(self.source, names):
+            if isinstance(source, HubFile):
+                started(source.warm)  # nobody waits: who reads a file waits for it, and is told what failed
 
     def inside(self, name: str) -> str:
         """The path in the repository of a name in this folder."""
