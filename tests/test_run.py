@@ -34,10 +34,12 @@ from bertprobe.run import (
     needs_of,
     open_runner,
     run_batch,
+    run_encoded,
     run_texts,
 )
 from bertprobe.run import runner as runner_room
 from bertprobe.run.workers import AHEAD, WORTH_SHARING, in_workers, workers_for
+from bertprobe.tokens import Encoded
 
 WORDS = ["the", "ship", "left", "harbour", "and", "he", "was", "paid", "a", "shilling", "she", "walked", "on"]
 BACKENDS = ["numpy", "torch"]
@@ -264,3 +266,17 @@ def test_numbers_that_are_none_are_explained(tmp_path: Path) -> None:
     ran = bertprobe.open(tmp_path).run(texts_of(2), Vectors("mean"))
     assert [finding.rule for finding in ran.why_not_finite()] == ["not-finite"]
     assert "layer.1.output.dense.bias" in str(ran.why_not_finite()[0])
+
+
+def test_texts_that_are_tokens_already_run_the_same() -> None:
+    """In the same batches, so bit for bit, also without the pieces as text, which nobody needs to compute."""
+    texts = texts_of(80)
+    runner = opened("torch", 100)
+    of_texts, of_tokens = Vectors("mean"), Vectors("mean")
+    run_texts(runner, texts, of_texts)
+    bare = [Encoded(text.ids, text.segments, (), text.truncated) for text in runner.encoded(texts)]
+    ran = run_encoded(runner, iter(bare), of_tokens)
+    assert np.array_equal(of_texts.array, of_tokens.array)  # type: ignore[arg-type]
+    assert ran.settings["truncated"] == {"texts": 0, "tokens": 0}
+    long = runner.encoded(["ship " * 500], truncate=True)
+    assert run_encoded(runner, long, Vectors("mean")).settings["truncated"]["texts"] == 1

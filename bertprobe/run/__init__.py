@@ -19,7 +19,7 @@ from bertprobe.run.collect import (
 )
 from bertprobe.run.compute import Compute
 from bertprobe.run.engines import BertEngine, Engine, TransformersEngine
-from bertprobe.run.runner import Ran, Runner, open_runner, run_batch, run_texts
+from bertprobe.run.runner import Ran, Runner, open_runner, run_batch, run_encoded, run_texts
 
 __all__ = [
     "FIRST",
@@ -50,6 +50,7 @@ __all__ = [
     "open_runner",
     "require_vector",
     "run_batch",
+    "run_encoded",
     "run_texts",
     "strongest",
     "vectors_at",

@@ -18,11 +18,11 @@ from bertprobe.run.compute import Compute, choose_backend, work_of
 from bertprobe.run.engines import BertEngine, Engine, TransformersEngine
 from bertprobe.run.nonfinite import why_not_finite
 from bertprobe.run.workers import in_workers, workers_for
-from bertprobe.tokens import Tokenizer, batches, check_rows, check_vocabulary, open_tokenizer
+from bertprobe.tokens import Tokenizer, check_rows, check_vocabulary, encoded, open_tokenizer, packed
 from bertprobe.verdicts import Finding
 
 if TYPE_CHECKING:
-    from bertprobe.tokens import Packed
+    from bertprobe.tokens import Encoded, Packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,26 +40,30 @@ class Runner:
         """The array library and device that compute."""
         return self.engine.backend
 
-    def batches(
+    def encoded(
         self, texts: Iterable[str], *, truncate: bool = False, pairs: bool = False, longest: int | None = None
-    ) -> Iterator[Packed]:
-        """The texts as packed batches, longest first within a window; of each at most `longest` tokens.
+    ) -> Iterator[Encoded]:
+        """The texts as tokens, in their order; of each at most `longest`."""
+        most = self.engine.longest if longest is None else min(longest, self.engine.longest)
+        return encoded(self.tokenizer, texts, longest=most, truncate=truncate, pairs=pairs)
+
+    def packed(self, texts: Iterable[Encoded]) -> Iterator[Packed]:
+        """What is tokens already as batches, longest first within a window.
 
         Raises `CorruptFile` at the end where the weights have changed since they were opened, though what was computed
         is of the weights as they were: what lies under their name now is something else.
         """
-        for packed in batches(
-            self.tokenizer,
-            texts,
-            budget=self.compute.batch_tokens or self.backend.batch_tokens,
-            longest=self.engine.longest if longest is None else min(longest, self.engine.longest),
-            truncate=truncate,
-            pairs=pairs,
-        ):
-            check_rows(packed, self.engine.vocabulary, self.engine.segments)
-            yield packed
+        for batch in packed(texts, self.compute.batch_tokens or self.backend.batch_tokens):
+            check_rows(batch, self.engine.vocabulary, self.engine.segments)
+            yield batch
         for file in self.checkpoint.files:
             file.check_unchanged()
+
+    def batches(
+        self, texts: Iterable[str], *, truncate: bool = False, pairs: bool = False, longest: int | None = None
+    ) -> Iterator[Packed]:
+        """The texts as packed batches, longest first within a window; of each at most `longest` tokens."""
+        return self.packed(self.encoded(texts, truncate=truncate, pairs=pairs, longest=longest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +172,15 @@ def run_texts(
         BertprobeError: a text is too long, comes to no tokens, or has no partner.
         CorruptFile: the weights changed while they were in use.
     """
+    return run_encoded(runner, runner.encoded(texts, truncate=truncate, pairs=pairs, longest=longest), *collectors)
+
+
+def run_encoded(runner: Runner, texts: Iterable[Encoded], *collectors: Collector) -> Ran:
+    """The same for texts that are tokens already, such as those of a part of a corpus."""
     truncated = {"texts": 0, "tokens": 0}
 
     def counted() -> Iterator[Packed]:
-        for batch in runner.batches(texts, truncate=truncate, pairs=pairs, longest=longest):
+        for batch in runner.packed(texts):
             truncated["texts"] += int((batch.truncated > 0).sum())
             truncated["tokens"] += int(batch.truncated.sum())
             yield batch

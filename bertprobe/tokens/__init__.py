@@ -7,7 +7,7 @@ Any other is `transformers`' affair, and handed in by whoever has it.
 
 from __future__ import annotations
 
-from bertprobe.tokens.batches import batches, pack
+from bertprobe.tokens.batches import batches, beginning, check_length, chunks, encoded, pack, packed
 from bertprobe.tokens.encoded import Encoded, Packed, Text, Tokenizer
 from bertprobe.tokens.fast import FastTokenizer
 from bertprobe.tokens.files import check_rows, check_vocabulary, open_tokenizer
@@ -19,8 +19,13 @@ __all__ = [
     "Text",
     "Tokenizer",
     "batches",
+    "beginning",
+    "check_length",
     "check_rows",
     "check_vocabulary",
+    "chunks",
+    "encoded",
     "open_tokenizer",
     "pack",
+    "packed",
 ]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import TypeVar
 
 from bertprobe.errors import BertprobeError, quoted
 from bertprobe.tokens.encoded import Encoded, Packed, Text, Tokenizer
+
+T = TypeVar("T")
 
 # A window is what is sorted by length before it is cut into batches; a chunk is what is tokenized at once. Both bound
 # memory: the library holds some 100 bytes for every character it works on.
@@ -44,10 +48,7 @@ def batches(
     truncate: bool = False,
     pairs: bool = False,
 ) -> Iterator[Packed]:
-    """Texts, however many, as batches of at most `budget` tokens; a text that is longer alone is a batch by itself.
-
-    Texts are read a window at a time and sorted within it, so memory is bounded by the window and its first batch is
-    the worst.
+    """Texts, however many, as batches of at most `budget` tokens: `packed` of what `encoded` gives.
 
     Args:
         budget: tokens in a batch.
@@ -58,24 +59,40 @@ def batches(
     Raises:
         BertprobeError: a text is too long, comes to no tokens, or has no partner.
     """
-    items = _paired(texts) if pairs else texts
-    for window in _windows(tokenizer, items, budget, longest, truncate):
+    return packed(encoded(tokenizer, texts, longest=longest, truncate=truncate, pairs=pairs), budget)
+
+
+def encoded(
+    tokenizer: Tokenizer, texts: Iterable[str], *, longest: int, truncate: bool = False, pairs: bool = False
+) -> Iterator[Encoded]:
+    """Each text as tokens, in their order; texts are read and tokenized some hundreds at a time, as they are taken."""
+    items: Iterable[Text] = _paired(texts) if pairs else texts
+    place = 0
+    for chunk in chunks(items, _characters):
+        for item, text in zip(chunk, tokenizer.encode_many(chunk, longest=longest if truncate else None), strict=True):
+            place += 1
+            check_length(len(text), longest, partial(_named, item, place))
+            yield text
+
+
+def packed(texts: Iterable[Encoded], budget: int) -> Iterator[Packed]:
+    """Texts that are tokens already, however many, as batches of at most `budget` tokens.
+
+    A text that is longer alone is a batch by itself. Texts are taken a window at a time and sorted within it, so memory
+    is bounded by the window and its first batch is the worst.
+    """
+    for window in _windows(texts, max(WINDOW_TOKENS, budget)):
         yield from _batches_of(window, budget)
 
 
-def _windows(
-    tokenizer: Tokenizer, items: Iterable[Text], budget: int, longest: int, truncate: bool
-) -> Iterator[list[tuple[int, Encoded]]]:
+def _windows(texts: Iterable[Encoded], most: int) -> Iterator[list[tuple[int, Encoded]]]:
     """Texts with their places in the input, some thousands at a time."""
     window: list[tuple[int, Encoded]] = []
-    tokens = place = 0
-    for chunk in _chunks(items):
-        for item, text in zip(chunk, tokenizer.encode_many(chunk, longest=longest if truncate else None), strict=True):
-            _check_length(item, place, len(text), longest)
-            window.append((place, text))
-            tokens += len(text)
-            place += 1
-        if tokens >= max(WINDOW_TOKENS, budget) or len(window) >= WINDOW_TEXTS:
+    tokens = 0
+    for place, text in enumerate(texts):
+        window.append((place, text))
+        tokens += len(text)
+        if tokens >= most or len(window) >= WINDOW_TEXTS:
             yield window
             window, tokens = [], 0
     if window:
@@ -99,18 +116,22 @@ def _packed(batch: list[tuple[int, Encoded]]) -> Packed:
     return pack([text for _, text in batch], [place for place, _ in batch])
 
 
-def _chunks(items: Iterable[Text]) -> Iterator[list[Text]]:
-    """Texts as many at a time as are tokenized at once."""
-    chunk: list[Text] = []
-    characters = 0
+def chunks(items: Iterable[T], characters: Callable[[T], int]) -> Iterator[list[T]]:
+    """Texts, or what has one, as many at a time as are tokenized at once."""
+    chunk: list[T] = []
+    total = 0
     for item in items:
         chunk.append(item)
-        characters += sum(map(len, item)) if isinstance(item, tuple) else len(item)
-        if len(chunk) >= CHUNK_TEXTS or characters >= CHUNK_CHARACTERS:
+        total += characters(item)
+        if len(chunk) >= CHUNK_TEXTS or total >= CHUNK_CHARACTERS:
             yield chunk
-            chunk, characters = [], 0
+            chunk, total = [], 0
     if chunk:
         yield chunk
+
+
+def _characters(item: Text) -> int:
+    return sum(map(len, item)) if isinstance(item, tuple) else len(item)
 
 
 def _paired(texts: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -119,23 +140,28 @@ def _paired(texts: Iterable[str]) -> Iterator[tuple[str, str]]:
         second = next(source, None)
         if second is None:
             raise BertprobeError(
-                f"text {2 * place + 1:,} ({_beginning(first)}) has no partner",
+                f"text {2 * place + 1:,} ({beginning(first)}) has no partner",
                 "`pairs=True` takes the texts two by two",
             )
         yield first, second
 
 
-def _check_length(item: Text, place: int, tokens: int, longest: int) -> None:
+def check_length(tokens: int, longest: int, what: Callable[[], str]) -> None:
+    """Raises `BertprobeError` for a text of no tokens or of more than a model takes; `what` names it."""
     if 0 < tokens <= longest:
         return
-    kind, text = ("pair", item[0]) if isinstance(item, tuple) else ("text", item)
-    what = f"{kind} {place + 1:,} ({_beginning(text)})"
     if tokens == 0:
-        raise BertprobeError(f"{what} comes to no tokens", "leave it out: this tokenizer adds no special tokens")
+        raise BertprobeError(f"{what()} comes to no tokens", "leave it out: this tokenizer adds no special tokens")
     raise BertprobeError(
-        f"{what} has {tokens:,} tokens, the model takes {longest:,}", "shorten it, or have it cut: `truncate=True`"
+        f"{what()} has {tokens:,} tokens, the model takes {longest:,}", "shorten it, or have it cut: `truncate=True`"
     )
 
 
-def _beginning(text: str, most: int = 30) -> str:
+def _named(item: Text, number: int) -> str:
+    kind, text = ("pair", item[0]) if isinstance(item, tuple) else ("text", item)
+    return f"{kind} {number:,} ({beginning(text)})"
+
+
+def beginning(text: str, most: int = 30) -> str:
+    """How a text begins, in quotes, safe to print."""
     return quoted(text if len(text) <= most else text[: most - 1] + "…")

@@ -17,7 +17,10 @@ Text = str | tuple[str, str]  # a text, or two to be read together
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
-    """One text or pair as tokens: `ids` (S,), `segments` (S,), the pieces as text, and how many were truncated."""
+    """One text or pair as tokens: `ids` (S,), `segments` (S,), and how many were truncated.
+
+    `tokens` are the pieces as text, left out where nobody looks at them.
+    """
 
     ids: Ints
     segments: Ints
@@ -25,7 +28,7 @@ class Encoded:
     truncated: int = 0
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return len(self.ids)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +36,8 @@ class Packed:
     """N texts end to end, T tokens in all, the longest text first.
 
     `ids`, `positions` (from 0 within each text) and `segments` are (T,); `lengths`, `places` (where each text stood
-    in the input) and `truncated` (tokens cut off it) are (N,); `tokens` are the pieces as text, a tuple for each text.
+    in the input) and `truncated` (tokens cut off it) are (N,); `tokens` are the pieces as text, a tuple for each
+    text, empty where `Encoded` has none.
     """
 
     ids: Ints
