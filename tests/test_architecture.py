@@ -27,6 +27,7 @@ FLOORS = {
     "encoder": 3,
     "measurement": 3,
     "recipe": 3,
+    "corpus": 3,
     "modules": 3,
     "transformers_model": 3,
     "layers": 2,

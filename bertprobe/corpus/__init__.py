@@ -1,0 +1,148 @@
+"""A corpus: texts in files, read as a stream of documents, whole or shard by shard."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from dataclasses import field as made
+from pathlib import Path
+
+from bertprobe.corpus.files import STDIN, CorpusFile, arrow, between, faults_told, find, inspected, unpacked
+from bertprobe.corpus.formats import FORMATS, told_by_name
+from bertprobe.corpus.plan import Shard, plan, whole
+from bertprobe.corpus.rows import BadRow, Fields, Row
+from bertprobe.errors import CorruptFile, NotFound
+from bertprobe.inputs import Input
+
+__all__ = ["Corpus", "CorpusFile", "Document", "Documents", "Shard", "open_corpus", "plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text: its number from 0 in what was read, the index of its file, and its row in it, from 0."""
+
+    number: int
+    id: str
+    text: str
+    file: int
+    row: int
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Files with texts; what is read of them lies in no memory but a window."""
+
+    files: tuple[CorpusFile, ...]
+    fields: Fields
+    skip_bad: bool = False
+    _inputs: tuple[Input, ...] = made(default=(), repr=False, compare=False)
+    _drained: set[str] = made(default_factory=set, repr=False, compare=False)
+
+    @property
+    def field(self) -> str:
+        return self.fields.text
+
+    @property
+    def id_field(self) -> str | None:
+        return self.fields.id
+
+    def documents(self, shard: Shard | None = None) -> Documents:
+        """The documents of a shard, numbered from 0 in it, or of all files."""
+        parts = [whole(index, file) for index, file in enumerate(self.files)] if shard is None else [shard]
+        return Documents(self, (found for part in parts for found in _Cursor(self, part).rows(part)))
+
+    def walk(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, Documents]]:
+        """Each shard with its documents, to be read before the next: what follows on the last is read on from there.
+
+        A shard counted in rows is reached through all that lies before it in the file; so many shards in their order
+        cost one reading, not one each.
+        """
+        cursor: _Cursor | None = None
+        for shard in shards:
+            if cursor is None or not cursor.leads_to(shard):
+                cursor = _Cursor(self, shard)
+            yield shard, Documents(self, cursor.rows(shard))
+
+
+class Documents:
+    """An iterator of documents, and what it left out so far: bad rows by the index of their file, and the first."""
+
+    def __init__(self, corpus: Corpus, rows: Iterator[tuple[int, Row | BadRow]]) -> None:
+        self._corpus, self._rows, self._count = corpus, rows, 0
+        self.skipped: Counter[int] = Counter()
+        self.first_skipped = ""
+
+    def __iter__(self) -> Documents:
+        return self
+
+    def __next__(self) -> Document:
+        for file, row in self._rows:
+            if isinstance(row, Row):
+                self._count += 1
+                return Document(self._count - 1, row.id, row.text, file, row.number)
+            told = f"{self._corpus.files[file].shown}, row {row.number} from 0, {row.why}"
+            if not self._corpus.skip_bad:
+                raise CorruptFile(told, "mend it, or leave such rows out with `skip_bad=True`")
+            self.skipped[file] += 1
+            self.first_skipped = self.first_skipped or told
+        raise StopIteration
+
+
+class _Cursor:
+    """A place in a file, from which rows are read on."""
+
+    def __init__(self, corpus: Corpus, shard: Shard) -> None:
+        self._file, self._index, self._next = corpus.files[shard.file], shard.file, shard.row
+        self._waiting: Row | BadRow | None = None
+        self._rows = _rows(corpus, shard)
+        self._by_rows = shard.unit == "rows"
+
+    def leads_to(self, shard: Shard) -> bool:
+        return self._by_rows and shard.unit == "rows" and shard.file == self._index and shard.start >= self._next
+
+    def rows(self, shard: Shard) -> Iterator[tuple[int, Row | BadRow]]:
+        """The rows of a shard that lies at or behind this place, with the index of the file."""
+        while (row := self._waiting or next(self._rows, None)) is not None:
+            self._waiting, self._next = None, row.number
+            if self._by_rows and row.number >= shard.stop:
+                self._waiting = row
+                return
+            self._next += 1
+            if row.number >= shard.row:
+                yield self._index, row
+
+
+def _rows(corpus: Corpus, shard: Shard) -> Iterator[Row | BadRow]:
+    """The rows from a shard's first on, to its end where it is of bytes, numbered as in the file."""
+    file = corpus.files[shard.file]
+    if file.path == STDIN:
+        if STDIN in corpus._drained:
+            raise NotFound("stdin was read before, and can be read once only", "write it to a file, and name that")
+        corpus._drained.add(STDIN)
+    by_bytes = shard.unit == "bytes"
+    stretch = between(file, shard.start, shard.stop, shard.row) if by_bytes else unpacked(file)
+    with faults_told(file.path, file.format):
+        yield from FORMATS[file.format].rows(stretch, corpus.fields, shard.row)
+
+
+def open_corpus(
+    paths: Sequence[str | Path], *, field: str = "text", id_field: str | None = None, skip_bad: bool = False
+) -> Corpus:
+    """A corpus of files, patterns of files, or - for stdin, a text a line; every file is read once, for its sha256.
+
+    `field` and `id_field` name the fields with a row's text and id, in all formats but .txt. A bad row raises
+    `CorruptFile`, which names file and row, or is left out with `skip_bad=True`.
+    """
+    found = find(map(str, paths))
+    if not found:
+        raise NotFound("no file is named", "name files, a pattern of files, or - for stdin")
+    files = []
+    inputs = []
+    for path in found:
+        format, compression = told_by_name(path)
+        if format.arrow or compression == "zst":
+            arrow(path)
+        inputs.append(Input(Path("/dev/stdin" if path == STDIN else path)))
+        files.append(inspected(path, format.name, compression))
+    return Corpus(tuple(files), Fields(field, id_field), skip_bad, tuple(inputs))

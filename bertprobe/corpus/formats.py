@@ -1,0 +1,57 @@
+"""The formats of a corpus, a row each: how its files are called and how their rows are read.             FORMATS"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from bertprobe.corpus import lines, tables
+from bertprobe.corpus.files import COMPRESSIONS, STDIN, Stretch
+from bertprobe.corpus.rows import BadRow, Fields, Row
+from bertprobe.errors import UnsupportedFile, printable
+
+Rows = Callable[[Stretch, Fields, int], Iterator[Row | BadRow]]
+"""The rows of a stretch from the given number on."""
+Sizes = Callable[[Stretch, Fields], Iterator[tuple[int, int]]]
+"""The number of each row and the bytes of its text, or of its line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How rows lie in a file."""
+
+    name: str
+    rows: Rows
+    sizes: Sizes
+    lines: bool = False
+    """A row is a line: an uncompressed file can be cut at line ends."""
+    arrow: bool = False
+    """pyarrow reads it."""
+
+
+FORMATS = {
+    row.name: row
+    for row in (
+        Format("txt", lines.txt_rows, lines.sizes, lines=True),
+        Format("jsonl", lines.jsonl_rows, lines.sizes, lines=True),
+        Format("csv", tables.csv_rows, tables.csv_sizes, arrow=True),
+        Format("tsv", tables.tsv_rows, tables.tsv_sizes, arrow=True),
+        Format("parquet", tables.parquet_rows, tables.parquet_sizes, arrow=True),
+    )
+}
+
+
+def told_by_name(path: str) -> tuple[Format, str]:
+    """The format and the compression that a file's name tells."""
+    if path == STDIN:
+        return FORMATS["txt"], ""
+    *rest, last = path.lower().split(".")
+    compression = last if last in COMPRESSIONS else ""
+    suffix = rest[-1] if compression and rest else last
+    if suffix not in FORMATS:
+        known = ", ".join(f".{name}" for name in FORMATS)
+        raise UnsupportedFile(
+            f"{printable(path)} is no corpus by its name",
+            f"call it {known}, with .gz or .zst behind if it is compressed",
+        )
+    return FORMATS[suffix], compression
