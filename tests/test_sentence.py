@@ -270,6 +270,8 @@ CHANGED: dict[str, tuple[str, Callable[[Path], object]]] = {
             lambda folder: write(folder / "special_tokens_map.json", {"cls_token": "<s>", "sep_token": "</s>"}),
         ),
     ),
+    "special tokens in a text are text": ("bert", tokenizer_config(split_special_tokens=True)),
+    "special tokens in a text are text, MPNet": ("mpnet", tokenizer_config(split_special_tokens=True)),
     "other unknown token": ("bert", tokenizer_config(unk_token="[MASK]")),
     "short words only": ("bert", tokenizer_json(model={"max_input_chars_per_word": 5})),
     "short words only, json followed": (

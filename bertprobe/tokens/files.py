@@ -184,6 +184,7 @@ def read_vocabulary(text: str) -> dict[str, int]:
 
 
 def _fast(backend: tokenizers.Tokenizer, settings: Settings, name: str, note: str) -> FastTokenizer:
+    backend.encode_special_tokens = settings.flag("split_special_tokens", False) is True
     return FastTokenizer(
         backend,
         settings.told(name),
