@@ -81,7 +81,7 @@ class Documents:
             if isinstance(row, Row):
                 self._count += 1
                 return Document(self._count - 1, row.id, row.text, file, row.number)
-            told = f"{self._corpus.files[file].shown}, row {row.number} from 0, {row.why}"
+            told = f"{self._corpus.files[file].shown}: row {row.number} (the first is 0) {row.why}"
             if not self._corpus.skip_bad:
                 raise CorruptFile(told, "mend it, or leave such rows out with `skip_bad=True`")
             self.skipped[file] += 1

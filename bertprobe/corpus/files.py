@@ -42,8 +42,9 @@ class CorpusFile:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Bytes, unpacked, that hold whole rows of a file: how they are opened, and the number of their first row."""
+    """Bytes, unpacked, that hold whole rows: of which file, how they are opened, and the number of their first row."""
 
+    name: str
     open: Callable[[], IO[bytes]]
     first: int = 0
 
@@ -81,12 +82,12 @@ def inspected(path: str, format: str, compression: str) -> CorpusFile:
 
 def unpacked(file: CorpusFile) -> Stretch:
     """All of a file."""
-    return Stretch(partial(COMPRESSIONS[file.compression], file))
+    return Stretch(file.shown, partial(COMPRESSIONS[file.compression], file))
 
 
 def between(file: CorpusFile, start: int, stop: int, first: int = 0) -> Stretch:
     """The bytes from `start` to `stop` of a file that is not compressed, which begin with row `first`."""
-    return Stretch(partial(_span, file, start, stop), first)
+    return Stretch(file.shown, partial(_span, file, start, stop), first)
 
 
 def _plain(file: CorpusFile) -> IO[bytes]:

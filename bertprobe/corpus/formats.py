@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from bertprobe.corpus import lines, tables
 from bertprobe.corpus.files import COMPRESSIONS, STDIN, Stretch
@@ -29,14 +30,18 @@ class Format:
     """pyarrow reads it."""
 
 
+def _table(name: str, blocks: tables.Blocks) -> Format:
+    return Format(name, partial(tables.rows, blocks), partial(tables.sizes, blocks), arrow=True)
+
+
 FORMATS = {
     row.name: row
     for row in (
         Format("txt", lines.txt_rows, lines.sizes, lines=True),
         Format("jsonl", lines.jsonl_rows, lines.sizes, lines=True),
-        Format("csv", tables.csv_rows, tables.csv_sizes, arrow=True),
-        Format("tsv", tables.tsv_rows, tables.tsv_sizes, arrow=True),
-        Format("parquet", tables.parquet_rows, tables.parquet_sizes, arrow=True),
+        _table("csv", partial(tables.csv_blocks, ",")),
+        _table("tsv", partial(tables.csv_blocks, "\t")),
+        _table("parquet", tables.parquet_blocks),
     )
 }
 
