@@ -183,46 +183,50 @@ def _setting(by: Said | None, otherwise: Any, default: str, *lost: Said | None) 
 # ------------------------------------------------------------------------------------------------ text
 
 
-def _cleaning(files: Files) -> tuple[Setting[str], Setting[bool | None], Setting[bool | None], bool]:
+_Cleaned = tuple[Setting[str], Setting[bool | None], Setting[bool | None]]  # the normalizer, case and accents
+
+
+def _cleaning(files: Files) -> tuple[*_Cleaned, bool]:
     """Normaliser, case and accents, and whether sentence-transformers lower-cases before all that."""
-    stored, anew = text.stored(files), text.is_rebuilt(files)
-    config, json = files.tokenizer_config, files.tokenizer.file
-    done = text.rebuilt(files) if anew else stored
-    in_json = None if stored is None else Said(", ".join(stored.steps) or "none", json, "normalizer")
-    if done is None:
-        nothing: Setting[bool | None] = Setting(None, default="no tokenizer.json")
-        normalizer: Setting[str] = Setting("the tokenizer's own", default="no tokenizer.json")
-        lower = accents = nothing
-    elif text.never_lowers(files):
-        by_class = text.tokenizer_class(files)
-        normalizer = Setting("its own", None, () if in_json is None else (in_json,), by_class)
-        lower = Setting(False, None, (Said(True, json, "normalizer"),), by_class)
-        accents = Setting(False, None, (), by_class)
-    elif anew:
-        by_class = text.tokenizer_class(files) or "BertTokenizer"
-        normalizer = Setting("BertNormalizer", None, () if in_json is None else (in_json,), by_class)
-        lower = _setting(
-            config.said("do_lower_case", "flag"),
-            done.lower,
-            by_class,
-            _said(stored, "lower", json, "normalizer.lowercase"),
-        )
-        own = config.said("strip_accents", "flag")
-        default = "do_lower_case" if own is None else ""
-        accents = _setting(own, done.accents, default, _said(stored, "accents", json, "normalizer.strip_accents"))
-    else:
-        normalizer = Setting(", ".join(done.steps) or "none", in_json)
-        said = config.said("do_lower_case", "flag")
-        lower = Setting(done.lower, Said(done.lower, json, "normalizer"), () if said is None else (said,))
-        accents = Setting(done.accents, Said(done.accents, json, "normalizer"))
+    normalizer, lower, accents = _by_tokenizer(files)
     first = files.transformer.said("do_lower_case", "flag") if files.modules is not None else None
     if first is None or not first.value:
         # false is what sentence-transformers always writes: it leaves the case to the tokenizer, and contradicts nobody
         return normalizer, lower, accents, False
-    others = (*((lower.by,) if lower.by else ()), *lower.lost)
-    if lower.by is None and done is not None:
-        others = (Said(lower.value, lower.default, "default"), *others)
-    return normalizer, Setting(True, first, others), accents, True
+    by = lower.by or (None if lower.value is None else Said(lower.value, lower.default, "default"))
+    return normalizer, Setting(True, first, (*((by,) if by else ()), *lower.lost)), accents, True
+
+
+def _by_tokenizer(files: Files) -> _Cleaned:
+    """What the tokenizer does: as its class in transformers has it, or as its tokenizer.json."""
+    stored, json = text.stored(files), files.tokenizer.file
+    in_json = None if stored is None else Said(", ".join(stored.steps) or "none", json, "normalizer")
+    if text.never_lowers(files):
+        by_class, lost = text.tokenizer_class(files), Said(True, json, "normalizer")
+        its_own = Setting("its own", None, () if in_json is None else (in_json,), by_class)
+        return its_own, Setting(False, None, (lost,), by_class), Setting(False, None, (), by_class)
+    if text.is_rebuilt(files):
+        return _by_flags(files, stored, in_json)
+    flag = files.tokenizer_config.said("do_lower_case", "flag")
+    if stored is None or in_json is None:
+        nothing: Setting[bool | None] = Setting(None, default="no tokenizer.json")
+        return Setting("the tokenizer's own", default="no tokenizer.json"), nothing, nothing
+    normalizer = Setting(str(in_json.value), in_json)
+    lower = Setting(stored.lower, Said(stored.lower, json, "normalizer"), () if flag is None else (flag,))
+    return normalizer, lower, Setting(stored.accents, Said(stored.accents, json, "normalizer"))
+
+
+def _by_flags(files: Files, stored: text.Cleaning | None, in_json: Said | None) -> _Cleaned:
+    """What BERT's normalizer does that transformers makes anew of flags; what tokenizer.json has is lost."""
+    done, config, json = text.rebuilt(files), files.tokenizer_config, files.tokenizer.file
+    by_class, own = text.tokenizer_class(files) or "BertTokenizer", config.said("strip_accents", "flag")
+    in_case, in_accents = (
+        _said(stored, what, json, f"normalizer.{key}")
+        for what, key in (("lower", "lowercase"), ("accents", "strip_accents"))
+    )
+    lower = _setting(config.said("do_lower_case", "flag"), done.lower, by_class, in_case)
+    accents = _setting(own, done.accents, "do_lower_case" if own is None else "", in_accents)
+    return Setting("BertNormalizer", None, () if in_json is None else (in_json,), by_class), lower, accents
 
 
 def _said(stored: text.Cleaning | None, what: str, file: str, key: str) -> Said | None:
