@@ -199,21 +199,24 @@ def _cleaning(files: Files) -> tuple[*_Cleaned, bool]:
 
 def _by_tokenizer(files: Files) -> _Cleaned:
     """What the tokenizer does: as its class in transformers has it, or as its tokenizer.json."""
-    stored, json = text.stored(files), files.tokenizer.file
+    stored, json, by_class = text.stored(files), files.tokenizer.file, text.tokenizer_class(files)
+    flag = files.tokenizer_config.said("do_lower_case", "flag")
     in_json = None if stored is None else Said(", ".join(stored.steps) or "none", json, "normalizer")
+    its_own = Setting("its own", None, () if in_json is None else (in_json,), by_class)
     if text.never_lowers(files):
-        by_class, lost = text.tokenizer_class(files), Said(True, json, "normalizer")
-        its_own = Setting("its own", None, () if in_json is None else (in_json,), by_class)
+        lost = Said(True, json, "normalizer")
         return its_own, Setting(False, None, (lost,), by_class), Setting(False, None, (), by_class)
     if text.is_rebuilt(files):
         return _by_flags(files, stored, in_json)
-    flag = files.tokenizer_config.said("do_lower_case", "flag")
+    if text.only_transformers(files) and by_class not in text.WITHOUT_FLAGS:  # what that makes is not told here
+        others = (*(() if flag is None else (flag,)), *((Said(stored.lower, json, "normalizer"),) if stored else ()))
+        return its_own, Setting(None, None, others, by_class), Setting(None, None, (), by_class)
     if stored is None or in_json is None:
         nothing: Setting[bool | None] = Setting(None, default="no tokenizer.json")
         return Setting("the tokenizer's own", default="no tokenizer.json"), nothing, nothing
-    normalizer = Setting(str(in_json.value), in_json)
     lower = Setting(stored.lower, Said(stored.lower, json, "normalizer"), () if flag is None else (flag,))
-    return normalizer, lower, Setting(stored.accents, Said(stored.accents, json, "normalizer"))
+    accents = Setting(stored.accents, Said(stored.accents, json, "normalizer"))
+    return Setting(str(in_json.value), in_json), lower, accents
 
 
 def _by_flags(files: Files, stored: text.Cleaning | None, in_json: Said | None) -> _Cleaned:
