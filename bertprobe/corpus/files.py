@@ -48,6 +48,11 @@ class Stretch:
     open: Callable[[], IO[bytes]]
     first: int = 0
 
+    def text(self, newline: str | None = None) -> io.TextIOWrapper:
+        """Opened as text; what is not UTF-8 must not stop a corpus: odd bytes become U+FFFD."""
+        encoding = "utf-8" if self.first else "utf-8-sig"
+        return io.TextIOWrapper(self.open(), encoding, errors="replace", newline=newline)
+
 
 def find(paths: Iterable[str]) -> tuple[str, ...]:
     """The files that paths and patterns lead to: in the order given, those of a pattern sorted, each once."""

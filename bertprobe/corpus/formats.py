@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from bertprobe.corpus import lines, tables
+from bertprobe.corpus import delimited, lines, parquet
 from bertprobe.corpus.files import COMPRESSIONS, STDIN, Stretch
 from bertprobe.corpus.rows import BadRow, Fields, Row
 from bertprobe.errors import UnsupportedFile, printable
@@ -30,18 +30,14 @@ class Format:
     """pyarrow reads it."""
 
 
-def _table(name: str, blocks: tables.Blocks) -> Format:
-    return Format(name, partial(tables.rows, blocks), partial(tables.sizes, blocks), arrow=True)
-
-
 FORMATS = {
     row.name: row
     for row in (
         Format("txt", lines.txt_rows, lines.sizes, lines=True),
         Format("jsonl", lines.jsonl_rows, lines.sizes, lines=True),
-        _table("csv", partial(tables.csv_blocks, ",")),
-        _table("tsv", partial(tables.csv_blocks, "\t")),
-        _table("parquet", tables.parquet_blocks),
+        Format("csv", partial(delimited.rows, ","), partial(delimited.sizes, ",")),
+        Format("tsv", partial(delimited.rows, "\t"), partial(delimited.sizes, "\t")),
+        Format("parquet", parquet.rows, parquet.sizes, arrow=True),
     )
 }
 

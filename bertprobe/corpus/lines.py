@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from bertprobe.corpus.files import WINDOW, CorpusFile, Stretch, between, unpacked
-from bertprobe.corpus.rows import BadRow, Fields, Row, missing
+from bertprobe.corpus.rows import BadRow, Fields, Row, missing, utf8_size
 from bertprobe.errors import printable, quoted
 
 _HALVES = re.compile("[\ud800-\udfff]")
@@ -32,7 +31,7 @@ def jsonl_rows(stretch: Stretch, fields: Fields, start: int) -> Iterator[Row | B
 def sizes(stretch: Stretch, fields: Fields) -> Iterator[tuple[int, int]]:
     """The number of each line and its bytes in UTF-8."""
     for number, line in _numbered(stretch, 0):
-        yield number, len(line) if line.isascii() else len(line.encode("utf-8", "replace"))
+        yield number, utf8_size(line)
 
 
 def cuts(file: CorpusFile, size: int) -> Iterator[int]:
@@ -61,10 +60,10 @@ def count(file: CorpusFile, start: int, stop: int) -> int:
 
 
 def _numbered(stretch: Stretch, start: int) -> Iterator[tuple[int, str]]:
-    """Lines without their ends, numbered; what is not UTF-8 must not stop a corpus: odd bytes become U+FFFD."""
-    with stretch.open() as raw, io.TextIOWrapper(raw, encoding="utf-8", errors="replace") as lines:
+    """Lines without their ends, numbered."""
+    with stretch.text() as lines:
         for number, line in islice(enumerate(lines, stretch.first), max(start - stretch.first, 0), None):
-            yield number, (line if number else line.removeprefix("\ufeff")).rstrip("\n")
+            yield number, line.rstrip("\n")
 
 
 def _parsed(number: int, line: str, fields: Fields) -> Row | BadRow:

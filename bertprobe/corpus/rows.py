@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bertprobe.errors import quoted, shortened
+from bertprobe.errors import NotFound, UnsupportedFile, quoted, shortened
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,23 @@ class BadRow:
 
     number: int
     why: str
+
+
+def utf8_size(text: str) -> int:
+    """The bytes of a text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
+def check_fields(file: str, fields: Fields, names: list[str]) -> None:
+    """Raises where a file has not one field of each name."""
+    for name in fields.names:
+        if name not in names:
+            setting = "field" if name == fields.text else "id_field"
+            raise NotFound(f"{file} {missing(name, names)}", f"name one of them: `{setting}=NAME`")
+        if names.count(name) > 1:
+            raise UnsupportedFile(
+                f"{file} has {names.count(name)} fields called {quoted(name)}", "give each a name of its own"
+            )
 
 
 def missing(name: str, names: list[str]) -> str:
