@@ -24,6 +24,7 @@ FLOORS = {
     "compare": 5,
     "run": 4,
     "explain": 5,
+    "extract": 5,
     "encoder": 3,
     "measurement": 3,
     "recipe": 3,
@@ -75,6 +76,7 @@ DOORKEEPERS = {
     "crc32c": {"checkpoint/tensors.py"},
     "cramjam": {"checkpoint/tensorflow/table.py"},
     "pickle": set(),
+    "datasets": {"extract/reading.py"},
     "safetensors": {"export/files.py"},
 }
 
@@ -194,8 +196,14 @@ def test_messages_name_no_option_but_in_a_whole_command(path: str, tree: ast.Mod
         assert not options or "bertprobe " in text or text in COMMANDS_IN_WORDS, f"{path}:{node.lineno} names {options}"
 
 
-# Where texts stood in the input: `tokens` says it, `run` puts what is kept in order, a file of vectors does so on disk.
-KNOWING_PLACES = {"tokens/batches.py", "tokens/encoded.py", "run/captured.py", "export/vectors.py"}
+# Where texts stood in the input: `tokens` says it, `run` puts what is kept in order, files of vectors and rows on disk.
+KNOWING_PLACES = {
+    "tokens/batches.py",
+    "tokens/encoded.py",
+    "run/captured.py",
+    "export/vectors.py",
+    "extract/rows.py",
+}
 
 
 @pytest.mark.parametrize(("path", "tree"), modules(), ids=lambda value: value if isinstance(value, str) else "")

@@ -32,7 +32,7 @@ PAGES = [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").rglob("*.md")
 COMMANDS = [info.name or info.callback.__name__ for info in app.registered_commands if info.callback]
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.M | re.S)
 FOLDERS = (
-    *("checkpoint", "checkpoint/tensorflow", "compare", "verdicts", "tokens", "export"),
+    *("checkpoint", "checkpoint/tensorflow", "compare", "verdicts", "tokens", "export", "extract"),
     *("report", "report/explanation", "render", "render/html", "render/html/charts", "stats", "cli"),
 )
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.M | re.S)

@@ -7,14 +7,17 @@ that came to the place meanwhile is lost; a safetensors file is read back by the
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import shutil
 import signal
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from io import BufferedRandom
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.errors import OutputError, command, printable, quoted
@@ -367,3 +370,148 @@ def _check_no_input_below(path: Path) -> None:
         raise OutputError(
             f"{quoted(str(path))} holds {quoted(known.name)}, which is being read", "choose another folder"
         )
+
+
+# ------------------------------------------------------------------------------------------------ a folder of a run
+
+
+PART = ".part"
+
+
+class FileInPlace:
+    """A file of a `RunFolder` that is being written, at any place in it, also from several threads at once."""
+
+    def __init__(self, file: BufferedRandom) -> None:
+        self.file = file
+        self.bytes = 0
+        self.sha256 = ""
+
+    def reserve(self, size: int) -> None:
+        """Takes the room on the disk before anything is computed; raises `OSError` where there is not so much."""
+        if size and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(self.file.fileno(), 0, size)
+        else:
+            self.file.truncate(size)
+
+    def put(self, start: int, data: Any) -> None:
+        """Puts bytes to their place."""
+        view = memoryview(data).cast("B")
+        while len(view):
+            written = os.pwrite(self.file.fileno(), view, start)
+            start, view = start + written, view[written:]
+
+    def finish(self) -> None:
+        """Has the disk keep it, and takes its size and hash."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.bytes = self.file.seek(0, os.SEEK_END)
+        self.file.seek(0)
+        self.sha256 = hashlib.file_digest(self.file, "sha256").hexdigest()
+
+
+class RunFolder:
+    """A folder that one run fills file by file, and another goes on with; one process at a time, as a context.
+
+    What it is lies in one file, `head`, which no other folder has. A file is written under its name with .part behind
+    and takes its place once the disk keeps it; what a killed run left under such names is removed. Nothing else in the
+    folder is touched.
+    """
+
+    def __init__(self, path: Path, head: str) -> None:
+        self.path, self.head = path, head
+        self._lock = -1
+        shown = printable(str(path))
+        try:
+            if not path.absolute().parent.is_dir():
+                raise OutputError(f"there is no folder {printable(str(path.parent))}", "make it first")
+            if os.path.lexists(path) and not path.is_dir():
+                raise OutputError(f"{shown} is there already, and no folder", "choose another name")
+            _check_no_input_below(path)
+            names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+        except (OSError, ValueError) as error:  # a name too long, or with a NUL
+            raise OutputError(f"{shown} cannot be a folder ({error})", "choose another name") from error
+        others = sorted(name for name in names if name != head + PART)
+        if others and head not in names:
+            raise OutputError(f"{shown} holds other files, such as {printable(others[0])}", "choose another folder")
+
+    @property
+    def free(self) -> int:
+        """Bytes that the disk has left."""
+        there = self.path if self.path.is_dir() else self.path.absolute().parent
+        return shutil.disk_usage(there).free
+
+    def text(self) -> str | None:
+        """What `head` says, None where nothing began here yet."""
+        try:
+            return (self.path / self.head).read_text("utf-8")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise OutputError(
+                f"{printable(str(self.path / self.head))} cannot be read ({error})", "look at it"
+            ) from error
+
+    def has(self, name: str, size: int) -> bool:
+        """Whether a file of that name and size is there."""
+        path = self.path / name
+        return path.is_file() and path.stat().st_size == size
+
+    def __enter__(self) -> RunFolder:
+        with _made_in(self.path.absolute().parent):
+            self.path.mkdir(exist_ok=True)
+        self._lock = _locked(self.path)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[FileInPlace]:
+        """A file that gets its name when the block ends, and is gone if anything goes wrong."""
+        path = self.path / name
+        part = path.with_name(name + PART)
+        with _told_to_go_on(self.path):
+            try:
+                with open(part, "w+b") as file:
+                    placed = FileInPlace(file)
+                    yield placed
+                    placed.finish()
+                if path.suffix == ".safetensors":
+                    check_safetensors(part)
+                _check_no_input(path)
+                part.replace(path)
+                _sync(self.path)
+            finally:
+                part.unlink(missing_ok=True)
+
+
+def _locked(folder: Path) -> int:
+    """A handle that keeps other runs out of a folder until it is closed, −1 where the system knows no such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return -1
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise OutputError(
+                f"another run is writing to {printable(str(folder))}", "wait for it, or choose another folder"
+            ) from error
+        return -1
+    return handle
+
+
+@contextmanager
+def _told_to_go_on(folder: Path) -> Iterator[None]:
+    """What the file system says, as an error of ours, where all that is finished stays."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{printable(str(folder))} could not be written to ({error.strerror or error}); what is finished stays",
+            "make room, then the same command goes on from there",
+        ) from error

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from bertprobe._version import __version__
 from bertprobe.anatomy import Anatomy, Part
-from bertprobe.checkpoint import DTYPES, Checkpoint, LocalFile, TensorHeader, check_readable, read_tensors
+from bertprobe.checkpoint import DTYPES, Checkpoint, LocalFile, Source, TensorHeader, check_readable, read_tensors
 from bertprobe.checkpoint.tensors import numpy_dtype
 from bertprobe.errors import OutputError, PartMissing, UnsupportedFile, escaped, is_text, printable, quoted
 from bertprobe.export.files import Output, atomic_write, check_place
@@ -183,7 +183,11 @@ def provenance(checkpoint: Checkpoint, items: Sequence[Item]) -> dict[str, str]:
     Of a file larger than `MOST_HASHED`, which would be read for minutes, its size: a sparse one costs nobody a disk.
     """
     used = {piece.source.name for item in items for piece in item.header.pieces}
-    files = [file for file in checkpoint.files if file.name in used]
+    return digests(checkpoint, [file for file in checkpoint.files if file.name in used])
+
+
+def digests(checkpoint: Checkpoint, files: Sequence[Source]) -> dict[str, str]:
+    """The same of files of a checkpoint."""
     if checkpoint.revision is not None:
         return {file.name: f"commit {checkpoint.revision}" for file in files}
     return {file.name: _digest(file) for file in files if isinstance(file, LocalFile)}

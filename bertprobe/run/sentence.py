@@ -60,6 +60,14 @@ class Sentence:
         """Texts with the prompt before each."""
         return (self.prompt + text for text in texts)
 
+    def cut(self, longest: int, truncate: bool) -> tuple[int | None, bool]:
+        """To how many tokens texts are cut, None for what the model takes, and whether they are cut at all.
+
+        Where the recipe's limit lies beyond the `longest` that the model takes, or nowhere, only `truncate` cuts.
+        """
+        cut = self.longest is not None and self.longest <= longest
+        return self.longest if cut else None, truncate or cut
+
     def vectors(self, captured: Captured) -> Floats:
         """The vector of each text of a batch, (N, E), of what `needs` shows."""
         import numpy as np
@@ -97,11 +105,8 @@ def run_sentences(
 
     Where that lies beyond what the model takes, or nowhere, a text that is too long is an error unless `truncate`.
     """
-    longest = sentence.longest
-    cut = longest is not None and longest <= runner.engine.longest
-    return run_texts(
-        runner, sentence.texts(texts), *collectors, truncate=truncate or cut, longest=longest if cut else None
-    )
+    longest, truncate = sentence.cut(runner.engine.longest, truncate)
+    return run_texts(runner, sentence.texts(texts), *collectors, truncate=truncate, longest=longest)
 
 
 def pooled(hidden: Floats, lengths: Any, mode: str, left_out: int = 0) -> Floats:
