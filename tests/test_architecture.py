@@ -22,6 +22,7 @@ FLOORS = {
     "verify": 5,
     "export": 5,
     "compare": 5,
+    "neurons": 5,
     "run": 4,
     "explain": 5,
     "extract": 5,
@@ -196,13 +197,15 @@ def test_messages_name_no_option_but_in_a_whole_command(path: str, tree: ast.Mod
         assert not options or "bertprobe " in text or text in COMMANDS_IN_WORDS, f"{path}:{node.lineno} names {options}"
 
 
-# Where texts stood in the input: `tokens` says it, `run` puts what is kept in order, files of vectors and rows on disk.
+# Where texts stood in the input: `tokens` says it, `run` puts what is kept in order, files of vectors and rows on disk,
+# and examples of neurons refer to it.
 KNOWING_PLACES = {
     "tokens/batches.py",
     "tokens/encoded.py",
     "run/captured.py",
     "export/vectors.py",
     "extract/rows.py",
+    "neurons/scan.py",
 }
 
 

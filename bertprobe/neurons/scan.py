@@ -1,0 +1,199 @@
+"""What a corpus does to every neuron, in one pass: statistics that add up, and examples by reference.
+
+A `NeuronScan` is a collector of `run_texts`. Its memory is neurons × (examples + bins), whatever the corpus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from bertprobe.neurons.best import Best, Candidates, Drawn, document_of, keys_of, where_of
+from bertprobe.neurons.sums import Grouped, Sums, grouped
+from bertprobe.run.captured import Captured, Site
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from bertprobe.tokens import Packed
+
+    Floats = npt.NDArray[np.float32]
+    Ints = npt.NDArray[np.int64]
+    Keys = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How much is kept of each neuron: the `top` strongest tokens and as many of the most negative, `drawn` tokens.
+
+    `thresholds` are those above which activations are counted, beside zero.
+    """
+
+    top: int = 20
+    drawn: int = 256
+    thresholds: tuple[float, ...] = (0.1, 1.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SiteScan:
+    """What was found of the neurons at one site; two add to one.
+
+    `strongest` are by activation; `negative` by the value before it, turned round in sign so that the most negative is
+    first; `drawn` are random tokens, the same for all neurons, with their activations.
+    """
+
+    sums: Sums
+    strongest: Best
+    negative: Best
+    drawn: Drawn
+
+    def moved(self, documents: int) -> SiteScan:
+        """The same where so many documents come before these."""
+        return replace(
+            self,
+            strongest=self.strongest.moved(documents),
+            negative=self.negative.moved(documents),
+            drawn=self.drawn.moved(documents),
+        )
+
+    def joined(self, other: SiteScan, kept: Kept) -> SiteScan:
+        """This and one of other documents."""
+        return SiteScan(
+            self.sums + other.sums,
+            self.strongest + other.strongest,
+            self.negative + other.negative,
+            self.drawn.joined(other.drawn).lowest(kept.drawn),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reduced:
+    """What is kept of a batch at a site."""
+
+    sums: Sums
+    strongest: Candidates
+    negative: Candidates
+    drawn: Drawn
+
+
+class NeuronScan:
+    """Statistics and examples of every neuron of some parts: `found` by site, in the order they came.
+
+    `salt` decides which tokens are drawn: of the same salt the same, however they come in batches.
+    """
+
+    def __init__(self, labels: Collection[str], kept: Kept | None = None, salt: int = 0) -> None:
+        self.needs = frozenset(labels)
+        self.kept = kept or Kept()
+        self._salt = salt
+        self._sites: dict[Site, _Growing] = {}
+
+    def reduce(self, captured: Captured) -> Reduced:
+        import numpy as np
+
+        kept = self.kept
+        after, before = captured.numpy(), captured.numpy(before=True)
+        lengths = np.asarray(captured.lengths, np.int64)
+        positions = np.arange(len(after)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        where = where_of(np.repeat(captured.batch.places, lengths), positions)
+        groups = grouped(after, before, positions, kept.thresholds)
+        now = self._sites.get(captured.site)
+        return Reduced(
+            groups.sums,
+            reaching(after, groups.tops, groups, where, kept.top, None if now is None else now.strongest),
+            reaching(before, groups.bottoms, groups, where, kept.top, None if now is None else now.negative, sign=-1),
+            drawn_of(after, where, keys_of(where, self._salt), kept.drawn, None if now is None else now.drawn),
+        )
+
+    def add(self, site: Site, batch: Packed, reduced: Reduced) -> None:
+        if site not in self._sites:
+            self._sites[site] = _Growing(len(reduced.sums.squares), self.kept)
+        self._sites[site].add(reduced)
+
+    @property
+    def found(self) -> Mapping[Site, SiteScan]:
+        return {site: growing.finished() for site, growing in self._sites.items()}
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether no activation that was seen is NaN or infinite."""
+        import numpy as np
+
+        return all(np.isfinite(growing.sums.squares).all() for growing in self._sites.values())
+
+
+class _Growing:
+    """A site while batches come; what it replaces it replaces whole, as other threads look at it."""
+
+    def __init__(self, neurons: int, kept: Kept) -> None:
+        self.strongest = self.negative = Best.none(neurons, kept.top)
+        self.drawn: Drawn | None = None
+        self._sums: Sums | None = None
+        self._kept = kept
+        self._waiting: dict[str, list[Candidates]] = {"strongest": [], "negative": []}
+
+    @property
+    def sums(self) -> Sums:
+        if self._sums is None:
+            raise ValueError("no batch was added")
+        return self._sums
+
+    def add(self, reduced: Reduced) -> None:
+        self._sums = reduced.sums if self._sums is None else self._sums + reduced.sums
+        drawn = reduced.drawn if self.drawn is None else self.drawn.joined(reduced.drawn)
+        self.drawn = drawn.lowest(self._kept.drawn)
+        for name, waiting in self._waiting.items():
+            waiting.append(getattr(reduced, name))
+            # Sorting costs as much as what is kept already: it waits until there is as much to sort.
+            if sum(map(len, waiting)) >= getattr(self, name).values.size:
+                self._settle(name)
+
+    def _settle(self, name: str) -> None:
+        setattr(self, name, getattr(self, name).with_these(self._waiting[name]))
+        self._waiting[name].clear()
+
+    def finished(self) -> SiteScan:
+        for name in self._waiting:
+            self._settle(name)
+        if self.drawn is None:
+            raise ValueError("no batch was added")
+        return SiteScan(self.sums, self.strongest, self.negative, self.drawn)
+
+
+def reaching(
+    values: Floats, ends: Floats, groups: Grouped, where: Ints, most: int, now: Best | None, *, sign: int = 1
+) -> Candidates:
+    """The tokens of a batch that may be among the `most` strongest of a neuron, those that reach its bar.
+
+    The bar is the weakest of the strongest so far, `now`, or the one that as many groups of this batch reach: of each
+    group at least one token does. Only groups whose `ends` (G, I) reach it are looked at. With `sign` -1 strong means
+    negative.
+    """
+    import numpy as np
+
+    ends = ends if sign > 0 else -ends
+    bar = np.full(values.shape[1], -np.inf, np.float32)
+    if len(ends) >= most:
+        bar = np.partition(ends, len(ends) - most, axis=0)[len(ends) - most]
+    if now is not None:
+        weakest, document = now.bar
+        # Of two equal values the earlier token counts: once all that come are later ones, equal is not enough.
+        earlier = document < document_of(where.min())
+        bar = np.maximum(bar, np.where(earlier, np.nextafter(weakest, np.float32(np.inf)), weakest))
+    group, neurons = np.nonzero(ends >= bar)
+    rows = groups.rows[group]
+    chosen = values[rows, neurons[:, None]] * np.float32(sign)
+    reached = (chosen >= bar[neurons][:, None]) & (rows >= 0)
+    return Candidates(np.broadcast_to(neurons[:, None], rows.shape)[reached], chosen[reached], where[rows[reached]])
+
+
+def drawn_of(values: Floats, where: Ints, keys: Keys, most: int, now: Drawn | None) -> Drawn:
+    """The tokens of a batch that may be among the `most` of lowest key."""
+    import numpy as np
+
+    bar = now.keys[-1] if now is not None and len(now.keys) == most else None
+    rows = np.flatnonzero(keys <= bar) if bar is not None else np.arange(len(keys))
+    rows = rows[np.lexsort((where[rows], keys[rows]))[:most]]
+    return Drawn(keys[rows], where[rows], values[rows])

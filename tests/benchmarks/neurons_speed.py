@@ -1,0 +1,82 @@
+"""`bertprobe neurons scan` against the bare packed forward pass, side by side in one process.
+
+    python tests/benchmarks/neurons_speed.py [--rounds 5] [--tokens 60000] [--model FOLDER] [--backend torch]
+
+The same batches of paragraphs run by turns: with a collector that keeps nothing of the intermediate modules, and with
+`NeuronScan` at its defaults; the ratio of each turn, then their median. A scan that begins has no bar yet that its
+examples must reach; `--tokens` are those of one shard, which begins anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from text_speed import minilm, paragraphs
+
+import bertprobe
+from bertprobe.neurons import NeuronScan
+from bertprobe.run import Captured, Collector, Compute, Runner, Site, open_runner
+from bertprobe.run.runner import _add, _side_by_side
+
+
+class Nothing:
+    """Has the same sites shown, and keeps nothing."""
+
+    is_finite = True
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self.needs = frozenset(labels)
+
+    def reduce(self, captured: Captured) -> None:
+        return None
+
+    def add(self, site: Site, batch: Any, reduced: None) -> None:
+        return None
+
+
+def seconds(runner: Runner, batches: Sequence[Any], collector: Collector) -> float:
+    start = time.perf_counter()
+    for reduced in _side_by_side(runner.engine, iter(batches), [collector]):
+        _add(reduced)
+    return time.perf_counter() - start
+
+
+def taken(batches: Iterator[Any], tokens: int) -> Iterator[Any]:
+    for batch in batches:
+        yield batch
+        tokens -= len(batch.ids)
+        if tokens <= 0:
+            return
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=60_000)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--backend", default="torch")
+    parser.add_argument("--books", type=Path, default=Path(__file__).parents[2].parent / "shared" / "data" / "books")
+    chosen = parser.parse_args()
+    model = bertprobe.open(str(chosen.model or minilm()))
+    labels = [part.label for part in model.anatomy.of("intermediate")]
+    texts = paragraphs(chosen.tokens // 20, chosen.books)
+    runner = open_runner(model.checkpoint, model.anatomy, Compute(backend=chosen.backend), texts)
+    batches = list(taken(runner.batches(texts, truncate=True), chosen.tokens))
+    tokens = sum(len(batch.ids) for batch in batches)
+    ratios = []
+    for turn in range(chosen.rounds + 1):
+        bare = seconds(runner, batches, Nothing(labels))
+        scan = seconds(runner, batches, NeuronScan(labels))
+        if turn:
+            ratios.append(scan / bare)
+            print(f"{tokens:,} tokens: bare {tokens / bare:,.0f}/s, scan {tokens / scan:,.0f}/s, {scan / bare:.3f}")
+    print(f"median {statistics.median(ratios):.3f} ({min(ratios):.3f} – {max(ratios):.3f})")
+
+
+if __name__ == "__main__":
+    main()
