@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -49,13 +50,14 @@ def cuts(file: CorpusFile, size: int) -> Iterator[int]:
 
 def count(file: CorpusFile, start: int, stop: int) -> int:
     """How many lines there are between two cuts."""
-    lines, last = 0, b"\n"
+    lines, last, mark = 0, b"\n", b"" if start else BOM_UTF8
     with between(file, start, stop).open() as opened:
         while piece := opened.read(WINDOW):
+            piece, mark = piece.removeprefix(mark), b""
             lines += piece.count(b"\n")
             if b"\r" in piece or last == b"\r":
                 lines += piece.count(b"\r") - piece.count(b"\r\n") - (last + piece[:1] == b"\r\n")
-            last = piece[-1:]
+            last = piece[-1:] or last
     return lines + (last not in (b"\n", b"\r"))
 
 

@@ -34,7 +34,7 @@ def sizes(stretch: Stretch, fields: Fields) -> Iterator[tuple[int, int]]:
     """The number of each row and the bytes of its text."""
     import pyarrow.compute as pc
 
-    for first, part in _parts(stretch, Fields(fields.text), 0):
+    for first, part in _parts(stretch, fields, 0):
         lengths = pc.binary_length(_as_bytes(part.column(fields.text))).to_pylist()
         yield from enumerate((length or 0 for length in lengths), first)
 
