@@ -20,6 +20,11 @@ and what comes of a text:
     ran = bertprobe.run_texts(runner, ["some text", "another"], vectors)
     vectors.array  # (2, H)
 
+What `bertprobe extract` wrote of a corpus is read by
+
+    found = bertprobe.open_activations("folder")
+    found["intermediate.3"][100:200]  # (100, I), from the disk
+
 Each name is imported when it is first used, so that `import bertprobe` costs nothing.
 """
 
@@ -54,6 +59,7 @@ _HOMES = {
     "bertprobe.checkpoint": ("Checkpoint", "TensorHeader", "open_checkpoint", "read_tensors"),
     "bertprobe.errors": ("BertprobeError",),
     "bertprobe.export": ("Output",),
+    "bertprobe.extract.reading": ("ActivationDocument", "ActivationFolder", "Rows", "open_activations"),
     "bertprobe.modules": ("Intermediate", "Pooler"),
     "bertprobe.report": ("Report",),
     "bertprobe.measurement": ("measure_parts",),
@@ -65,6 +71,8 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "ActivationDocument",
+    "ActivationFolder",
     "Activations",
     "AllVectors",
     "Anatomy",
@@ -89,6 +97,7 @@ __all__ = [
     "Pooler",
     "Ran",
     "Report",
+    "Rows",
     "Runner",
     "Strongest",
     "Summary",
@@ -103,6 +112,7 @@ __all__ = [
     "measure_parts",
     "needs_of",
     "open",
+    "open_activations",
     "open_checkpoint",
     "open_runner",
     "read_tensors",
@@ -117,6 +127,7 @@ if TYPE_CHECKING:
     from bertprobe.checkpoint import Checkpoint, TensorHeader, open_checkpoint, read_tensors
     from bertprobe.errors import BertprobeError
     from bertprobe.export import Output
+    from bertprobe.extract.reading import ActivationDocument, ActivationFolder, Rows, open_activations
     from bertprobe.measurement import measure_parts
     from bertprobe.model import Activations, Dense, Findings, Model, Parts, open
     from bertprobe.modules import Intermediate, Pooler

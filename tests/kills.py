@@ -1,9 +1,11 @@
 """Ends a command at every step it takes on the file system, or at random moments, and looks at what is left.
 
     python tests/kills.py [--kills 100] [COMMAND…]
+    python tests/kills.py --kills 50 extract
 
 kills each writing command at random moments, by SIGKILL, SIGTERM and SIGINT in turn, with and without --force, and
-prints a line for each: what was there before must be there still, or what the command was to write, whole.
+prints a line for each: what was there before must be there still, or what the command was to write, whole. A run of
+`extract` is gone on with after each kill, and must end with the bytes of one that nobody killed.
 """
 
 from __future__ import annotations
@@ -38,6 +40,9 @@ WRITING: dict[str, tuple[str, Callable[[Path, Path], list[str]]]] = {
 _STEPWISE = """
 import json, os, signal, sys
 argv, folder, first = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+from importlib import import_module
+for name in sys.argv[4:]:
+    import_module(name)
 import numpy
 import bertprobe.cli, bertprobe.export.graft, bertprobe.export.matrices, bertprobe.export.renaming as renaming
 import bertprobe.export.vectors, bertprobe.render.terminal, bertprobe.report.text, safetensors.numpy
@@ -79,9 +84,9 @@ for last in range(first, 10_000):
 """
 
 
-def stepwise(argv: Sequence[str], folder: Path, as_report: Callable[[int], None]) -> int:
+def stepwise(argv: Sequence[str], folder: Path, as_report: Callable[[int], None], preload: Sequence[str] = ()) -> int:
     """Kills a command before each of its steps below a folder, and has `look` see what is left; gives their number."""
-    words = [sys.executable, "-c", _STEPWISE, json.dumps(list(argv)), str(folder), "1"]
+    words = [sys.executable, "-c", _STEPWISE, json.dumps(list(argv)), str(folder), "1", *preload]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as runner:
         if runner.stdin is None or runner.stdout is None:
             raise RuntimeError("no pipes")
@@ -134,6 +139,97 @@ def wrong(place: Path, whole: Any, earlier: Any, model: Path, weights: Any) -> s
     return "half a result" if found is not None else "what was there is gone"
 
 
+# ------------------------------------------------------------------------------------------------ gone on with
+
+# Runs a command in a fork for each line, which says after how many seconds it gets which signal; 0 is none.
+_AGAIN = """
+import json, os, signal, sys, time
+argv = json.loads(sys.argv[1])
+import torch
+import bertprobe.cli, bertprobe.cli.extract, bertprobe.extract, bertprobe.report.extract, bertprobe.render.terminal
+import bertprobe.run, bertprobe.run.sentence, pyarrow.parquet, safetensors.numpy, tokenizers
+print("ready", flush=True)
+for line in sys.stdin:
+    after, number = json.loads(line)
+    start = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.stdout = sys.stderr = open(os.devnull, "w")
+        try: bertprobe.cli.main(argv)
+        except SystemExit as end: os._exit(int(end.code or 0))
+        except BaseException: os._exit(99)
+    if number:
+        time.sleep(after)
+        os.kill(child, number)
+    _, status = os.waitpid(child, 0)
+    print(json.dumps([os.waitstatus_to_exitcode(status), time.monotonic() - start]), flush=True)
+"""
+
+PRELOADED = ("torch", "bertprobe.cli.extract", "bertprobe.extract", "bertprobe.report.extract", "pyarrow.parquet")
+
+
+class Again:
+    """A command that is run again and again, each time in a fork of a process that has loaded what it needs."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        words = [sys.executable, "-c", _AGAIN, json.dumps(list(argv))]
+        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> Again:
+        self._line()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.communicate()
+
+    def run(self, after: float = 0, number: int = 0) -> tuple[int, float]:
+        """Runs it, with a signal after so many seconds; gives the exit code and how long it took."""
+        if self._process.stdin is None:
+            raise RuntimeError("no pipes")
+        print(json.dumps([after, int(number)]), file=self._process.stdin, flush=True)
+        code, took = json.loads(self._line())
+        return code, took
+
+    def _line(self) -> str:
+        if self._process.stdout is None:
+            raise RuntimeError("no pipes")
+        return self._process.stdout.readline()
+
+
+def extract_words(corpus: Path, place: Path) -> list[str]:
+    """A run of several shards, with rows of tokens and of documents."""
+    parts = ["--part", "pooler", "--part", "intermediate", "--neurons", "1:3-40"]
+    return ["extract", str(corpus), "-o", str(place), *parts, "--threads", "1", "--shard-text", "4000"]
+
+
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+
+
+def continued(argv: Sequence[str], place: Path, kills: int, chance: random.Random) -> list[str]:
+    """Runs `extract` and kills it at random moments, twice in a folder every other time; gives what was wrong after."""
+    faults = []
+    with Again(argv) as command:
+        code, took = command.run()
+        whole = state(place)
+        if code != 0 or whole is None:
+            return [f"exit {code} without a kill"]
+        done = 0
+        while done < kills:
+            shutil.rmtree(place, ignore_errors=True)
+            number = SIGNALS[done % len(SIGNALS)]
+            for _ in range(1 + done % 2):
+                code, _ = command.run(chance.uniform(0.05, 0.95) * took, number)
+                if code == 0:  # it was done before the signal came
+                    took *= 0.95
+                else:
+                    done += 1
+            code, _ = command.run()
+            if code != 0 or state(place) != whole:
+                faults.append(f"{number.name}: exit {code}, {sorted(path.name for path in place.iterdir())}")
+    return faults
+
+
 # ------------------------------------------------------------------------------------------------ by hand
 
 
@@ -154,11 +250,19 @@ def kill(argv: Sequence[str], after: float, number: int) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="of each command")
-    parser.add_argument("commands", nargs="*", metavar="COMMAND", help=f"of {', '.join(WRITING)}")
+    parser.add_argument("commands", nargs="*", metavar="COMMAND", help=f"of {', '.join(WRITING)}, extract")
     options = parser.parse_args()
     import bertprobe
 
     model = Path(bertprobe.__file__).parent / "pocket"
+    if options.commands == ["extract"]:
+        with tempfile.TemporaryDirectory(prefix="kills.") as folder:
+            corpus, place = Path(folder) / "corpus.txt", Path(folder) / "out"
+            corpus.write_text("".join(f"the ship left harbour {i} times and she walked on\n" for i in range(400)))
+            argv = extract_words(corpus, place)
+            faults = continued(argv, place, options.kills, random.Random(0))
+        print(f"extract      {options.kills} kills, each gone on with; other bytes at the end: {faults or 'none'}")
+        return
     weights = state(model)
     chance = random.Random(0)
     for name in options.commands or WRITING:

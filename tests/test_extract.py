@@ -6,15 +6,19 @@ import hashlib
 import json
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kills
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
 import zoo
+from conftest import Run
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -367,7 +371,7 @@ def test_neurons_are_written_as_runs() -> None:
 
 def test_a_text_that_does_not_fit_is_named_by_file_and_row(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text("a ship\n" * 3 + "ship " * 300 + "\n")
-    with pytest.raises(BertprobeError, match=r"c\.txt, row 3 from 0 \('ship .*has 302 tokens"):
+    with pytest.raises(BertprobeError, match=r"c\.txt: row 3 \(the first is 0\), 'ship .*, has 302 tokens"):
         job(tmp_path / "c.txt", tmp_path / "o")
     (tmp_path / "c.txt").write_text("")
     with pytest.raises(NotFound, match="there is no text"):
@@ -533,3 +537,111 @@ def test_numbers_that_do_not_fit_are_refused(corpus_file: Path, tmp_path: Path) 
     planned = job(corpus_file, tmp_path / "n", wish, model=str(folder))
     planned.run()
     assert [finding.rule for finding in planned.why_not_finite()] == ["not-finite"]
+
+
+def test_killed_at_random_moments_it_goes_on_and_ends_with_the_same_bytes(corpus_file: Path, tmp_path: Path) -> None:
+    """`python tests/kills.py --kills 50 extract` does more of them."""
+    place = tmp_path / "o"
+    assert kills.continued(kills.extract_words(corpus_file, place), place, 6, random.Random(1)) == []
+
+
+def test_killed_before_each_step_it_goes_on_and_ends_with_the_same_bytes(corpus_file: Path, tmp_path: Path) -> None:
+    """Each run finds what those killed before it have left, and comes a step further."""
+    words = kills.extract_words(corpus_file, tmp_path / "o")
+    seen: list[int] = []
+    steps = kills.stepwise(words, tmp_path / "o", seen.append, kills.PRELOADED)
+    assert steps > 10
+    with kills.Again(kills.extract_words(corpus_file, tmp_path / "whole")) as command:
+        assert command.run()[0] == 0
+    assert hashes(tmp_path / "o") == hashes(tmp_path / "whole")
+
+
+# ------------------------------------------------------------------------------------------------ the command
+
+
+def test_the_command_tells_plan_and_outcome(corpus_file: Path, tmp_path: Path, run: Run) -> None:
+    words = ["extract", corpus_file, "-o", tmp_path / "o", "--shard-text", "6000", "--threads", "1"]
+    planned = run([*words, "--dry-run"])
+    assert planned.code == 0
+    assert planned.out.startswith("120 texts, 2,727 tokens: ")
+    assert not (tmp_path / "o").exists()
+    ran = run(words)
+    assert ran.code == 0
+    assert "bertprobe: 120 texts, 2,727 tokens: 68.3 kB to write, in 2 shards" in ran.err
+    assert f"the disk of {tmp_path}/o has" in ran.err
+    assert "tokens/s" in ran.err
+    assert ran.out.startswith("120 texts, 2,727 tokens: ")
+    assert f"in 2 shards, {tmp_path}/o" in ran.out
+    again = run([*words, "--json"])
+    assert "is complete: nothing is left to do" in again.err
+    data = json.loads(again.out)
+    assert (data["run"]["resumed"], data["run"]["documents"], data["written"]["complete"]) == (True, 0, True)
+    assert data["written"]["tensors"] == [
+        {"name": "pooler", "rows": "documents", "shape": [120, 128], "dtype": "float32"}
+    ]
+    differs = run([*words, "--dtype", "float16"])
+    assert differs.code == 1
+    assert "options.dtype is float32 there, float16 now" in differs.err
+
+
+def test_quiet_says_nothing_but_the_result(corpus_file: Path, tmp_path: Path, run: Run) -> None:
+    ran = run(["extract", corpus_file, "-o", tmp_path / "o", "--quiet", "--vector", "mean", "--vector", "cls"])
+    assert (ran.code, ran.err) == (0, "")
+    assert [line.split()[0] for line in ran.out.splitlines()[1:]] == ["tensor", "mean", "cls"]
+
+
+def test_wrong_usage_names_options(corpus_file: Path, tmp_path: Path, run: Run) -> None:
+    for words, told in (
+        (["--top", "3"], "--top is of intermediate modules; add --part intermediate"),
+        (["--vector", "sentence", "--part", "pooler"], "--vector sentence runs texts as its recipe has them"),
+        (["--prompt", "x"], "--prompt goes with --vector sentence"),
+    ):
+        ran = run(["extract", corpus_file, "-o", tmp_path / "o", *words])
+        assert ran.code == 2
+        assert told in ran.err
+    assert run(["extract", corpus_file]).code == 2
+
+
+def test_sentence_vectors_are_those_of_pool(minilm: Path, tmp_path: Path, run: Run) -> None:
+    texts = ["a cat", "a cat sat on the mat", "why?", "ship " * 400]
+    (tmp_path / "c.txt").write_text("\n".join(texts))
+    words = ["-m", minilm, "--vector", "sentence", "--prompt", "query: "]
+    ran = run(["extract", tmp_path / "c.txt", "-o", tmp_path / "o", *words])
+    assert ran.code == 0, ran.err
+    assert "1 text truncated" in ran.out, "the recipe cuts, as pool has it"
+    found = open_activations(tmp_path / "o")
+    wanted = bertprobe.open(minilm).pool(texts, vector="sentence", prompt="query: ")
+    assert np.abs(found["sentence"][:] - wanted).max() < 1e-5
+    other = run(["extract", tmp_path / "c.txt", "-o", tmp_path / "o", *words[:-1], "passage: "])
+    assert "options.prompt is query:  there, passage:  now" in other.err
+
+
+def test_a_corpus_from_stdin_and_from_tables(corpus_file: Path, texts: list[str], tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    wanted = written(corpus_file, tmp_path / "txt")["pooler"][:]
+    pq.write_table(pa.table({"body": texts, "n": list(range(120))}), tmp_path / "c.parquet")
+    words = [sys.executable, "-m", "bertprobe", "extract", "--threads", "1", "--quiet"]
+    by_table = [*words, tmp_path / "c.parquet", "--field", "body", "--id-field", "n", "-o", tmp_path / "parquet"]
+    subprocess.run(by_table, check=True, capture_output=True)
+    with open(corpus_file) as stdin:
+        subprocess.run([*words, "-", "-o", tmp_path / "stdin"], check=True, capture_output=True, stdin=stdin)
+    for name in ("parquet", "stdin"):
+        assert np.abs(open_activations(tmp_path / name)["pooler"][:] - wanted).max() < 1e-5
+    assert open_activations(tmp_path / "parquet").document(7).id == "7"
+    with open(corpus_file) as stdin:
+        ran = subprocess.run([*words, "-", "-o", tmp_path / "stdin"], capture_output=True, text=True, stdin=stdin)
+    assert "was made of stdin, which cannot be read again" in ran.stderr
+
+
+def test_bad_rows_stop_the_run_or_are_counted(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "c.jsonl").write_text('{"text": "a ship"}\n{"txt": 1}\n{"text": "left"}\n')
+    words = ["extract", tmp_path / "c.jsonl", "-o", tmp_path / "o"]
+    ran = run(words)
+    assert ran.code == 1
+    assert "c.jsonl: row 1" in ran.err
+    assert "--skip-bad" in ran.err
+    ran = run([*words, "--skip-bad"])
+    assert ran.out.startswith("2 texts, 7 tokens, 1 bad row skipped")
+    assert [document.row for document in open_activations(tmp_path / "o")] == [0, 2]

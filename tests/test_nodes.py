@@ -23,6 +23,11 @@ COMMANDS: dict[str, tuple[type, tuple[str, ...]]] = {
     "pool": (nodes.Pooling, ("pool", *TEXTS, "-m", "MODEL")),
     "pool one text": (nodes.Pooling, ("pool", TEXTS[0], "-m", "MODEL")),
     "activations": (nodes.Activation, ("activations", *TEXTS, "-m", "MODEL", "--tokens")),
+    "extract": (nodes.Extraction, ("extract", "CORPUS", "-o", "OUT", "-m", "MODEL")),
+    "extract --dry-run": (
+        nodes.Extraction,
+        ("extract", "CORPUS", "-o", "OUT", "--top", "3", "--part", "intermediate", "--dry-run"),
+    ),
     "report": (nodes.Page, ("report", "MODEL", *TEXTS, "-o", "OUT.html")),
     "report without texts": (nodes.Page, ("report", "MODEL", "-o", "OUT.html")),
     "diff": (nodes.Comparison, ("diff", "MODEL", "MODEL", *TEXTS)),
@@ -68,8 +73,12 @@ def faults(value: Any, of: Any, path: str = "") -> Iterator[str]:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_commands_write_what_their_type_says(name: str, run: Run, tiny_bert: Path, tmp_path: Path) -> None:
     of, argv = COMMANDS[name]
+    (tmp_path / "corpus.txt").write_text("\n".join(TEXTS))
     words = [
-        w.replace("MODEL", "pocket").replace("OTHER", str(tiny_bert)).replace("OUT", str(tmp_path / "out"))
+        w.replace("CORPUS", str(tmp_path / "corpus.txt"))
+        .replace("MODEL", "pocket")
+        .replace("OTHER", str(tiny_bert))
+        .replace("OUT", str(tmp_path / "out"))
         for w in argv
     ]
     ran = run([*words, "--json"])

@@ -7,7 +7,7 @@ from contextlib import redirect_stderr
 
 import pytest
 
-from bertprobe.render.progress import progress
+from bertprobe.render.progress import progress, progress_of_texts
 
 
 class Terminal(io.StringIO):
@@ -52,3 +52,17 @@ def test_a_pipe_gets_none(capsys: pytest.CaptureFixture[str]) -> None:
     with progress(100, "reading", after=0) as advance:
         advance(50)
     assert capsys.readouterr().err == ""
+
+
+def test_texts_are_counted_with_their_tokens(terminal: Terminal) -> None:
+    with redirect_stderr(terminal), progress_of_texts(100, "extracting", after=0) as advance:
+        advance(3, 50)
+        advance(1_200, 50)
+    assert "1,203 texts" in terminal.getvalue()
+    assert "tokens/s" in terminal.getvalue()
+
+
+def test_quiet_shows_no_bar(terminal: Terminal) -> None:
+    with redirect_stderr(terminal), progress_of_texts(None, "extracting", quiet=True, after=0) as advance:
+        advance(3, 50)
+    assert terminal.getvalue() == ""

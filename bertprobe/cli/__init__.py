@@ -27,6 +27,7 @@ _HOMES = {
     **dict.fromkeys(("inspect", "export"), "weights"),
     **dict.fromkeys(("diff", "graft"), "compare"),
     **dict.fromkeys(("pool", "activations", "verify"), "text"),
+    "extract": "extract",
     "recipe": "recipe",
     "explain": "explain",
     "report": "report",
@@ -157,7 +158,7 @@ def _starts_with_a_dash(word: str) -> bool:
 # Settings that errors name as Python has them, and the options that are called otherwise.
 _SETTING = re.compile(
     r"`(force|truncate|prompt|weights|root|subfolder|download|backend|dtype|vector|pairs|layers|replace|names|tokenizer"
-    r"|field|id_field|skip_bad)"
+    r"|field|id_field|skip_bad|part|neurons|tokens|top)"
     r"=([^`]*)`"
 )
 _RENAMED = {"pairs": "pair", "id_field": "id-field", "skip_bad": "skip-bad"}

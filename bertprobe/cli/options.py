@@ -63,6 +63,29 @@ Table = Annotated[
     ),
 ]
 Truncate = Annotated[bool, typer.Option("--truncate", help="Cut texts that are too long instead of refusing them.")]
+CorpusArgument = Annotated[
+    list[str],
+    typer.Argument(metavar="CORPUS…", help="Files of texts, or patterns such as 'texts/*.jsonl'; - is stdin."),
+]
+Field = Annotated[str, typer.Option("--field", metavar="NAME", help="Take texts from this field of a row.")]
+IdField = Annotated[
+    str | None,
+    typer.Option("--id-field", metavar="NAME", help="Take a text's id from this field of a row.", show_default=False),
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Skip and count rows that cannot be read instead of stopping at them.")
+]
+ShardText = Annotated[
+    int | None,
+    typer.Option(
+        "--shard-text",
+        min=1,
+        metavar="BYTES",
+        help="Cut the corpus into shards of so much text; by default 4 MiB, or less where that comes to over 1 GiB.",
+        show_default=False,
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no plan, no progress and no summary of the run.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite FILE if it exists.")]
 
 

@@ -135,7 +135,7 @@ def pool(
 
     printer = Printer.of(format, json)
     _check_sentence(vector, prompt, pair)
-    checkpoint, anatomy = _open(model, subfolder, weights, root, tokenizer)
+    checkpoint, anatomy = open_here(model, subfolder, weights, root, tokenizer)
     require_vector(checkpoint, anatomy, vector)
     way = _Way.of(checkpoint, vector, prompt)
     known, lines = _texts(texts, file, pair)
@@ -254,7 +254,7 @@ def activations(
     )
 
     printer = Printer.of(format, json)
-    checkpoint, anatomy = _open(model, subfolder, weights, root, tokenizer)
+    checkpoint, anatomy = open_here(model, subfolder, weights, root, tokenizer)
     labels = {part.label for part in select(anatomy, ["intermediate"], layers)}
     if not labels:
         raise PartMissing("there is no intermediate module", "look at what there is with: bertprobe inspect --shapes")
@@ -294,7 +294,7 @@ def verify(
     from bertprobe.verify import verify as compare
 
     printer = Printer.of(format, json)
-    checkpoint, anatomy = _open(model, subfolder, weights, root, tokenizer)
+    checkpoint, anatomy = open_here(model, subfolder, weights, root, tokenizer)
     chosen = list(texts or TEXTS)
     report = verification(checkpoint, anatomy, compare(checkpoint, anatomy, chosen), chosen)
     printer.show(report)
@@ -309,7 +309,7 @@ def _check_sentence(vector: str, prompt: str | None, pair: bool) -> None:
         raise typer.BadParameter("--pair does not go with --vector sentence, which is of one text")
 
 
-def _open(
+def open_here(
     model: str | None, subfolder: str, weights: str, root: str, tokenizer: str | None
 ) -> tuple[Checkpoint, Anatomy]:
     """The checkpoint on this disk: a forward pass needs nearly all of it, and the tokenizer too."""

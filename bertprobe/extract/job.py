@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,12 @@ class Job:
         """The shards that are still to be written."""
         return tuple(shard for shard in self.shards if self.manifest["shards"][shard.number]["done"] is None)
 
-    @cached_property
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors that are kept."""
+        return tuple(tensor.name for tensor in self.work.tensors)
+
+    @property
     def needed(self) -> int | None:
         """Bytes that are still to be written, None where nobody knows."""
         return None if self.expected is None else max(self.expected.bytes - self.manifest["bytes"], 0)

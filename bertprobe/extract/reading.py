@@ -385,23 +385,25 @@ class _Shard:
         if name not in self.tensors:
             raise PartMissing(f"{printable(name)} was not kept", f"there is {printable(', '.join(self.tensors))}")
         if name not in self._arrays:
-            header = self._headers[name]
-            piece = header.pieces[0]
-            dtype = numpy_dtype(header.dtype)
-            if header.count == 0:
-                self._arrays[name] = np.zeros(header.shape, dtype)
-            else:
-                self._arrays[name] = np.memmap(self._path(self._rows), dtype, "r", piece.start, header.shape)
+            tensor, start = self.tensors[name], self._starts[name]
+            dtype, shape = numpy_dtype(STORED[tensor.dtype]), self._shape(tensor)
+            nothing = np.zeros(shape, dtype) if not all(shape) else None
+            path = self._path(self._rows)
+            self._arrays[name] = np.memmap(path, dtype, "r", start, shape) if nothing is None else nothing
         return self._arrays[name]
 
+    def _shape(self, tensor: Tensor) -> tuple[int, int]:
+        return tensor.count(self._done["documents"], self._done["tokens"]), tensor.width
+
     @cached_property
-    def _headers(self) -> Mapping[str, Any]:
+    def _starts(self) -> Mapping[str, int]:
+        """Where each tensor begins in the file, once that is as the manifest says."""
         headers = {header.name: header for header in index(LocalFile(self._path(self._rows))).headers}
         for tensor in self.tensors.values():
-            shape = (tensor.count(self._done["documents"], self._done["tokens"]), tensor.width)
-            if tensor.name not in headers or headers[tensor.name].shape != shape:
+            found = headers.get(tensor.name)
+            if found is None or (found.shape, found.dtype) != (self._shape(tensor), STORED[tensor.dtype]):
                 raise CorruptFile(f"{printable(str(self._folder / self._rows))} is not as {NAME} says", _AGAIN)
-        return headers
+        return {name: header.pieces[0].start for name, header in headers.items()}
 
     @cached_property
     def tokens(self) -> Any:

@@ -57,7 +57,7 @@ class Work:
 
     def _named(self, document: Document) -> str:
         shown = self.corpus.files[document.file].shown
-        return f"{shown}, row {document.row} from 0 ({beginning(document.text)}),"
+        return f"{shown}: row {document.row} (the first is 0), {beginning(document.text)},"
 
 
 @dataclass(frozen=True, slots=True)

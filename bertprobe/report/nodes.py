@@ -386,6 +386,65 @@ class Page(TypedDict):
     written: NotRequired[WrittenPage]
 
 
+# ------------------------------------------------------------------------------------------------ extract
+
+
+class PlannedRun(TypedDict):
+    """What a run was expected to come to, and what its disk has left; None of stdin."""
+
+    documents: int | None
+    tokens: int | None
+    bytes: int | None
+    exact: bool
+    shards: int
+    free: int
+
+
+class WrittenRows(TypedDict):
+    """A tensor over all shards."""
+
+    name: str
+    rows: str
+    shape: list[int]
+    dtype: str
+
+
+class WrittenRun(TypedDict):
+    """What lies in the folder."""
+
+    path: str
+    complete: bool
+    shards: int
+    documents: int
+    tokens: int
+    truncated: int
+    skipped: int
+    bytes: int
+    tensors: list[WrittenRows]
+
+
+class RunOutcome(TypedDict):
+    """What this command did."""
+
+    resumed: bool
+    documents: int
+    tokens: int
+    seconds: float
+    tokens_per_second: Number
+
+
+class Extraction(TypedDict):
+    """`extract`."""
+
+    model: str
+    facts: Facts
+    planned: PlannedRun
+    written: WrittenRun
+    run: RunOutcome | None
+    findings: list[Finding]
+    version: str
+
+
 # ------------------------------------------------------------------------------------------------ diff, graft
 
 

@@ -1,0 +1,132 @@
+"""The report of `extract`: what was planned, what was done of it, and what lies in the folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from bertprobe.report import Column, Report, View, facts, report_of
+from bertprobe.verdicts import Finding
+
+if TYPE_CHECKING:
+    from bertprobe.extract import Job, Outcome
+    from bertprobe.report import nodes
+
+UNITS = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
+
+
+def extraction(job: Job, outcome: Outcome | None = None, findings: Sequence[Finding] = ()) -> Report:
+    """The report of a run, or without `outcome` of its plan."""
+    tensors = list(_tensors(job))
+    columns = (
+        Column("tensor", ("name",), "text"),
+        Column("rows", ("rows",), "text"),
+        Column("shape", ("shape",), "shape"),
+        Column("dtype", ("dtype",), "text"),
+    )
+    view = View("tensors", _title(job, outcome), columns, tuple(tensors))
+    data = {
+        "model": job.checkpoint.ref,
+        "facts": facts(job.checkpoint, job.anatomy),
+        "planned": _planned(job),
+        "written": _written(job, tensors),
+        "run": None if outcome is None else _run(job, outcome),
+    }
+    return report_of(data, [view], findings, warn_first=True)
+
+
+def plan_line(job: Job) -> str:
+    """What is to be written, against what the disk has left; and where a run is gone on with, how far it was."""
+    path = str(job.folder.path)
+    if not job.left:
+        return f"{path} is complete: nothing is left to do"
+    what = _expected(job)
+    if job.resumed:
+        done = len(job.shards) - len(job.left)
+        what = f"going on after {done:,} of {_count(len(job.shards), 'shard')}: {what}"
+    return f"{what}; the disk of {path} has {_size(job.folder.free)} left"
+
+
+def done_line(outcome: Outcome) -> str:
+    """What a command did, in a line."""
+    rate = "" if outcome.rate is None else f", {outcome.rate:,.0f} tokens/s"
+    return f"{_count(outcome.documents, 'text')}, {_count(outcome.tokens, 'token')} in {_time(outcome.seconds)}{rate}"
+
+
+def _expected(job: Job) -> str:
+    if job.expected is None or job.needed is None:
+        return "how many texts come, and how much is written, cannot be known beforehand"
+    about = "" if job.expected.exact else "about "
+    texts = _count(job.expected.documents, "text")
+    tokens = f"{about}{_count(job.expected.tokens, 'token')}"
+    return f"{texts}, {tokens}: {about}{_size(job.needed)} to write, in {_count(len(job.left), 'shard')}"
+
+
+def _title(job: Job, outcome: Outcome | None) -> str:
+    if outcome is None:
+        return _expected(job)
+    told = job.manifest
+    found = [_count(told["documents"], "text"), _count(told["tokens"], "token")]
+    found += [f"{_count(told['truncated'], 'text')} truncated"] if told["truncated"] else []
+    found += [f"{_count(told['skipped'], 'bad row')} skipped"] if told["skipped"] else []
+    return f"{', '.join(found)}: {_size(told['bytes'])} in {_count(len(job.shards), 'shard')}, {job.folder.path}"
+
+
+def _planned(job: Job) -> nodes.PlannedRun:
+    expected = job.expected
+    return {
+        "documents": None if expected is None else expected.documents,
+        "tokens": None if expected is None else expected.tokens,
+        "bytes": None if expected is None else expected.bytes,
+        "exact": expected is not None and expected.exact,
+        "shards": len(job.shards),
+        "free": job.folder.free,
+    }
+
+
+def _written(job: Job, tensors: list[nodes.WrittenRows]) -> nodes.WrittenRun:
+    told = job.manifest
+    return {
+        "path": str(job.folder.path),
+        "complete": told["complete"],
+        "shards": len(job.shards) - len(job.left),
+        "documents": told["documents"],
+        "tokens": told["tokens"],
+        "truncated": told["truncated"],
+        "skipped": told["skipped"],
+        "bytes": told["bytes"],
+        "tensors": tensors,
+    }
+
+
+def _tensors(job: Job) -> Iterator[nodes.WrittenRows]:
+    documents, tokens = job.manifest["documents"], job.manifest["tokens"]
+    if not documents and job.expected is not None:
+        documents, tokens = job.expected.documents, job.expected.tokens
+    for tensor in job.work.tensors:
+        shape = [tensor.count(documents, tokens), tensor.width]
+        yield {"name": tensor.name, "rows": tensor.rows, "shape": shape, "dtype": tensor.dtype}
+
+
+def _run(job: Job, outcome: Outcome) -> nodes.RunOutcome:
+    return {
+        "resumed": job.resumed,
+        "documents": outcome.documents,
+        "tokens": outcome.tokens,
+        "seconds": outcome.seconds,
+        "tokens_per_second": outcome.rate,
+    }
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def _size(count: int) -> str:
+    return next((f"{count / step:.3g} {unit}" for unit, step in UNITS if count >= step), f"{count} bytes")
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if seconds >= 60 else f"{seconds:.1f} s"
