@@ -85,7 +85,7 @@ def test_options_and_their_words(here: Path) -> None:
     assert completed(here, "inspect", "--format", "") == ["table", "json", "csv", "markdown", "github"]
     assert completed(here, "inspect", "--table", "s") == ["spectrum"]
     assert completed(here, "pool", "--tokenizer", "") == []  # a path: left to the shell
-    assert completed(here, "pool", "--vector", "") == ["pooled", "cls", "mean"]
+    assert completed(here, "pool", "--vector", "") == ["pooled", "cls", "mean", "sentence"]
 
 
 def test_the_tables_offered_are_those_there_are(run: Run) -> None:

@@ -15,6 +15,7 @@ from bertprobe.storages import listed, weights_files
 from bertprobe.verdicts import Finding, Observation, Rule, ask
 
 UNDECLARED = "pooling-undeclared"
+BEYOND = "length-beyond-positions"
 _NEEDS_WEIGHTS = ("Dense", "LayerNorm")
 
 
@@ -24,8 +25,13 @@ def judge_recipe(recipe: Recipe) -> tuple[Finding, ...]:
 
 
 def beside_weights(recipe: Recipe) -> tuple[Finding, ...]:
-    """The findings that belong to a checkpoint as a whole: that nothing declares a recipe is true of most, and none."""
-    return tuple(finding for finding in judge_recipe(recipe) if finding.rule != UNDECLARED)
+    """The findings that belong to a checkpoint as a whole.
+
+    That nothing declares a recipe is true of most, and the length that sentence-transformers then takes by itself is no
+    fault of theirs.
+    """
+    own = () if recipe.declared else (UNDECLARED, BEYOND)
+    return tuple(finding for finding in judge_recipe(recipe) if finding.rule not in own)
 
 
 def said(found: Said) -> str:
@@ -427,9 +433,7 @@ RULES: tuple[Rule[Recipe], ...] = (
     Rule("width-contradiction", "error", "A step expects vectors of another width.", width_contradiction),
     Rule("modules-order", "error", "Modules stand in an order that gives no vector.", modules_order),
     Rule("prompt-missing", "error", "The default prompt is none of the prompts.", prompt_missing),
-    Rule(
-        "length-beyond-positions", "error", "Texts may be longer than the model's positions.", length_beyond_positions
-    ),
+    Rule(BEYOND, "error", "Texts may be longer than the model's positions.", length_beyond_positions),
     Rule("module-unsupported", "warning", "A step of the recipe is not run here.", module_unsupported),
     Rule("case-contradiction", "warning", "Files differ in case or accents.", case_contradiction),
     Rule("special-tokens-contradiction", "warning", "Files differ in the tokens around a text.", special_contradiction),
