@@ -146,17 +146,18 @@ class _Counter:
     def __init__(self, neurons: int) -> None:
         import numpy as np
 
-        self._first = np.arange(neurons, dtype=np.int64) * BINS
+        self._first = np.arange(neurons, dtype=np.int32) * np.int32(BINS)
         self._waiting = np.empty((COUNTED, neurons), np.int64)
         self._filled = 0
         self._found = np.zeros(neurons * BINS, np.int64)
 
     def count(self, values: Floats) -> None:
-        import numpy as np
 
         if self._filled + len(values) > COUNTED:
             self._flush()
-        np.add(bins_of(values), self._first, out=self._waiting[self._filled : self._filled + len(values)])
+        bins = bins_of(values)
+        bins += self._first
+        self._waiting[self._filled : self._filled + len(values)] = bins
         self._filled += len(values)
 
     def finished(self) -> Ints:
