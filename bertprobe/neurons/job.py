@@ -165,7 +165,7 @@ def prepare_scan(
             corpus,
             runner.tokenizer.name,
             (),
-            options=_told(options, labels),
+            options={**_told(options, labels), "longest": runner.engine.longest},
             compute=_computed(runner),
         ),
         "format": FORMAT,

@@ -885,3 +885,152 @@ class RecipeReport(TypedDict):
     tools: list[ToolMade]
     findings: list[Finding]
     version: str
+
+
+# ------------------------------------------------------------------------------------------------ neurons
+
+
+class Stamp(TypedDict):
+    """How far the activations of some texts of a corpus are from transformers', and the activation in force."""
+
+    texts: int
+    activation: str | None
+    largest_difference: float
+    limit: float
+    holds: bool
+
+
+class ScanCounts(TypedDict):
+    """What a scan read."""
+
+    path: str
+    complete: bool
+    documents: int
+    tokens: int
+    truncated: int
+    skipped: int
+    thresholds: list[float]
+    verify: Stamp | None
+
+
+class ScannedLayer(TypedDict):
+    """A layer's neurons in counts; `never` by threshold, the first of which is zero before the activation."""
+
+    label: str
+    layer: int
+    neurons: int
+    never: dict[str, int]
+    always: int
+    mean: Number
+    max: Number
+
+
+class ScannedNeuron(TypedDict):
+    """A neuron's numbers over a corpus; `over` are shares of tokens above each threshold."""
+
+    name: str
+    layer: int
+    neuron: int
+    mean: Number
+    std: Number
+    min: Number
+    max: Number
+    above_zero: Number
+    before_above_zero: Number
+    over: dict[str, Number]
+    selectivity: Number
+
+
+class NeuronScanned(TypedDict):
+    """`neurons scan` and `neurons merge`."""
+
+    model: str
+    scan: ScanCounts
+    layers: list[ScannedLayer]
+    findings: list[Finding]
+    version: str
+
+
+class NeuronListing(TypedDict):
+    """`neurons list`."""
+
+    model: str
+    scan: ScanCounts
+    layers: list[ScannedLayer]
+    neurons: list[ScannedNeuron]
+    findings: list[Finding]
+    version: str
+
+
+class NeuronExample(TypedDict):
+    """A token on which a neuron was seen, with the pieces around it; `place` is its own among `tokens`."""
+
+    document: int
+    file: str
+    row: int
+    position: int
+    value: Number
+    tokens: list[str]
+    place: int
+
+
+class NeuronWord(TypedDict):
+    """An entry of the vocabulary and what it has to do with a neuron."""
+
+    token: str
+    value: Number
+
+
+class NeuronHead(TypedDict):
+    """What the model's own head makes of a neuron's output column."""
+
+    transform: str
+    promoted: list[NeuronWord]
+    suppressed: list[NeuronWord]
+
+
+class NeuronStretch(TypedDict):
+    """A neuron's mean over the tokens at some positions; `last` is null where open."""
+
+    first: int
+    last: int | None
+    tokens: int
+    mean: Number
+
+
+class NeuronTogether(TypedDict):
+    """Another neuron: strongest tokens that both have, and correlation over the tokens drawn."""
+
+    name: str
+    shared: int
+    correlation: Number
+
+
+class NeuronBeside(TypedDict):
+    """The same neuron in another scan: its strongest tokens there, and the pieces that are strongest in both."""
+
+    path: str
+    strongest: list[NeuronExample]
+    pieces: list[str]
+    share: Number
+
+
+class NeuronCard(TypedDict):
+    """`neurons show`."""
+
+    model: str
+    scan: ScanCounts
+    neuron: ScannedNeuron
+    label: str
+    deciles: list[Number]
+    positions: list[NeuronStretch]
+    strongest: list[NeuronExample]
+    negative: list[NeuronExample]
+    of_deciles: list[NeuronExample | None]
+    random: list[NeuronExample]
+    nearest: list[NeuronWord] | None
+    head: NeuronHead | None
+    together: list[NeuronTogether]
+    beside: list[NeuronBeside]
+    findings: list[Finding]
+    version: str

@@ -77,6 +77,9 @@ class Tokenizer(Protocol):
     def special_tokens(self) -> frozenset[str]:
         """The tokens that have a role of their own, such as its unknown or its separating one."""
 
+    def piece(self, id: int) -> str:
+        """The piece of an id as text, empty where there is none."""
+
     def lower_first(self) -> None:
         """Has text lower-cased before all else."""
 

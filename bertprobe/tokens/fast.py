@@ -102,6 +102,10 @@ class FastTokenizer:
             cls, sep = zip(tokens, cast(list[int], ids), strict=True)
             self._backend.post_processor = processors.BertProcessing(sep, cls)
 
+    def piece(self, id: int) -> str:
+        """The piece of an id as text, empty where there is none."""
+        return self._pieces[id]
+
     def lower_first(self) -> None:
         """Has text lower-cased before all else, where its normalizer has no step that does only that."""
         lower_first(self._backend)

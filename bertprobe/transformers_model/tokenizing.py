@@ -42,6 +42,11 @@ class TransformersTokenizer:
         return frozenset(map(str, self._tokenizer.all_special_tokens))
 
     @shut()
+    def piece(self, id: int) -> str:
+        """The piece of an id as text, empty where there is none."""
+        return str(self._tokenizer.convert_ids_to_tokens(id) or "")
+
+    @shut()
     def lower_first(self) -> None:
         """Has text lower-cased before all else; raises `UnsupportedFile` where the tokenizer has no such step."""
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
