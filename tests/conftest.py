@@ -103,6 +103,42 @@ def small_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def small_scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with texts.txt, sentences of the built-in model's own words, and scan, its neurons over them."""
+    import random
+
+    import bertprobe
+    from bertprobe.corpus import open_corpus
+    from bertprobe.neurons import Kept
+    from bertprobe.neurons.job import Options, prepare_scan
+
+    here = tmp_path_factory.mktemp("small-scan")
+    draw = random.Random(0)
+    words = [
+        "the",
+        "ship",
+        "left",
+        "harbour",
+        "and",
+        "he",
+        "was",
+        "paid",
+        "a",
+        "shilling",
+        "to",
+        "miss",
+        "fairfax",
+        ",",
+    ]
+    (here / "texts.txt").write_text("".join(f"{' '.join(draw.choices(words, k=12))}\n" for _ in range(80)))
+    model, corpus = bertprobe.open("pocket"), open_corpus([here / "texts.txt"])
+    prepare_scan(
+        model.checkpoint, model.anatomy, corpus, here / "scan", Options(Kept(top=5, drawn=40), verify=False)
+    ).run()
+    return here
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-goldens", action="store_true", help="write tests/golden/ anew from what is printed now")
 

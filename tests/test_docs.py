@@ -29,7 +29,15 @@ from bertprobe.stats.table import STATISTICS, Statistic
 from bertprobe.verdicts import RULES, SMALLEST_SIDE, TRAINED_ABOVE, UNTRAINED_BELOW
 
 PAGES = [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
-COMMANDS = [info.name or info.callback.__name__ for info in app.registered_commands if info.callback]
+SINGLE = {info.name or info.callback.__name__: info for info in app.registered_commands if info.callback}
+GROUPS = {group.name or "": group.typer_instance for group in app.registered_groups if group.typer_instance}
+GROUPED = {
+    f"{name} {info.name or info.callback.__name__}": info
+    for name, group in GROUPS.items()
+    for info in group.registered_commands
+    if info.callback
+}
+COMMANDS = {**SINGLE, **GROUPED}
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.M | re.S)
 FOLDERS = (
     *("checkpoint", "checkpoint/tensorflow", "compare", "verdicts", "tokens", "export", "extract"),
@@ -278,7 +286,8 @@ def helped(*words: str) -> str:
 
 
 def test_the_commands_page_is_made_from_help(request: pytest.FixtureRequest) -> None:
-    sections = [("bertprobe", helped()), *((f"bertprobe {command}", helped(command)) for command in COMMANDS)]
+    words = ["", *SINGLE, *(name for group in GROUPS for name in (group, *(c for c in GROUPED if c.startswith(group))))]
+    sections = [(f"bertprobe {command}".strip(), helped(*command.split())) for command in words]
     fresh = "\n".join([CLI, *(f"## `{title}`\n\n```text\n{text}\n```\n" for title, text in sections)])
     page = ROOT / "docs" / "cli.md"
     if request.config.getoption("--update-goldens"):
@@ -288,12 +297,12 @@ def test_the_commands_page_is_made_from_help(request: pytest.FixtureRequest) -> 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_and_option_has_help(command: str) -> None:
-    (info,) = [i for i in app.registered_commands if i.callback and (i.name or i.callback.__name__) == command]
+    info = COMMANDS[command]
     assert info.callback is not None
     assert info.callback.__doc__
     # The page made from --help has every option: it proves nothing.
     guide = "".join(page.read_text() for page in PAGES if page.name != "cli.md")
-    for option in re.findall(r"--[a-z]+", helped(command)):
+    for option in re.findall(r"--[a-z]+", helped(*command.split())):
         assert option in guide or option == "--help", f"{option} is nowhere in the docs"
 
 

@@ -191,7 +191,8 @@ def select(
     wanted = set(roles or default or ("intermediate", "pooler"))
     if "intermediate" in wanted:
         wanted.add("gate")
-    numbers = None if layers is None else _layer_numbers(layers, anatomy)
+    there = sorted({part.layer for part in anatomy.parts if part.layer is not None})
+    numbers = None if layers is None else layer_numbers(layers, there)
     return tuple(
         part
         for part in anatomy.parts
@@ -199,8 +200,8 @@ def select(
     )
 
 
-def _layer_numbers(text: str, anatomy: Anatomy) -> set[int]:
-    there = sorted({part.layer for part in anatomy.parts if part.layer is not None})
+def layer_numbers(text: str, there: Sequence[int]) -> set[int]:
+    """The layers that a list such as `0,3-5,-1` names among those that are there, sorted; -1 is the last."""
     found: set[int] = set()
     for item in text.split(","):
         match = re.fullmatch(r"\s*(-?\d{1,9})(?:\s*-\s*(-?\d{1,9}))?\s*", item)

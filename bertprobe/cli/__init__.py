@@ -32,6 +32,7 @@ _HOMES = {
     "explain": "explain",
     "report": "report",
 }
+_GROUPS = ("neurons",)  # of commands, each with the name of its module and of the application in it
 
 
 def __getattr__(name: str) -> Any:
@@ -53,8 +54,11 @@ def application(*commands: str) -> typer.Typer:
         epilog="Exit codes: 0 fine, 1 an error told on stderr, 2 wrong usage, 3 findings under --strict.",
     )
     app.callback()(_general)
-    for command in commands or _HOMES:
-        app.command()(getattr(import_module(f"{__name__}.{_HOMES[command]}"), command))
+    for command in commands or (*_HOMES, *_GROUPS):
+        if command in _GROUPS:
+            app.add_typer(getattr(import_module(f"{__name__}.{command}"), command), name=command)
+        else:
+            app.command()(getattr(import_module(f"{__name__}.{_HOMES[command]}"), command))
     return app
 
 
@@ -93,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with _stoppable(), held(), told(lambda message: _tell(f"bertprobe: {message}")):
             try:
-                application(*[word for word in words[:1] if word in _HOMES])(args=words)
+                application(*[word for word in words[:1] if word in _HOMES or word in _GROUPS])(args=words)
             finally:
                 sys.stdout.flush()  # when Python ends it would be too late to say what went wrong
     except BertprobeError as error:

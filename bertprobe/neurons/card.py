@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from bertprobe.anatomy import Anatomy
@@ -156,7 +156,7 @@ def decile_examples(scan: SiteScan, neuron: int, deciles: Sequence[float]) -> li
     """Of each tenth of a neuron's activations a token: the first drawn that lies in it, None where none was drawn."""
     items = _kept(scan.drawn.where, scan.drawn.values[:, neuron], len(scan.drawn.where))
     found: list[_Item | None] = []
-    for low, high in zip(deciles[:-1], deciles[1:], strict=True):
+    for low, high in pairwise(deciles):
         found.append(next((item for item in items if low <= item[2] <= high and item not in found), None))
     return found
 

@@ -17,6 +17,7 @@ from bertprobe.checkpoint import Checkpoint
 from bertprobe.corpus import Corpus, CorpusFile, Document, Documents, Shard, plan
 from bertprobe.errors import BertprobeError, CorruptFile, NotFound, OutputError, PartMissing, printable
 from bertprobe.export.files import RunFolder
+from bertprobe.export.tensors import digests
 from bertprobe.extract import manifest as manifests
 from bertprobe.neurons import state as states
 from bertprobe.neurons.scan import Kept, NeuronScan
@@ -88,8 +89,8 @@ class ScanJob:
 
     def _with_shard(self, state: State, shard: Shard, documents: Documents) -> State:
         options, file = self.options, self.corpus.files[shard.file]
-        parts = select(self.anatomy, ["intermediate"], options.layers)
-        scan = NeuronScan({part.label for part in parts}, options.kept, salt_of(options.seed, file, shard))
+        labels = labels_in(self.anatomy, options.layers)
+        scan = NeuronScan(labels, options.kept, salt_of(options.seed, file, shard))
         counted = _Counted(self._encoded(documents))
         run_encoded(self.runner, counted, scan)
         if not scan.is_finite:
@@ -148,9 +149,7 @@ def prepare_scan(
         PartMissing: there is no such layer.
         BertprobeError: as `open_runner` does.
     """
-    labels = [part.label for part in select(anatomy, ["intermediate"], options.layers)]
-    if not labels:
-        raise PartMissing("there is no intermediate module", "look at what there is with: bertprobe inspect --shapes")
+    labels = labels_in(anatomy, options.layers)
     folder = RunFolder(path, NAME)
     text = folder.text()
     old = None if text is None else parsed(text, str(path / NAME))
@@ -186,6 +185,14 @@ def prepare_scan(
         return ScanJob(checkpoint, anatomy, corpus, runner, folder, options, old, shards, State({}), False)
     state = states.load(path / states.NAME) if (path / states.NAME).is_file() else State({})
     return ScanJob(checkpoint, anatomy, corpus, runner, folder, options, old, shards, state, True)
+
+
+def labels_in(anatomy: Anatomy, layers: str | None) -> list[str]:
+    """The intermediate modules of some layers, None for all, by label."""
+    found = [part.label for part in select(anatomy, ["intermediate"], layers) if part.role == "intermediate"]
+    if not found:
+        raise PartMissing("there is no intermediate module", "look at what there is with: bertprobe inspect --shapes")
+    return found
 
 
 def _decided(compute: Compute, anatomy: Anatomy) -> Compute:
@@ -311,6 +318,15 @@ def open_scan(path: Path) -> ScanFolder:
             f"{printable(str(path))} has no {NAME}", "name the folder that bertprobe neurons scan wrote"
         ) from error
     return ScanFolder(path, parsed(text, str(path / NAME)), states.load(path / states.NAME))
+
+
+def check_model(folder: ScanFolder, checkpoint: Checkpoint) -> None:
+    """Raises `NotFound` where a checkpoint is not the one that was scanned, by the hashes of its files."""
+    if digests(checkpoint, checkpoint.files) != folder.manifest["model"]["files"]:
+        raise NotFound(
+            f"{printable(checkpoint.ref)} is not the model that was scanned: the sha256 of its weights differs",
+            "name that one",
+        )
 
 
 def merge_scans(folders: Sequence[ScanFolder], path: Path) -> Manifest:

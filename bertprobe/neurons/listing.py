@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bertprobe.anatomy import layer_numbers
 from bertprobe.errors import BadSetting, PartMissing, printable
 from bertprobe.neurons.job import ScanFolder
 from bertprobe.neurons.scan import SiteScan
@@ -126,8 +127,7 @@ def neuron_rows(folder: ScanFolder, wanted: Wanted = Wanted()) -> list[NeuronRow
     for layer in chosen:
         scan = folder.state.sites[sites[layer]]
         columns = columns_of(scan)
-        for neuron in np.flatnonzero(_of_kind(scan, wanted)).tolist():
-            found.append(row_of(layer, neuron, columns, scan))
+        found += [row_of(layer, neuron, columns, scan) for neuron in np.flatnonzero(_of_kind(scan, wanted)).tolist()]
     if order:
         found.sort(key=lambda row: getattr(row, order.lstrip("-")), reverse=not order.startswith("-"))
     return found[: wanted.most or None]
@@ -191,3 +191,10 @@ def site_of(folder: ScanFolder, layer: int, neuron: int) -> tuple[Site, SiteScan
 
 def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
+
+
+def layers_in(folder: ScanFolder, text: str | None) -> tuple[int, ...] | None:
+    """The layers that a list such as 0,3-5,-1 names among those scanned; None for all."""
+    if text is None:
+        return None
+    return tuple(sorted(layer_numbers(text, sorted(numbered(folder.state.sites)))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ def look_up(folder: ScanFolder, numbers: Iterable[int]) -> dict[int, Document]:
     wanted = sorted(set(numbers))
     firsts = list(accumulate((done.documents for done in folder.state.done), initial=0))
     found: dict[int, Document] = {}
-    for place, (first, stop) in enumerate(zip(firsts, firsts[1:], strict=False)):
+    for place, (first, stop) in enumerate(pairwise(firsts)):
         inside = {number - first: number for number in wanted if first <= number < stop}
         if inside:
             shard = {key: value for key, value in folder.manifest["shards"][place].items() if key != "done"}

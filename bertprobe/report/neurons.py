@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from bertprobe.neurons.card import Card, Example, Word
+from bertprobe.neurons.card import Card, Example, Head, Word
 from bertprobe.neurons.job import ScanFolder
-from bertprobe.neurons.listing import ALWAYS, LayerRow, NeuronRow
+from bertprobe.neurons.listing import ALWAYS, LayerRow, NeuronRow, Wanted
 from bertprobe.report import Column, Report, View, report_of
 
 if TYPE_CHECKING:
@@ -125,11 +125,7 @@ def _neuron_view(folder: ScanFolder, neurons: Sequence[nodes.ScannedNeuron], tit
 def card_report(folder: ScanFolder, card: Card, beside: Sequence[tuple[ScanFolder, Card]] = ()) -> Report:
     """The report of `neurons show`; `beside` are cards of the same neuron in other scans."""
     neuron = _neuron(folder, card.row)
-    head: nodes.NeuronHead | None = card.head and {
-        "transform": card.head.transform,
-        "promoted": _words(card.head.promoted),
-        "suppressed": _words(card.head.suppressed),
-    }
+    head = None if card.head is None else _head(card.head)
     others = [_beside(card, other, theirs) for other, theirs in beside]
     data = {
         **_beginning(folder),
@@ -196,19 +192,29 @@ def _example(one: Example) -> nodes.NeuronExample:
     }
 
 
+def _head(head: Head) -> nodes.NeuronHead:
+    return {
+        "transform": head.transform,
+        "promoted": _words(head.promoted),
+        "suppressed": _words(head.suppressed),
+    }
+
+
 def _words(words: Sequence[Word]) -> list[nodes.NeuronWord]:
     return [{"token": word.token, "value": word.value} for word in words]
 
 
 def spoken(tokens: Sequence[str], place: int, around: int = AROUND) -> str:
-    """Pieces as one reads them, with the one at `place` in brackets: `he saw [##ter] …` becomes `he saw[ter]`."""
+    """Pieces as one reads them, with the one at `place` in brackets: of `ad`, `##air` the second is `ad[air]`."""
     start = max(place - around, 0)
+    while start and tokens[start].startswith("##"):
+        start -= 1
     text = ""
     for number, token in enumerate(tokens[start : place + around + 1], start):
         joined = token.startswith("##")
         piece = token.removeprefix("##").replace("▁", " ").replace("Ġ", " ")
         piece = f"[{piece.strip()}]" if number == place else piece
-        text += piece if joined or token[:1] in ("▁", "Ġ") and number != place else f" {piece}"
+        text += piece if joined or (token[:1] in ("▁", "Ġ") and number != place) else f" {piece}"
     return text.strip()
 
 
@@ -251,8 +257,8 @@ def _word_views(nearest: Sequence[nodes.NeuronWord] | None, head: nodes.NeuronHe
     views = []
     if nearest is not None:
         title = "word embeddings that point most nearly where its input row does: not what it fires on"
-        columns = (Column("entry", ("token",), "text"), Column("cosine", ("value",), "real"))
-        views.append(View("nearest", title, columns, tuple(nearest)))
+        of_rows = (Column("entry", ("token",), "text"), Column("cosine", ("value",), "real"))
+        views.append(View("nearest", title, of_rows, tuple(nearest)))
     if head is not None:
         rows = tuple(
             {"promoted": up["token"], "by": up["value"], "suppressed": down["token"], "down": down["value"]}
@@ -289,3 +295,15 @@ def _position_view(stretches: Sequence[nodes.NeuronStretch]) -> View:
         Column("mean", ("mean",), "real"),
     )
     return View("positions", "its mean by position in the text", columns, rows)
+
+
+def title_of(wanted: Wanted) -> str:
+    """What a list of neurons holds, in words."""
+    dead = "is above 0 before the activation" if wanted.dead_at == 0 else f"is above {wanted.dead_at:g}"
+    kinds = {
+        "selective": "selective neurons: how many deviations their strongest tokens lie above their mean",
+        "dead": f"dead neurons: no token of the corpus {dead}",
+        "always": f"neurons above 0 on {ALWAYS:.0%} of the tokens or more",
+        "all": "neurons",
+    }
+    return kinds[wanted.kind] + ("" if wanted.sort is None else f", by {wanted.sort}")

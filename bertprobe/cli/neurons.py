@@ -1,0 +1,233 @@
+"""The commands about neurons over a corpus: `neurons scan`, `merge`, `list` and `show`."""
+
+from __future__ import annotations
+
+import json as json_of
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from bertprobe.cli.model import resolve_model
+from bertprobe.cli.options import Format, Json, Layers, Printer, Root, Subfolder, Table, Tokenizer, Truncate, Weights
+from bertprobe.cli.text import Backend, BatchTokens, ComputeDtype, Device, ModelOption, Threads
+
+if TYPE_CHECKING:
+    from bertprobe.anatomy import Anatomy
+    from bertprobe.checkpoint import Checkpoint
+    from bertprobe.neurons.job import ScanFolder, ScanJob
+
+neurons = typer.Typer(
+    name="neurons",
+    help="Shows what a corpus does to every neuron: scan it once, then list neurons and look at single ones.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+Scan = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that neurons scan or neurons merge wrote.")]
+NewFolder = Annotated[
+    Path, typer.Option("-o", "--output", metavar="DIR", help="Write into this folder; the same command goes on there.")
+]
+ScannedModel = Annotated[
+    str | None,
+    typer.Option("-m", "--model", metavar="MODEL", help="Where the model is now; where it was scanned by default."),
+]
+
+
+@neurons.command()
+def scan(
+    corpus: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CORPUS…",
+            help="Files of texts or patterns of files: .txt (a text a line), .jsonl, .csv, .tsv, .parquet; - is stdin.",
+        ),
+    ],
+    output: NewFolder,
+    model: ModelOption = None,
+    subfolder: Subfolder = "",
+    weights: Weights = "",
+    root: Root = "",
+    tokenizer: Tokenizer = None,
+    field: Annotated[str, typer.Option("--field", metavar="NAME", help="Read texts from this field.")] = "text",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that cannot be read.")] = False,
+    layers: Layers = None,
+    top: Annotated[
+        int, typer.Option("--top", min=1, max=60, metavar="K", help="Keep the K strongest tokens of each neuron.")
+    ] = 20,
+    threshold: Annotated[
+        list[float] | None,
+        typer.Option("--threshold", metavar="X", help="Count activations above X, beside 0; repeat; 0.1 and 1."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Draw other random tokens.")] = 0,
+    truncate: Truncate = False,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Do not compare some texts with transformers first.")
+    ] = False,
+    backend: Backend = "auto",
+    device: Device = "auto",
+    dtype: ComputeDtype = "float32",
+    threads: Threads = None,
+    batch_tokens: BatchTokens = None,
+    format: Format = "table",
+    json: Json = False,
+) -> None:
+    """Runs a corpus once and keeps of every neuron its statistics and the tokens it is strongest on.
+
+    Whatever ends it, the same command goes on where it was, and ends with the same bytes. Tokens are kept by reference:
+    neurons show looks them up in the corpus, which must stay.
+    """
+    from bertprobe.corpus import open_corpus
+    from bertprobe.neurons import Kept
+    from bertprobe.neurons.job import Options, prepare_scan
+    from bertprobe.run import Compute
+
+    printer = Printer.of(format, json)
+    texts = open_corpus(corpus, field=field, skip_bad=skip_bad)
+    checkpoint, anatomy = _open(resolve_model(model), subfolder, weights, root, tokenizer)
+    kept = Kept(top=top, thresholds=tuple(sorted(set(threshold or Kept().thresholds))))
+    compute = Compute(backend, device, dtype, threads, batch_tokens)
+    options = Options(kept, layers, seed, truncate, verify=not no_verify, compute=compute)
+    job = prepare_scan(checkpoint, anatomy, texts, output, options)
+    with _shown(job) as advance:
+        job.run(advance)
+    _show_scan(printer, output)
+
+
+@neurons.command()
+def merge(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR…", help="Folders that neurons scan wrote, in the order of their texts.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Write into this new folder.")],
+    format: Format = "table",
+    json: Json = False,
+) -> None:
+    """Makes one scan of several, as if their corpora had been scanned together, in this order."""
+    from bertprobe.neurons.job import merge_scans, open_scan
+
+    printer = Printer.of(format, json)
+    if len(folders) < 2:
+        raise typer.BadParameter("name two folders or more")
+    merge_scans([open_scan(folder) for folder in folders], output)
+    _show_scan(printer, output)
+
+
+@neurons.command("list")
+def list_(
+    folder: Scan,
+    kind: Annotated[
+        Literal["selective", "dead", "always", "all"],
+        typer.Option("--kind", metavar="KIND", help="List selective, dead, always (above 0 on 95 % of tokens) or all."),
+    ] = "selective",
+    dead_at: Annotated[
+        float,
+        typer.Option("--dead-at", metavar="X", help="Call dead what never is above X; at 0, before the activation."),
+    ] = 0.0,
+    layers: Layers = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            "--sort",
+            metavar="COLUMN",
+            help="Sort by selectivity, mean, std, min, max, above_zero or before_above_zero, the largest first; "
+            "--sort=-max has the smallest first.",
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option("--top", min=0, metavar="N", help="List N neurons; 0 lists all.")] = 20,
+    table: Table = None,
+    format: Format = "table",
+    json: Json = False,
+) -> None:
+    """Lists neurons of a scan, most selective first, and how many of each layer are dead or always on."""
+    from bertprobe.neurons.job import open_scan
+    from bertprobe.neurons.listing import Wanted, layer_rows, layers_in, neuron_rows
+    from bertprobe.report.neurons import listing, title_of
+
+    printer = Printer.of(format, json, table)
+    found = open_scan(folder)
+    wanted = Wanted(kind, layers_in(found, layers), sort, dead_at, top)
+    printer.show(listing(found, layer_rows(found), neuron_rows(found, wanted), title_of(wanted)), whole=False)
+
+
+@neurons.command()
+def show(
+    folder: Scan,
+    neuron: Annotated[str, typer.Argument(metavar="NEURON", help="A neuron by layer and number, such as 3.1203.")],
+    model: ScannedModel = None,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--beside", metavar="DIR", help="Show its strongest tokens in this scan, too, and what is common."
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="Show N entries of each list.")] = 10,
+    table: Table = None,
+    format: Annotated[
+        Literal["table", "json", "csv", "markdown", "neuron-record"],
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="table, json, csv, markdown or neuron-record (tokens and activations, as explainers read them).",
+        ),
+    ] = "table",
+    json: Json = False,
+) -> None:
+    """Shows one neuron: its numbers, the tokens it is strongest on, its weights in words, who fires with it.
+
+    The corpus is asked for the texts, the model for the weights: both must be the ones that were scanned.
+    """
+    from bertprobe.neurons.card import card_of
+    from bertprobe.neurons.job import check_model, open_scan
+    from bertprobe.neurons.listing import parse_neuron
+    from bertprobe.neurons.record import record_of
+    from bertprobe.report.neurons import card_report
+
+    is_record = format == "neuron-record"
+    printer = Printer.of("json" if is_record else format, json, table)
+    layer, number = parse_neuron(neuron)
+    scans = [open_scan(path) for path in (folder, *(beside or ()))]
+    checkpoint, anatomy = _open(model or scans[0].manifest["model"]["ref"])
+    for found in scans:
+        check_model(found, checkpoint)
+    if is_record:
+        typer.echo(json_of.dumps(record_of(scans[0], checkpoint, anatomy, layer, number, top)))
+        return
+    cards = [card_of(found, checkpoint, anatomy, layer, number, top) for found in scans]
+    others = list(zip(scans[1:], cards[1:], strict=True))
+    printer.show(card_report(scans[0], cards[0], others), whole=False)
+
+
+def _open(
+    ref: str, subfolder: str = "", weights: str = "", root: str = "", tokenizer: str | None = None
+) -> tuple[Checkpoint, Anatomy]:
+    from bertprobe.anatomy import find_parts
+    from bertprobe.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(
+        ref, subfolder=subfolder, weights=weights, root=root, download=True, tokenizer=tokenizer
+    )
+    return checkpoint, find_parts(checkpoint)
+
+
+def _show_scan(printer: Printer, path: Path) -> None:
+    from bertprobe.neurons.job import open_scan
+    from bertprobe.neurons.listing import layer_rows
+    from bertprobe.report.neurons import scanned
+
+    found: ScanFolder = open_scan(path)
+    printer.show(scanned(found, layer_rows(found)), whole=False)
+
+
+@contextmanager
+def _shown(job: ScanJob) -> Iterator[Callable[[int, int], None]]:
+    """A bar over the bytes of text, where they are known."""
+    from bertprobe.render.progress import progress
+
+    sizes = [shard.stop - shard.start if shard.unit == "bytes" else 0 for shard in job.shards]
+    left = iter(sizes[len(job.state.done) :])
+    with progress(sum(sizes), f"{len(job.shards)} parts") as step:
+        step(sum(sizes[: len(job.state.done)]))
+        yield lambda texts, tokens: step(next(left))
