@@ -65,6 +65,7 @@ def workplace(minilm: Path, hub: Hub, tmp_path_factory: pytest.TempPathFactory) 
     for entry in minilm.iterdir():
         (model / entry.name).symlink_to(entry)
     kin.without_pooler(here / "lost")
+    (here / "emma.txt").symlink_to(ROOT / "docs" / "assets" / "emma.txt")
     as_of_2018(here / "uncased_L-4_H-128_A-2")
     return here
 
