@@ -54,7 +54,18 @@ UPWARD = {("shown.py", "bertprobe.render.notebook"), ("shown.py", "bertprobe.ren
 DOORKEEPERS = {
     "typer": {
         f"cli/{name}.py"
-        for name in ("__init__", "options", "weights", "text", "explain", "extract", "compare", "report", "recipe", "neurons")
+        for name in (
+            "__init__",
+            "options",
+            "weights",
+            "text",
+            "explain",
+            "extract",
+            "compare",
+            "report",
+            "recipe",
+            "neurons",
+        )
     },
     "altair": {f"render/html/charts/{name}.py" for name in ("spec", "weights", "texts")},
     "vl_convert": {"render/html/files.py"},

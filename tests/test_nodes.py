@@ -38,7 +38,7 @@ COMMANDS: dict[str, tuple[type, tuple[str, ...]]] = {
     "recipe": (nodes.RecipeReport, ("recipe", "MODEL")),
     "recipe without settings": (nodes.RecipeReport, ("recipe", "OTHER")),
     "pool sentence": (nodes.Pooling, ("pool", *TEXTS, "-m", "MODEL", "--vector", "sentence")),
-    "neurons scan": (nodes.NeuronScanned, ("neurons", "scan", "TEXTS", "-o", "OUT", *("-m", "MODEL"))),
+    "neurons scan": (nodes.NeuronScanned, ("neurons", "scan", "CORPUS", "-o", "OUT", "-m", "MODEL")),
     "neurons merge": (nodes.NeuronScanned, ("neurons", "merge", "SCAN", "SCAN", "-o", "OUT")),
     "neurons list": (nodes.NeuronListing, ("neurons", "list", "SCAN", "--top", "3")),
     "neurons show": (nodes.NeuronCard, ("neurons", "show", "SCAN", "3.17", "--top", "2", "--beside", "SCAN")),
@@ -79,22 +79,11 @@ def test_commands_write_what_their_type_says(
     name: str, run: Run, tiny_bert: Path, small_scan: Path, tmp_path: Path
 ) -> None:
     of, argv = COMMANDS[name]
-<<<<<<< HEAD
-    (tmp_path / "corpus.txt").write_text("\n".join(TEXTS))
-    words = [
-        w.replace("CORPUS", str(tmp_path / "corpus.txt"))
-        .replace("MODEL", "pocket")
-        .replace("OTHER", str(tiny_bert))
-        .replace("OUT", str(tmp_path / "out"))
-        for w in argv
-    ]
-=======
     places = {"MODEL": "pocket", "OTHER": tiny_bert, "OUT": tmp_path / "out", "SCAN": small_scan / "scan"}
-    places["TEXTS"] = small_scan / "texts.txt"
+    places["CORPUS"] = small_scan / "texts.txt"
     words = list(argv)
     for word, place in places.items():
         words = [w.replace(word, str(place)) for w in words]
->>>>>>> f03ea73 (neurons scan, merge, list and show: commands, cards and records; wip docs)
     ran = run([*words, "--json"])
     assert ran.code in (0, 3), ran.err
     assert not list(faults(json.loads(ran.out), of))

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import json as json_of
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bertprobe.cli.model import resolve_model
-from bertprobe.cli.options import Format, Json, Layers, Printer, Root, Subfolder, Table, Tokenizer, Truncate, Weights
-from bertprobe.cli.text import Backend, BatchTokens, ComputeDtype, Device, ModelOption, Threads
+from bertprobe.cli.options import (
+    CorpusArgument,
+    Field,
+    Format,
+    Json,
+    Layers,
+    Printer,
+    Quiet,
+    Root,
+    SkipBad,
+    Subfolder,
+    Table,
+    Tokenizer,
+    Truncate,
+    Weights,
+)
+from bertprobe.cli.text import Backend, BatchTokens, ComputeDtype, Device, ModelOption, Threads, open_here
 
 if TYPE_CHECKING:
-    from bertprobe.anatomy import Anatomy
-    from bertprobe.checkpoint import Checkpoint
-    from bertprobe.neurons.job import ScanFolder, ScanJob
+    from bertprobe.neurons.job import ScanFolder
 
 neurons = typer.Typer(
     name="neurons",
@@ -38,21 +48,15 @@ ScannedModel = Annotated[
 
 @neurons.command()
 def scan(
-    corpus: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="CORPUS…",
-            help="Files of texts or patterns of files: .txt (a text a line), .jsonl, .csv, .tsv, .parquet; - is stdin.",
-        ),
-    ],
+    corpus: CorpusArgument,
     output: NewFolder,
     model: ModelOption = None,
     subfolder: Subfolder = "",
     weights: Weights = "",
     root: Root = "",
     tokenizer: Tokenizer = None,
-    field: Annotated[str, typer.Option("--field", metavar="NAME", help="Read texts from this field.")] = "text",
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that cannot be read.")] = False,
+    field: Field = "text",
+    skip_bad: SkipBad = False,
     layers: Layers = None,
     top: Annotated[
         int, typer.Option("--top", min=1, max=60, metavar="K", help="Keep the K strongest tokens of each neuron.")
@@ -66,6 +70,7 @@ def scan(
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Do not compare some texts with transformers first.")
     ] = False,
+    quiet: Quiet = False,
     backend: Backend = "auto",
     device: Device = "auto",
     dtype: ComputeDtype = "float32",
@@ -82,16 +87,17 @@ def scan(
     from bertprobe.corpus import open_corpus
     from bertprobe.neurons import Kept
     from bertprobe.neurons.job import Options, prepare_scan
+    from bertprobe.render.progress import progress_of_texts
     from bertprobe.run import Compute
 
     printer = Printer.of(format, json)
     texts = open_corpus(corpus, field=field, skip_bad=skip_bad)
-    checkpoint, anatomy = _open(resolve_model(model), subfolder, weights, root, tokenizer)
+    checkpoint, anatomy = open_here(model, subfolder, weights, root, tokenizer)
     kept = Kept(top=top, thresholds=tuple(sorted(set(threshold or Kept().thresholds))))
     compute = Compute(backend, device, dtype, threads, batch_tokens)
     options = Options(kept, layers, seed, truncate, verify=not no_verify, compute=compute)
     job = prepare_scan(checkpoint, anatomy, texts, output, options)
-    with _shown(job) as advance:
+    with progress_of_texts(job.guessed_tokens, "scanning", quiet=quiet) as advance:
         job.run(advance)
     _show_scan(printer, output)
 
@@ -149,7 +155,7 @@ def list_(
     printer = Printer.of(format, json, table)
     found = open_scan(folder)
     wanted = Wanted(kind, layers_in(found, layers), sort, dead_at, top)
-    printer.show(listing(found, layer_rows(found), neuron_rows(found, wanted), title_of(wanted)), whole=False)
+    printer.show(listing(found, layer_rows(found), neuron_rows(found, wanted), title_of(wanted)))
 
 
 @neurons.command()
@@ -189,7 +195,7 @@ def show(
     printer = Printer.of("json" if is_record else format, json, table)
     layer, number = parse_neuron(neuron)
     scans = [open_scan(path) for path in (folder, *(beside or ()))]
-    checkpoint, anatomy = _open(model or scans[0].manifest["model"]["ref"])
+    checkpoint, anatomy = open_here(model or scans[0].manifest["model"]["ref"], "", "", "", None)
     for found in scans:
         check_model(found, checkpoint)
     if is_record:
@@ -197,19 +203,7 @@ def show(
         return
     cards = [card_of(found, checkpoint, anatomy, layer, number, top) for found in scans]
     others = list(zip(scans[1:], cards[1:], strict=True))
-    printer.show(card_report(scans[0], cards[0], others), whole=False)
-
-
-def _open(
-    ref: str, subfolder: str = "", weights: str = "", root: str = "", tokenizer: str | None = None
-) -> tuple[Checkpoint, Anatomy]:
-    from bertprobe.anatomy import find_parts
-    from bertprobe.checkpoint import open_checkpoint
-
-    checkpoint = open_checkpoint(
-        ref, subfolder=subfolder, weights=weights, root=root, download=True, tokenizer=tokenizer
-    )
-    return checkpoint, find_parts(checkpoint)
+    printer.show(card_report(scans[0], cards[0], others))
 
 
 def _show_scan(printer: Printer, path: Path) -> None:
@@ -218,16 +212,4 @@ def _show_scan(printer: Printer, path: Path) -> None:
     from bertprobe.report.neurons import scanned
 
     found: ScanFolder = open_scan(path)
-    printer.show(scanned(found, layer_rows(found)), whole=False)
-
-
-@contextmanager
-def _shown(job: ScanJob) -> Iterator[Callable[[int, int], None]]:
-    """A bar over the bytes of text, where they are known."""
-    from bertprobe.render.progress import progress
-
-    sizes = [shard.stop - shard.start if shard.unit == "bytes" else 0 for shard in job.shards]
-    left = iter(sizes[len(job.state.done) :])
-    with progress(sum(sizes), f"{len(job.shards)} parts") as step:
-        step(sum(sizes[: len(job.state.done)]))
-        yield lambda texts, tokens: step(next(left))
+    printer.show(scanned(found, layer_rows(found)))

@@ -22,10 +22,11 @@ from bertprobe.extract import manifest as manifests
 from bertprobe.neurons import state as states
 from bertprobe.neurons.scan import Kept, NeuronScan
 from bertprobe.neurons.state import Done, State
-from bertprobe.run import Compute, Runner, open_runner, run_encoded
+from bertprobe.run import Captured, Compute, Runner, Site, open_runner, run_encoded
 from bertprobe.tokens import Encoded, beginning, check_length, chunks
 
 if TYPE_CHECKING:
+    from bertprobe.tokens import Packed
     from bertprobe.verify import Agreement
 
 NAME = "manifest.json"
@@ -35,6 +36,7 @@ SHARD_TEXT = 2**20  # bytes of text of a shard
 SAVED_AFTER = 60.0  # seconds: a run that is killed has lost no more, and a shard
 SAMPLE, SAMPLE_CHARACTERS = 8, 400  # texts that are held against transformers, and how long they may be
 Manifest = dict[str, Any]
+Advance = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +67,10 @@ class ScanJob:
     state: State
     resumed: bool
 
-    def run(self, advance: Callable[[int, int], None] = lambda texts, tokens: None) -> Manifest:
+    def run(self, advance: Advance = lambda texts, tokens: None) -> Manifest:
         """Scans the shards that are left; the state is saved every minute, whole, and at the end.
 
-        `advance` is called with the texts and tokens of each shard. Raises `BertprobeError` where an activation is NaN
+        `advance` is called with the texts and tokens of each batch. Raises `BertprobeError` where an activation is NaN
         or infinite.
         """
         state, saved = self.state, time.monotonic()
@@ -77,8 +79,7 @@ class ScanJob:
             if not self.resumed:
                 _write(folder, self.manifest)
             for shard, documents in self.corpus.walk(left):
-                state = self._with_shard(state, shard, documents)
-                advance(state.done[-1].documents, state.done[-1].tokens)
+                state = self._with_shard(state, shard, documents, advance)
                 if time.monotonic() - saved > SAVED_AFTER or shard is left[-1]:
                     with folder.file(states.NAME) as file:
                         states.put(state, file)
@@ -87,12 +88,18 @@ class ScanJob:
             _write(folder, found)
         return found
 
-    def _with_shard(self, state: State, shard: Shard, documents: Documents) -> State:
+    @property
+    def guessed_tokens(self) -> int | None:
+        """About how many tokens are left, four bytes each; None where the bytes of text are not known."""
+        left = self.shards[len(self.state.done) :]
+        return sum(shard.stop - shard.start for shard in left) // 4 if all(s.unit == "bytes" for s in left) else None
+
+    def _with_shard(self, state: State, shard: Shard, documents: Documents, advance: Advance) -> State:
         options, file = self.options, self.corpus.files[shard.file]
         labels = labels_in(self.anatomy, options.layers)
         scan = NeuronScan(labels, options.kept, salt_of(options.seed, file, shard))
         counted = _Counted(self._encoded(documents))
-        run_encoded(self.runner, counted, scan)
+        run_encoded(self.runner, counted, scan, _Told(labels[0], advance))
         if not scan.is_finite:
             raise BertprobeError(
                 f"{printable(self.checkpoint.ref)} puts out NaN or infinity for a text of {file.shown}",
@@ -113,6 +120,23 @@ class ScanJob:
     def _named(self, document: Document) -> str:
         shown = self.corpus.files[document.file].shown
         return f"{shown}, row {document.row} from 0 ({beginning(document.text)}),"
+
+
+class _Told:
+    """A collector that keeps nothing and tells of each batch."""
+
+    is_finite = True
+
+    def __init__(self, label: str, advance: Advance) -> None:
+        self.needs = frozenset({label})
+        self._advance = advance
+
+    def reduce(self, captured: Captured) -> None:
+        return None
+
+    def add(self, site: Site, batch: Packed, reduced: None) -> None:
+        if site.call == 0:
+            self._advance(len(batch.lengths), len(batch.ids))
 
 
 class _Counted:

@@ -11,7 +11,7 @@ from bertprobe.errors import printable, shortened
 from bertprobe.report import Column
 
 if TYPE_CHECKING:
-    from bertprobe.report.nodes import Facts, FileSize, RecipeFacts, Summary, Truncated
+    from bertprobe.report.nodes import Facts, FileSize, RecipeFacts, ScanCounts, Summary, Truncated
 
 Row = TypeVar("Row", bound=Mapping[str, Any])
 
@@ -54,6 +54,8 @@ def report_lines(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     pair = next(((one, other) for one, other in PAIRS.items() if one in data), None)
     if "steps" in data:
         return _recipe_lines(str(data["model"]), data["facts"])
+    if "scan" in data:
+        return _scan_lines(str(data["model"]), data["scan"])
     if pair is None:
         return fact_lines(str(data["model"]), data["facts"])
     names = [key.upper() if len(key) == 1 else key for key in pair]
@@ -72,6 +74,20 @@ def report_lines(data: Mapping[str, Any]) -> list[tuple[str, str]]:
         notes = (*data["texts"]["notes"], *([data["texts"]["unlike"]] if data["texts"]["unlike"] else []))
         lines += [("note", printable(note)) for note in notes]
     return [*lines, *([("compared", _compared(data["summary"]))] if "summary" in data else [])]
+
+
+def _scan_lines(model: str, scan: ScanCounts) -> list[tuple[str, str]]:
+    cut = f", {scan['truncated']:,} cut" if scan["truncated"] else ""
+    skipped = f", {scan['skipped']:,} rows left out" if scan["skipped"] else ""
+    under_way = "" if scan["complete"] else "; under way"
+    counts = f"{scan['documents']:,} texts, {scan['tokens']:,} tokens{cut}{skipped}{under_way}"
+    lines = [("model", printable(model)), ("scan", f"{printable(scan['path'])}: {counts}")]
+    stamp = scan["verify"]
+    if stamp is None:
+        return lines
+    holds = "within" if stamp["holds"] else "NOT within"
+    told = f"{stamp['activation']}; {stamp['texts']} texts {holds} {stamp['limit']:.1e} of transformers"
+    return [*lines, ("verified", f"{printable(told)}: {stamp['largest_difference']:.1e}")]
 
 
 def _recipe_lines(model: str, facts: RecipeFacts) -> list[tuple[str, str]]:

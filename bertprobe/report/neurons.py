@@ -22,7 +22,7 @@ AROUND = 7  # tokens on either side of an example that a table shows; the data h
 def scanned(folder: ScanFolder, layers: Sequence[LayerRow]) -> Report:
     """The report of `neurons scan` and `neurons merge`: what was read, and a line a layer."""
     data = {**_beginning(folder), "layers": [_layer(folder, row) for row in layers]}
-    return report_of(data, [_read_view(data["scan"]), _layer_view(folder, data["layers"])])
+    return report_of(data, [_layer_view(folder, data["layers"])])
 
 
 def listing(folder: ScanFolder, layers: Sequence[LayerRow], neurons: Sequence[NeuronRow], title: str) -> Report:
@@ -75,20 +75,6 @@ def _neuron(folder: ScanFolder, row: NeuronRow) -> nodes.ScannedNeuron:
         "over": dict(zip(map(str, folder.kept.thresholds), row.over, strict=True)),
         "selectivity": row.selectivity,
     }
-
-
-def _read_view(counts: nodes.ScanCounts) -> View:
-    stamp = counts["verify"]
-    row = {**counts, "difference": stamp and stamp["largest_difference"], "limit": stamp and stamp["limit"]}
-    columns = (
-        Column("texts", ("documents",), "integer"),
-        Column("tokens", ("tokens",), "integer"),
-        Column("truncated", ("truncated",), "integer", 2),
-        Column("left out", ("skipped",), "integer", 2),
-        Column("from transformers", ("difference",), "real", 1),
-        Column("limit", ("limit",), "real", 1),
-    )
-    return View("scan", f"scanned into {counts['path']}", columns, (row,))
 
 
 def _layer_view(folder: ScanFolder, layers: Sequence[nodes.ScannedLayer]) -> View:
@@ -144,7 +130,7 @@ def card_report(folder: ScanFolder, card: Card, beside: Sequence[tuple[ScanFolde
     }
     largest = max(abs(card.row.max), abs(card.row.min)) or 1
     views = [
-        _neuron_view(folder, [neuron], f"neuron {card.row.name}, over {card.tokens:,} tokens"),
+        _neuron_view(folder, [neuron], f"neuron {card.row.name}"),
         _example_view("strongest", "strongest tokens", data["strongest"], largest),
         *(
             _example_view(f"beside_{i}", _beside_title(other), other["strongest"], largest)
