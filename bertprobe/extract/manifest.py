@@ -10,12 +10,12 @@ from importlib.metadata import version
 from typing import Any
 
 from bertprobe._version import __version__
+from bertprobe.anatomy import Anatomy
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.checkpoint.folder import Folder
 from bertprobe.corpus import Corpus, Shard
 from bertprobe.errors import CorruptFile, OutputError, escaped, is_text, printable
 from bertprobe.export.tensors import digests
-from bertprobe.extract.estimate import Estimate
 from bertprobe.extract.rows import Tensor
 from bertprobe.extract.shard import Done
 from bertprobe.filenames import CONFIGS, TOKENIZER_SETTINGS, VOCABULARIES
@@ -30,13 +30,14 @@ _PLACES = {("model", "ref"), ("tokenizer", "name")}
 _DECIDING = ("model", "tokenizer", "corpus", "options", "compute", "made_by", "tensors")
 
 
-def planned(run: Mapping[str, Any], shards: Sequence[Shard], expected: Estimate | None) -> Manifest:
+def planned(run: Mapping[str, Any], shards: Sequence[Shard]) -> Manifest:
     """The manifest of a run that begins: what decides its bytes, and what it is cut into."""
     return {
         "format": FORMAT,
         "layout": LAYOUT,
         **run,
-        "expected": None if expected is None else asdict(expected),
+        "expected": None,
+        "verified": None,
         "complete": False,
         "documents": 0,
         "tokens": 0,
@@ -48,13 +49,20 @@ def planned(run: Mapping[str, Any], shards: Sequence[Shard], expected: Estimate 
 
 
 def deciding(
-    checkpoint: Checkpoint, corpus: Corpus, tokenizer: str, tensors: Sequence[Tensor], **options: Mapping[str, Any]
+    checkpoint: Checkpoint,
+    anatomy: Anatomy,
+    corpus: Corpus,
+    tokenizer: str,
+    tensors: Sequence[Tensor],
+    **options: Mapping[str, Any],
 ) -> dict[str, Any]:
     """All that decides a run's bytes: the model, the tokenizer and the corpus by their hashes, and the options."""
     return {
         "model": {
             "ref": _text(checkpoint.ref),
             "revision": checkpoint.revision,
+            "family": anatomy.family,
+            "activation": anatomy.config_spec.activation,
             "files": digests(checkpoint, checkpoint.files),
             "settings": hashes(checkpoint.settings, CONFIGS),
         },
