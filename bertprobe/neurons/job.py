@@ -185,6 +185,7 @@ def prepare_scan(
     run = {
         **manifests.deciding(
             checkpoint,
+            anatomy,
             corpus,
             runner.tokenizer.name,
             (),
