@@ -63,9 +63,11 @@ def batches_of(documents: Documents, sizes: Iterator[int]) -> Iterator[tuple[Pac
         yield packed, *(np.concatenate([documents[i][k] for i in packed.places]) for k in (0, 1))
 
 
-def scanned(documents: Documents, sizes: Iterator[int], kept: Kept = KEPT, late: int = 0) -> SiteScan:
+def scanned(
+    documents: Documents, sizes: Iterator[int], kept: Kept = KEPT, late: int = 0, before: Any = None
+) -> SiteScan:
     """The scan of documents in batches of such sizes, each reduced before the `late` last ones are added."""
-    scan = NeuronScan({SITE.part}, kept, salt=5)
+    scan = NeuronScan({SITE.part}, kept, salt=5, before=before)
     waiting: list[Any] = []
     for packed, after, before in batches_of(documents, sizes):
         waiting.append((packed, scan.reduce(Captured(SITE, packed, packed.lengths, after, before, NumpyBackend()))))
@@ -166,6 +168,17 @@ def test_two_scans_add_to_the_scan_of_both(cut: int, grain: float) -> None:
     ours = {*one.drawn.where.tolist(), *two.drawn.moved(cut).where.tolist()}
     assert len(both.drawn.where) == KEPT.drawn
     assert set(both.drawn.where.tolist()) <= ours
+
+
+@pytest.mark.parametrize("grain", [0, 0.25])
+def test_what_is_known_of_earlier_documents_changes_nothing(grain: float) -> None:
+    """Tokens that would not be among the strongest of both are not even kept: there is less to sort."""
+    documents = documents_of(120, 7, seed=6, grain=grain)
+    one = scanned(documents[:60], by(9))
+    apart = scanned(documents[60:], by(9))
+    known = scanned(documents[60:], by(9), before={SITE: one})
+    same(one.joined(known.moved(60), KEPT), one.joined(apart.moved(60), KEPT))
+    assert (known.strongest.where >= 0).sum() < (apart.strongest.where >= 0).sum()
 
 
 def test_what_is_kept_does_not_follow_the_corpus() -> None:

@@ -97,7 +97,7 @@ class ScanJob:
     def _with_shard(self, state: State, shard: Shard, documents: Documents, advance: Advance) -> State:
         options, file = self.options, self.corpus.files[shard.file]
         labels = labels_in(self.anatomy, options.layers)
-        scan = NeuronScan(labels, options.kept, salt_of(options.seed, file, shard))
+        scan = NeuronScan(labels, options.kept, salt_of(options.seed, file, shard), state.sites)
         counted = _Counted(self._encoded(documents))
         run_encoded(self.runner, counted, scan, _Told(labels[0], advance))
         if not scan.is_finite:

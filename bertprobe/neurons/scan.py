@@ -81,13 +81,21 @@ class Reduced:
 class NeuronScan:
     """Statistics and examples of every neuron of some parts: `found` by site, in the order they came.
 
-    `salt` decides which tokens are drawn: of the same salt the same, however they come in batches.
+    `salt` decides which tokens are drawn: of the same salt the same, however they come in batches. `before` is what was
+    found in documents that stand before these: no token is kept that would not be among the strongest of both.
     """
 
-    def __init__(self, labels: Collection[str], kept: Kept | None = None, salt: int = 0) -> None:
+    def __init__(
+        self,
+        labels: Collection[str],
+        kept: Kept | None = None,
+        salt: int = 0,
+        before: Mapping[Site, SiteScan] | None = None,
+    ) -> None:
         self.needs = frozenset(labels)
         self.kept = kept or Kept()
         self._salt = salt
+        self._floors = {site: _Floors.of(found, self.kept) for site, found in (before or {}).items()}
         self._sites: dict[Site, _Growing] = {}
 
     def reduce(self, captured: Captured) -> Reduced:
@@ -100,11 +108,16 @@ class NeuronScan:
         where = where_of(np.repeat(captured.batch.places, lengths), positions)
         groups = grouped(after, before, positions, kept.thresholds)
         now = self._sites.get(captured.site)
+        floors = self._floors.get(captured.site)
+        best = (now.strongest, now.negative) if now is not None else (None, None)
+        floor = (floors.strongest, floors.negative) if floors is not None else (None, None)
+        last = [found.last_key for found in (now, floors) if found is not None]
+        drawn = min((key for key in last if key is not None), default=None)
         return Reduced(
             groups.sums,
-            reaching(after, groups.tops, groups, where, kept.top, None if now is None else now.strongest),
-            reaching(before, groups.bottoms, groups, where, kept.top, None if now is None else now.negative, sign=-1),
-            drawn_of(after, where, keys_of(where, self._salt), kept.drawn, None if now is None else now.drawn),
+            reaching(after, groups.tops, groups, where, _Bar(kept.top, best[0], floor[0])),
+            reaching(before, groups.bottoms, groups, where, _Bar(kept.top, best[1], floor[1]), sign=-1),
+            drawn_of(after, where, keys_of(where, self._salt), kept.drawn, drawn),
         )
 
     def add(self, site: Site, batch: Packed, reduced: Reduced) -> None:
@@ -124,6 +137,30 @@ class NeuronScan:
         return all(np.isfinite(growing.sums.squares).all() for growing in self._sites.values())
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Floors:
+    """What a later token has to be at least to be kept: values (I,) and a key, None where any is."""
+
+    strongest: Floats
+    negative: Floats
+    last_key: int | None
+
+    @classmethod
+    def of(cls, found: SiteScan, kept: Kept) -> _Floors:
+        return cls(_above(found.strongest), _above(found.negative), _last_key(found.drawn, kept))
+
+
+def _above(best: Best) -> Floats:
+    """The least values that are above the weakest of the strongest: of two equal ones the earlier token counts."""
+    import numpy as np
+
+    return np.nextafter(best.bar[0], np.float32(np.inf))
+
+
+def _last_key(drawn: Drawn | None, kept: Kept) -> int | None:
+    return int(drawn.keys[-1]) if drawn is not None and len(drawn.keys) == kept.drawn else None
+
+
 class _Growing:
     """A site while batches come; what it replaces it replaces whole, as other threads look at it."""
 
@@ -133,6 +170,11 @@ class _Growing:
         self._sums: Sums | None = None
         self._kept = kept
         self._waiting: dict[str, list[Candidates]] = {"strongest": [], "negative": []}
+
+    @property
+    def last_key(self) -> int | None:
+        """The key that a token to be drawn has to be below, None while any will do."""
+        return _last_key(self.drawn, self._kept)
 
     @property
     def sums(self) -> Sums:
@@ -162,38 +204,51 @@ class _Growing:
         return SiteScan(self.sums, self.strongest, self.negative, self.drawn)
 
 
-def reaching(
-    values: Floats, ends: Floats, groups: Grouped, where: Ints, most: int, now: Best | None, *, sign: int = 1
-) -> Candidates:
-    """The tokens of a batch that may be among the `most` strongest of a neuron, those that reach its bar.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Bar:
+    """What decides which tokens are looked at: how many are kept, the strongest `now`, and a `floor` (I,)."""
 
-    The bar is the weakest of the strongest so far, `now`, or the one that as many groups of this batch reach: of each
-    group at least one token does. Only groups whose `ends` (G, I) reach it are looked at. With `sign` -1 strong means
-    negative.
+    most: int
+    now: Best | None = None
+    floor: Floats | None = None
+
+    def of(self, ends: Floats, first: int) -> Floats:
+        """What each neuron's values must reach, given how far groups of tokens go (G, I) and their first document.
+
+        It is the weakest of the strongest so far, or what so many groups reach: of each group at least one token does.
+        """
+        import numpy as np
+
+        bar = np.full(ends.shape[1], -np.inf, np.float32)
+        if self.floor is None and len(ends) >= self.most:
+            bar = np.partition(ends, len(ends) - self.most, axis=0)[len(ends) - self.most]
+        if self.now is not None:
+            weakest, document = self.now.bar
+            # Of two equal values the earlier token counts: once all that come are later ones, equal is not enough.
+            bar = np.maximum(bar, np.where(document < first, np.nextafter(weakest, np.float32(np.inf)), weakest))
+        return bar if self.floor is None else np.maximum(bar, self.floor)
+
+
+def reaching(values: Floats, ends: Floats, groups: Grouped, where: Ints, bar: _Bar, *, sign: int = 1) -> Candidates:
+    """The tokens of a batch that may be among the strongest of a neuron, those that reach its bar.
+
+    Only groups whose `ends` (G, I) reach it are looked at. With `sign` -1 strong means negative.
     """
     import numpy as np
 
     ends = ends if sign > 0 else -ends
-    bar = np.full(values.shape[1], -np.inf, np.float32)
-    if len(ends) >= most:
-        bar = np.partition(ends, len(ends) - most, axis=0)[len(ends) - most]
-    if now is not None:
-        weakest, document = now.bar
-        # Of two equal values the earlier token counts: once all that come are later ones, equal is not enough.
-        earlier = document < document_of(where.min())
-        bar = np.maximum(bar, np.where(earlier, np.nextafter(weakest, np.float32(np.inf)), weakest))
-    group, neurons = np.nonzero(ends >= bar)
+    height = bar.of(ends, int(document_of(where.min())))
+    group, neurons = np.nonzero(ends >= height)
     rows = groups.rows[group]
     chosen = values[rows, neurons[:, None]] * np.float32(sign)
-    reached = (chosen >= bar[neurons][:, None]) & (rows >= 0)
+    reached = (chosen >= height[neurons][:, None]) & (rows >= 0)
     return Candidates(np.broadcast_to(neurons[:, None], rows.shape)[reached], chosen[reached], where[rows[reached]])
 
 
-def drawn_of(values: Floats, where: Ints, keys: Keys, most: int, now: Drawn | None) -> Drawn:
-    """The tokens of a batch that may be among the `most` of lowest key."""
+def drawn_of(values: Floats, where: Ints, keys: Keys, most: int, last: int | None) -> Drawn:
+    """The tokens of a batch that may be among the `most` of lowest key, which is not above `last`."""
     import numpy as np
 
-    bar = now.keys[-1] if now is not None and len(now.keys) == most else None
-    rows = np.flatnonzero(keys <= bar) if bar is not None else np.arange(len(keys))
+    rows = np.arange(len(keys)) if last is None else np.flatnonzero(keys <= np.uint64(last))
     rows = rows[np.lexsort((where[rows], keys[rows]))[:most]]
     return Drawn(keys[rows], where[rows], values[rows])
