@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import kills
 import numpy as np
 import pytest
 from test_neuron_scan import WORDS, same
@@ -48,11 +49,11 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("saved_after", [0.0, 60.0])
+@pytest.mark.parametrize("saving", [1e9, 1e-9])
 def test_a_scan_that_is_ended_anywhere_goes_on_to_the_same_bytes(
-    text: Path, tmp_path: Path, saved_after: float, monkeypatch: pytest.MonkeyPatch
+    text: Path, tmp_path: Path, saving: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "SAVED_AFTER", saved_after)
+    monkeypatch.setattr(job, "SAVING", saving)
     whole = tmp_path / "whole"
     prepared(whole, text).run()
     shards = len(prepared(whole, text).shards)
@@ -72,11 +73,17 @@ def test_a_scan_that_is_ended_anywhere_goes_on_to_the_same_bytes(
                 prepared(folder, text).run()
         again = prepared(folder, text)
         assert again.resumed
-        assert len(again.state.done) == (end if saved_after == 0 else 0)
+        assert len(again.state.done) == (end if saving > 1 else min(end, 1))
         again.run()
         assert bytes_in(folder) == bytes_in(whole)
     prepared(whole, text).run()
     assert bytes_in(tmp_path / "ended-0") == bytes_in(whole), "a scan that is done may be repeated"
+
+
+def test_killed_at_random_moments_it_goes_on_and_ends_with_the_same_bytes(text: Path, tmp_path: Path) -> None:
+    place = tmp_path / "scan"
+    words = ["neurons", "scan", str(text), "-o", str(place), "--shard-text", "700", "--no-verify", "--threads", "1"]
+    assert kills.continued(words, place, 4, random.Random(2)) == []
 
 
 def test_what_is_saved_is_what_was_found(text: Path, tmp_path: Path) -> None:

@@ -70,6 +70,12 @@ def scan(
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Do not compare some texts with transformers first.")
     ] = False,
+    shard_text: Annotated[
+        int,
+        typer.Option(
+            "--shard-text", min=1, metavar="BYTES", help="Cut the corpus into parts of so much text; one may be lost."
+        ),
+    ] = 2**20,
     quiet: Quiet = False,
     backend: Backend = "auto",
     device: Device = "auto",
@@ -95,7 +101,7 @@ def scan(
     checkpoint, anatomy = open_here(model, subfolder, weights, root, tokenizer)
     kept = Kept(top=top, thresholds=tuple(sorted(set(threshold or Kept().thresholds))))
     compute = Compute(backend, device, dtype, threads, batch_tokens)
-    options = Options(kept, layers, seed, truncate, verify=not no_verify, compute=compute)
+    options = Options(kept, layers, seed, truncate, shard_text, verify=not no_verify, compute=compute)
     job = prepare_scan(checkpoint, anatomy, texts, output, options)
     with progress_of_texts(job.guessed_tokens, "scanning", quiet=quiet) as advance:
         job.run(advance)

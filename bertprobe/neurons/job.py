@@ -33,7 +33,7 @@ NAME = "manifest.json"
 FORMAT = "bertprobe neurons"
 LAYOUT = 1
 SHARD_TEXT = 2**20  # bytes of text of a shard
-SAVED_AFTER = 60.0  # seconds: a run that is killed has lost no more, and a shard
+SAVING = 0.05  # of the time may go into saving the state: a large one is not written after every shard
 SAMPLE, SAMPLE_CHARACTERS = 8, 400  # texts that are held against transformers, and how long they may be
 Manifest = dict[str, Any]
 Advance = Callable[[int, int], None]
@@ -68,22 +68,23 @@ class ScanJob:
     resumed: bool
 
     def run(self, advance: Advance = lambda texts, tokens: None) -> Manifest:
-        """Scans the shards that are left; the state is saved every minute, whole, and at the end.
+        """Scans the shards that are left; the state is saved after each, or less often where that would take long.
 
         `advance` is called with the texts and tokens of each batch. Raises `BertprobeError` where an activation is NaN
         or infinite.
         """
-        state, saved = self.state, time.monotonic()
-        left = self.shards[len(state.done) :]
+        state, left = self.state, self.shards[len(self.state.done) :]
+        saved, took = time.monotonic(), 0.0
         with self.folder as folder:
             if not self.resumed:
                 _write(folder, self.manifest)
             for shard, documents in self.corpus.walk(left):
                 state = self._with_shard(state, shard, documents, advance)
-                if time.monotonic() - saved > SAVED_AFTER or shard is left[-1]:
-                    with folder.file(states.NAME) as file:
-                        states.put(state, file)
+                start = time.monotonic()
+                if start - saved >= took / SAVING or shard is left[-1]:
+                    _save(folder, state)
                     saved = time.monotonic()
+                    took = saved - start
             found = finished(self.manifest, state)
             _write(folder, found)
         return found
@@ -256,6 +257,11 @@ def finished(manifest: Manifest, state: State) -> Manifest:
     return {**manifest, **sums, "complete": True, "shards": shards}
 
 
+def _save(folder: RunFolder, state: State) -> None:
+    with folder.file(states.NAME) as file:
+        states.put(state, file)
+
+
 def _write(folder: RunFolder, manifest: Manifest) -> None:
     with folder.file(NAME) as file:
         file.put(0, manifests.dumped(manifest))
@@ -379,8 +385,7 @@ def merge_scans(folders: Sequence[ScanFolder], path: Path) -> Manifest:
         state = state.joined(other.state.sites, other.state.done, first.kept)
     manifest = finished(manifest, state)
     with target as opened:
-        with opened.file(states.NAME) as file:
-            states.put(state, file)
+        _save(opened, state)
         _write(opened, manifest)
     return manifest
 

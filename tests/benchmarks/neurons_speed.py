@@ -3,9 +3,9 @@
     python tests/benchmarks/neurons_speed.py [--rounds 5] [--tokens 60000] [--model FOLDER] [--backend torch]
 
 The same batches of paragraphs run by turns: with a collector that keeps nothing of the intermediate modules, with
-`NeuronScan` at its defaults as a scan begins, and as it goes on, when what was found before is the bar that examples must
-reach. The ratios of each turn, then their medians, by the clock and by processor seconds, which other programs on the
-machine disturb less.
+`NeuronScan` at its defaults as a scan begins, and as it goes on, where examples must reach what was found before. The
+ratios of each turn, then their medians, by the clock and by processor seconds, which other programs on the machine
+disturb less.
 """
 
 from __future__ import annotations
