@@ -207,7 +207,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
 def continued(argv: Sequence[str], place: Path, kills: int, chance: random.Random) -> list[str]:
-    """Runs `extract` or `neurons scan` and kills it at random moments, twice in a folder every other time; gives what was wrong after."""
+    """Runs `extract` or `neurons scan`, killed at random moments, every other time twice; gives what was wrong."""
     faults = []
     with Again(argv) as command:
         code, took = command.run()

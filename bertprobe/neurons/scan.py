@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     Keys = npt.NDArray[np.uint64]
 
 
+MANY = 3  # candidates to each example that is kept: so many are sorted at a time
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """How much is kept of each neuron: the `top` strongest tokens and as many of the most negative, `drawn` tokens.
@@ -188,8 +191,8 @@ class _Growing:
         self.drawn = drawn.lowest(self._kept.drawn)
         for name, waiting in self._waiting.items():
             waiting.append(getattr(reduced, name))
-            # Sorting costs as much as what is kept already: it waits until there is as much to sort.
-            if sum(map(len, waiting)) >= getattr(self, name).values.size:
+            # What is kept already is sorted again each time: it waits until there is more to sort than that.
+            if sum(map(len, waiting)) >= MANY * getattr(self, name).values.size:
                 self._settle(name)
 
     def _settle(self, name: str) -> None:
