@@ -11,14 +11,15 @@ from typing import Any
 import kills
 import numpy as np
 import pytest
+import zoo
 from test_neuron_scan import WORDS, same
 
 import bertprobe
 from bertprobe.corpus import open_corpus
-from bertprobe.errors import BertprobeError, CorruptFile, NotFound, OutputError
+from bertprobe.errors import BertprobeError, CorruptFile, NotFound, OutputError, UnsupportedFile
 from bertprobe.neurons import Kept, document_of, job
 from bertprobe.neurons.job import Options, ScanJob, merge_scans, open_scan, prepare_scan
-from bertprobe.run import Compute
+from bertprobe.run import Compute, Matrices
 
 OPTIONS = Options(
     kept=Kept(top=3, drawn=8), layers="0,3", shard_text=700, verify=False, compute=Compute(backend="numpy", threads=1)
@@ -184,3 +185,36 @@ def test_the_stamp_says_how_far_from_transformers(text: Path, tmp_path: Path) ->
     assert 0 < stamp["largest_difference"] <= stamp["limit"]
     assert stamp["activation"] == bertprobe.open("pocket").anatomy.config_spec.activation
     assert stamp["texts"] == 8
+
+
+@pytest.mark.parametrize(("family", "sites"), [("albert", "intermediate.0 (call 1)"), ("modernbert", "intermediate.1")])
+def test_other_families_are_scanned(family: str, sites: str, tmp_path: Path) -> None:
+    """A module that layers share is a site for each of them; of a gated pair the product is what counts."""
+    folder = tmp_path / family
+    folder.mkdir()
+    zoo.save(family, folder)
+    text = tmp_path / "text.txt"
+    text.write_text(f"{zoo.save_tokenizer(folder)}\n" * 3)
+    model, options = bertprobe.open(str(folder)), Options(Kept(top=2, drawn=5))
+    job = prepare_scan(model.checkpoint, model.anatomy, open_corpus([text]), tmp_path / "scan", options)
+    assert job.run()["verify"]["holds"]
+    found = open_scan(tmp_path / "scan").state.sites
+    assert [site.label for site in found] == ["intermediate.0", sites]
+    matrices = Matrices({site.part for site in found})
+    model.run(text.read_text().splitlines(), matrices)
+    for site, scan in found.items():
+        values = np.concatenate(matrices.kept[site])
+        assert scan.sums.tokens == len(values)
+        assert np.allclose(scan.sums.highest, values.max(0), atol=1e-5)
+        assert np.allclose(scan.sums.means, values.mean(0, dtype=np.float64), atol=1e-5)
+
+
+def test_rows_that_are_not_tokens_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "funnel"
+    folder.mkdir()
+    zoo.save("funnel", folder)
+    text = tmp_path / "text.txt"
+    text.write_text(zoo.save_tokenizer(folder))
+    model = bertprobe.open(str(folder))
+    with pytest.raises(UnsupportedFile, match="are not tokens"):
+        prepare_scan(model.checkpoint, model.anatomy, open_corpus([text]), tmp_path / "scan")

@@ -15,7 +15,7 @@ from bertprobe.anatomy import Anatomy, select
 from bertprobe.anatomy.native import why_not_native
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.corpus import Corpus, CorpusFile, Document, Documents, Shard, plan
-from bertprobe.errors import BertprobeError, CorruptFile, NotFound, OutputError, PartMissing, printable
+from bertprobe.errors import BertprobeError, CorruptFile, NotFound, OutputError, PartMissing, UnsupportedFile, printable
 from bertprobe.export.files import RunFolder
 from bertprobe.export.tensors import digests
 from bertprobe.extract import manifest as manifests
@@ -183,6 +183,11 @@ def prepare_scan(
             f"{printable(str(path))} was made of stdin, which cannot be read again", "choose another folder"
         )
     runner = open_runner(checkpoint, anatomy, _decided(options.compute, anatomy), needs=frozenset(labels))
+    if not runner.engine.rows_are_tokens:
+        raise UnsupportedFile(
+            f"the rows that {printable(checkpoint.ref)} computes are not tokens, and examples would refer to nothing",
+            "choose a model that keeps a row for each token",
+        )
     run = {
         **manifests.deciding(
             checkpoint,
