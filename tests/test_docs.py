@@ -55,10 +55,6 @@ def hub(minilm: Path) -> Iterator[Hub]:
         yield running
 
 
-BOOK = ROOT.parent / "shared" / "data" / "books" / "emma.txt"
-CHAPTERS = 127  # paragraphs of it, of which docs/tasks/neurons.md shows a scan
-
-
 @pytest.fixture(scope="module")
 def workplace(minilm: Path, hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the examples can be typed: the model lies in it under its name, and a Hub is at hand."""
@@ -69,8 +65,6 @@ def workplace(minilm: Path, hub: Hub, tmp_path_factory: pytest.TempPathFactory) 
     for entry in minilm.iterdir():
         (model / entry.name).symlink_to(entry)
     kin.without_pooler(here / "lost")
-    if BOOK.is_file():
-        (here / "emma.txt").write_text("".join(BOOK.read_text().splitlines(keepends=True)[:CHAPTERS]))
     as_of_2018(here / "uncased_L-4_H-128_A-2")
     return here
 
@@ -114,8 +108,6 @@ def run_block(block: str, workplace: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_examples_print_what_the_page_says(page: Path, workplace: Path, request: pytest.FixtureRequest) -> None:
-    if "emma.txt" in page.read_text() and not BOOK.is_file():
-        pytest.skip(f"{BOOK} is not here, of which the page shows a scan")
     text = page.read_text()
     blocks = CONSOLE.findall(text)
     if blocks:
