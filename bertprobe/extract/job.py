@@ -24,6 +24,7 @@ from bertprobe.extract.wish import Wish
 from bertprobe.run import Captured, Compute, Runner, Site, open_runner, run_batch
 from bertprobe.run.nonfinite import why_not_finite
 from bertprobe.run.sentence import Sentence
+from bertprobe.storages import endings
 from bertprobe.tokens import Encoded, Packed, pack
 from bertprobe.verdicts import Finding
 
@@ -246,7 +247,7 @@ def _recipe(checkpoint: Checkpoint, sentence: Sentence) -> dict[str, str]:
     for step in sentence.recipe.steps:
         below = home.below(step.path) if getattr(step, "path", "") and home.is_folder(step.path) else None
         if below is not None:
-            files = sorted(name for name in below.names if name.endswith((".json", ".safetensors", ".bin")))
+            files = sorted(name for name in below.names if name.endswith((".json", *endings())))
             found |= {f"{step.path}/{name}": text for name, text in manifests.hashes(below, files).items()}
     return {"prompt": sentence.prompt, **found}
 

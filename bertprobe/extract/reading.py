@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from bertprobe.backends import TorchBackend
 from bertprobe.checkpoint import LocalFile
-from bertprobe.checkpoint.safetensors import index
 from bertprobe.checkpoint.tensors import numpy_dtype
 from bertprobe.errors import CorruptFile, NotFound, PartMissing, printable
 from bertprobe.extract.manifest import NAME, Manifest, parsed
 from bertprobe.extract.rows import STORED, Tensor
-from bertprobe.extract.shard import names_of
+from bertprobe.extract.shard import WRITTEN_AS, names_of
 from bertprobe.extract.tables import arrow
 from bertprobe.extract.wish import numbers_in
+from bertprobe.storages import storage_called
 
 if TYPE_CHECKING:
     import numpy as np
@@ -398,6 +398,7 @@ class _Shard:
     @cached_property
     def _starts(self) -> Mapping[str, int]:
         """Where each tensor begins in the file, once that is as the manifest says."""
+        index = storage_called(WRITTEN_AS).reader().index
         headers = {header.name: header for header in index(LocalFile(self._path(self._rows))).headers}
         for tensor in self.tensors.values():
             found = headers.get(tensor.name)

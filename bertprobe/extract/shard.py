@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Advance = Callable[[int, int], None]
 """Called with the texts and tokens of each batch that is done."""
 
+WRITTEN_AS = "safetensors"  # the format of the rows, and how their files end
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -113,7 +115,7 @@ class _Tokens:
 def names_of(number: int) -> tuple[str, str, str]:
     """What the files of a shard are called: its rows, its documents, its tokens."""
     shard = f"shard-{number:05d}"
-    return f"{shard}.safetensors", f"{shard}.documents.parquet", f"{shard}.tokens.parquet"
+    return f"{shard}.{WRITTEN_AS}", f"{shard}.documents.parquet", f"{shard}.tokens.parquet"
 
 
 def write_shard(
