@@ -130,6 +130,11 @@ def test_a_prompt_by_name_and_by_text(minilm: Path, tmp_path: Path, run: Run) ->
         values: list[float] = json.loads(run(argv).out)["texts"][0]["sentence"]["values"]
         return values
 
+    def said(prompt: str) -> str:
+        return run(["pool", "a text", "-m", str(tmp_path), "--vector", "sentence", "--prompt", prompt, "--json"]).err
+
+    assert said("query") == said("query: ") == said("") == ""
+    assert "'qeury' is put before each text as it is: the model's prompts are called query" in said("qeury")
     by_default, by_name, by_text = vector(), vector("--prompt", "query"), vector("--prompt", "query: ")
     assert by_default == by_name == by_text
     assert vector("--prompt", "") != by_default

@@ -16,6 +16,7 @@ from bertprobe.cli.options import (
     Json,
     Layers,
     Printer,
+    Prompt,
     Quiet,
     Root,
     ShardText,
@@ -86,14 +87,7 @@ def extract(
             "may be repeated.",
         ),
     ] = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option(
-            "--prompt",
-            metavar="NAME|TEXT",
-            help="Put the model's prompt of this name, or this text, before each text; with --vector sentence.",
-        ),
-    ] = None,
+    prompt: Prompt = None,
     layers: Layers = None,
     neurons: Annotated[
         str | None,

@@ -62,6 +62,14 @@ Table = Annotated[
         "--table", metavar="NAME", autocompletion=completion.tables, help="Show only this table, for example in CSV."
     ),
 ]
+Prompt = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt",
+        metavar="NAME|TEXT",
+        help="Put the model's prompt of this name, or this text, before each text; with --vector sentence.",
+    ),
+]
 Truncate = Annotated[bool, typer.Option("--truncate", help="Cut texts that are too long instead of refusing them.")]
 CorpusArgument = Annotated[
     list[str],

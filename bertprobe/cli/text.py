@@ -19,6 +19,7 @@ from bertprobe.cli.options import (
     Json,
     Layers,
     Printer,
+    Prompt,
     Root,
     Subfolder,
     TableFormat,
@@ -104,14 +105,7 @@ def pool(
             help="Show, or write with -o, this vector: pooled, cls, mean, or sentence, which the model's recipe makes.",
         ),
     ] = "pooled",
-    prompt: Annotated[
-        str | None,
-        typer.Option(
-            "--prompt",
-            metavar="NAME|TEXT",
-            help="Put the model's prompt of this name, or this text, before each text; with --vector sentence.",
-        ),
-    ] = None,
+    prompt: Prompt = None,
     top: Annotated[int, typer.Option("--top", min=0, metavar="K", help="Show the K strongest dimensions.")] = 3,
     truncate: Truncate = False,
     output: FileOut = None,

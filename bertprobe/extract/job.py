@@ -187,7 +187,7 @@ def prepare(
             "shard_text": size,
             "recipe": None if sentence is None else _recipe(checkpoint, sentence),
         },
-        compute=_computed(runner),
+        compute=manifests.computed(runner),
     )
     if old is not None and (found := manifests.differences(old, run)):
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
@@ -223,17 +223,6 @@ def _decided(anatomy: Anatomy, compute: Compute, old: Manifest | None) -> Comput
         threads=was.get("threads") if compute.threads is None else compute.threads,
         batch_tokens=was.get("batch_tokens") if compute.batch_tokens is None else compute.batch_tokens,
     )
-
-
-def _computed(runner: Runner) -> dict[str, Any]:
-    backend = runner.backend
-    return {
-        "backend": runner.engine.name,
-        "device": backend.device,
-        "dtype": backend.dtype,
-        "threads": backend.workers if backend.device == "cpu" else None,
-        "batch_tokens": runner.compute.batch_tokens or backend.batch_tokens,
-    }
 
 
 def _listed(wish: Wish) -> dict[str, Any]:

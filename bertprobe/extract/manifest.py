@@ -19,6 +19,7 @@ from bertprobe.export.tensors import digests
 from bertprobe.extract.rows import Tensor
 from bertprobe.extract.shard import Done
 from bertprobe.filenames import CONFIGS, TOKENIZER_SETTINGS, VOCABULARIES
+from bertprobe.run import Runner
 
 NAME = "manifest.json"
 FORMAT = "bertprobe activations"
@@ -28,6 +29,18 @@ Manifest = dict[str, Any]
 # What may differ between two commands of the same run: where things lie, and what is known only later.
 _PLACES = {("model", "ref"), ("tokenizer", "name")}
 _DECIDING = ("model", "tokenizer", "corpus", "options", "compute", "made_by", "tensors")
+
+
+def computed(runner: Runner) -> dict[str, Any]:
+    """Where and how a run is computed, which decides its bytes as well."""
+    backend = runner.backend
+    return {
+        "backend": runner.engine.name,
+        "device": backend.device,
+        "dtype": backend.dtype,
+        "threads": backend.workers if backend.device == "cpu" else None,
+        "batch_tokens": runner.compute.batch_tokens or backend.batch_tokens,
+    }
 
 
 def planned(run: Mapping[str, Any], shards: Sequence[Shard]) -> Manifest:

@@ -196,7 +196,7 @@ def prepare_scan(
             runner.tokenizer.name,
             (),
             options={**_told(options, labels), "longest": runner.engine.longest},
-            compute=_computed(runner),
+            compute=manifests.computed(runner),
         ),
         "format": FORMAT,
         "layout": LAYOUT,
@@ -240,17 +240,6 @@ def _told(options: Options, labels: Sequence[str]) -> dict[str, Any]:
         "seed": options.seed,
         "truncate": options.truncate,
         "shard_text": options.shard_text,
-    }
-
-
-def _computed(runner: Runner) -> dict[str, Any]:
-    backend = runner.backend
-    return {
-        "backend": runner.engine.name,
-        "device": backend.device,
-        "dtype": backend.dtype,
-        "threads": backend.workers if backend.device == "cpu" else None,
-        "batch_tokens": runner.compute.batch_tokens or backend.batch_tokens,
     }
 
 

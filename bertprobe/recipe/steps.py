@@ -97,7 +97,6 @@ class Unsupported:
 
 
 Step = Pooling | Dense | LayerNorm | Normalize | Unsupported
-WITH_WEIGHTS = (Dense, LayerNorm)
 
 
 def steps_of(files: Files) -> tuple[Step, ...]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from bertprobe.backends import ACTIVATIONS
 from bertprobe.checkpoint import Checkpoint, TensorHeader, headers_in, read_tensors
-from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, shortened
+from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, quoted, shortened
 from bertprobe.filenames import MODULES
+from bertprobe.notices import say
 from bertprobe.recipe import Dense, LayerNorm, Pooling, Recipe, Step, Unsupported
 from bertprobe.recipe.rules import judge_recipe
 from bertprobe.recipe.text import flags, tokenizer_class
@@ -162,6 +163,9 @@ def open_sentence(checkpoint: Checkpoint, recipe: Recipe, tokenizer: Tokenizer, 
     pooling, rest = _steps(checkpoint, recipe, prompt)
     _follow(tokenizer, recipe)
     text = recipe.text_of(prompt)
+    named = [name for name, known in recipe.prompts.value.items() if known]
+    if prompt and named and prompt == text and text not in recipe.prompts.value.values():
+        say(f"{quoted(text)} is put before each text as it is: the model's prompts are called {shortened(named)}")
     return Sentence(
         recipe=recipe,
         pooling=pooling,
