@@ -107,6 +107,7 @@ def extract(
         int,
         typer.Option("--top", min=0, metavar="K", help="Keep the K strongest neurons of a row only; 0 keeps all."),
     ] = 0,
+    pre: Annotated[bool, typer.Option("--pre", help="Keep intermediate values before the activation.")] = False,
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16"],
         typer.Option("--dtype", metavar="DTYPE", help="Write float32, float16 or bfloat16."),
@@ -144,7 +145,7 @@ def extract(
     from bertprobe.run import Compute
 
     printer = Printer.of(format, json)
-    wish = Wish(tuple(part or ()), tuple(vector or ()), layers, neurons, tokens, top, dtype, prompt).checked()
+    wish = Wish(tuple(part or ()), tuple(vector or ()), layers, neurons, tokens, top, dtype, prompt, pre).checked()
     checkpoint, anatomy = open_here(model, subfolder, weights, root, tokenizer)
     texts = open_corpus(corpus, field=field, id_field=id_field, skip_bad=skip_bad)
     options = Options(Compute(backend, device, compute_dtype, threads, batch_tokens), truncate, shard_text, verify)

@@ -98,7 +98,10 @@ class Keeper:
             raise UnsupportedFile(
                 f"the rows of {printable(name)} do not stand for tokens", 'take one a text: `tokens="mean"`'
             )
-        values = columns.of(_ROWS[self.wish.tokens](captured))
+        before = self.wish.before
+        if before and captured.before is None:
+            raise UnsupportedFile(f"{printable(name)} has no values before an activation", "leave out `before=True`")
+        values = columns.of(_ROWS[self.wish.tokens](captured, before=before))
         if not self.wish.top:
             yield Made(name, rows, values, columns)
             return
@@ -128,25 +131,26 @@ def _firsts(captured: Captured) -> Ints:
     return starts
 
 
-def _max(captured: Captured) -> Floats:
+def _max(captured: Captured, *, before: bool) -> Floats:
     import numpy as np
 
-    found: Floats = np.maximum.reduceat(captured.numpy(), _firsts(captured))
+    found: Floats = np.maximum.reduceat(captured.numpy(before=before), _firsts(captured))
     return found
 
 
-def _first(captured: Captured) -> Floats:
+def _first(captured: Captured, *, before: bool) -> Floats:
     import numpy as np
 
-    return np.asarray(captured.backend.numpy(captured.after[_firsts(captured)]), np.float32)
+    firsts = captured.values(before=before)[_firsts(captured)]
+    return np.asarray(captured.backend.numpy(firsts), np.float32)
 
 
-def _mean(captured: Captured) -> Floats:
-    means: Floats = captured.backend.text_means(captured.after, captured.lengths)
+def _mean(captured: Captured, *, before: bool) -> Floats:
+    means: Floats = captured.backend.text_means(captured.values(before=before), captured.lengths)
     return means
 
 
-_ROWS: dict[str, Callable[[Captured], Any]] = {"all": Captured.numpy, "first": _first, "mean": _mean, "max": _max}
+_ROWS: dict[str, Callable[..., Any]] = {"all": Captured.numpy, "first": _first, "mean": _mean, "max": _max}
 
 
 def _numbers(columns: Columns) -> Any:

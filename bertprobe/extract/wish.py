@@ -26,7 +26,9 @@ class Wish:
     `parts` are of PARTS and `vectors` of VECTORS, the pooler by default; `layers` and `neurons` choose among
     intermediate modules, `neurons` as in `3:0-511,7:1203`. `tokens` says which rows of them: `all`, or one a text, that
     of the `first` token or the `mean` or `max` of all. With `top` only the strongest neurons of a row are kept, as
-    numbers and values. `dtype` is what values are rounded to. `prompt` goes with the vector `sentence`.
+    numbers and values. `before` takes the values before the activation: what the dense layer itself puts out, also
+    where another is multiplied with it afterwards, as in gated families. `dtype` is what values are rounded to.
+    `prompt` goes with the vector `sentence`.
     """
 
     parts: tuple[str, ...] = ()
@@ -37,6 +39,7 @@ class Wish:
     top: int = 0
     dtype: str = "float32"
     prompt: str | None = None
+    before: bool = False
 
     def checked(self) -> Wish:
         """The wish with its default filled in; raises `BadSetting` for one that cannot be meant so."""
@@ -53,6 +56,7 @@ class Wish:
             "neurons": self.neurons is not None,
             "tokens": self.tokens != "all",
             "top": self.top > 0,
+            "before": self.before,
         }
         asked = next((name for name, said in of_neurons.items() if said), None)
         if asked is not None and INTERMEDIATE not in self.parts:
@@ -72,7 +76,7 @@ class Wish:
 
     @property
     def _rest(self) -> tuple[Any, ...]:
-        return self.layers, self.neurons, self.tokens, self.top, self.dtype, self.prompt
+        return self.layers, self.neurons, self.tokens, self.top, self.dtype, self.prompt, self.before
 
     def columns(self, checkpoint: Checkpoint, anatomy: Anatomy) -> Mapping[str, Columns]:
         """The neurons of each intermediate module that is to be kept, by its label.
