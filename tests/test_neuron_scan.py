@@ -29,7 +29,7 @@ from bertprobe.neurons import (
     position_of,
     quantiles,
 )
-from bertprobe.neurons.best import keys_of, where_of
+from bertprobe.neurons.best import Candidates, keys_of, where_of
 from bertprobe.run import Captured, Compute, Matrices, Site, open_runner, run_texts
 from bertprobe.run.runner import Runner
 from bertprobe.tokens import Encoded, Packed, pack
@@ -192,6 +192,14 @@ def test_what_is_kept_does_not_follow_the_corpus() -> None:
         sizes.append([a.nbytes for a in (*arrays, found.drawn.values)])
     assert sizes[0] == sizes[1]
     assert sum(sizes[1]) / 5 <= 2000, "examples of a neuron, in bytes"
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 60))
+def test_candidates_are_ordered_by_neuron_value_and_place(seed: int, count: int) -> None:
+    draw = np.random.default_rng(seed)
+    values = draw.choice(np.float32([-np.inf, -1e30, -2, -0.0, 0.0, 1e-40, 1.5, np.inf]), count)
+    found = Candidates(draw.integers(0, 4, count), values, draw.permutation(count).astype(np.int64))
+    assert found.ordered().tolist() == np.lexsort((found.where, -found.values, found.neurons)).tolist()
 
 
 def test_drawn_tokens_are_as_if_by_lot() -> None:

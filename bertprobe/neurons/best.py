@@ -52,6 +52,21 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.neurons)
 
+    def ordered(self) -> Ints:
+        """Their order by neuron, the strongest first, of equal ones the earlier token first."""
+        import numpy as np
+
+        # One number to sort by, which takes a third of the time of three: the neuron, and the float's bits, made to
+        # fall as it rises. Adding zero makes the two zeros one.
+        bits = (self.values + np.float32(0)).view(np.int32)
+        falling = np.where(bits < 0, bits, bits ^ 0x7FFFFFFF).view(np.uint32)
+        keys = (self.neurons.astype(np.uint64) << np.uint64(32)) | falling
+        order = np.argsort(keys, kind="stable")
+        same = np.diff(keys[order]) == 0
+        tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
+        order[tied] = order[tied][np.lexsort((self.where[order[tied]], keys[order[tied]]))]
+        return order
+
 
 @dataclass(frozen=True, eq=False)
 class Best:
@@ -92,7 +107,7 @@ class Best:
 
         neurons, most = self.values.shape
         together = _joined([self.candidates(), *found])
-        order = np.lexsort((together.where, -together.values, together.neurons))
+        order = together.ordered()
         owner = together.neurons[order]
         rank = np.arange(len(order)) - np.searchsorted(owner, np.arange(neurons))[owner]
         kept = rank < most

@@ -100,6 +100,7 @@ class NeuronScan:
         self._salt = salt
         self._floors = {site: _Floors.of(found, self.kept) for site, found in (before or {}).items()}
         self._sites: dict[Site, _Growing] = {}
+        self._ends: dict[Site, tuple[_Ends, _Ends]] = {}
 
     def reduce(self, captured: Captured) -> Reduced:
         import numpy as np
@@ -114,12 +115,13 @@ class NeuronScan:
         floors = self._floors.get(captured.site)
         best = (now.strongest, now.negative) if now is not None else (None, None)
         floor = (floors.strongest, floors.negative) if floors is not None else (None, None)
+        ends = self._ends.setdefault(captured.site, (_Ends(kept.top), _Ends(kept.top)))
         last = [found.last_key for found in (now, floors) if found is not None]
         drawn = min((key for key in last if key is not None), default=None)
         return Reduced(
             groups.sums,
-            reaching(after, groups.tops, groups, where, _Bar(kept.top, best[0], floor[0])),
-            reaching(before, groups.bottoms, groups, where, _Bar(kept.top, best[1], floor[1]), sign=-1),
+            reaching(after, groups.tops, groups, where, _Bar(ends[0], best[0], floor[0])),
+            reaching(before, groups.bottoms, groups, where, _Bar(ends[1], best[1], floor[1]), sign=-1),
             drawn_of(after, where, keys_of(where, self._salt), kept.drawn, drawn),
         )
 
@@ -207,29 +209,46 @@ class _Growing:
         return SiteScan(self.sums, self.strongest, self.negative, self.drawn)
 
 
+class _Ends:
+    """How far groups of tokens went, until enough tokens are known: of each neuron the `most` groups that went farthest.
+
+    Of two threads that tell at once what one says may be lost, as if it had not looked.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._farthest: Floats | None = None
+
+    def reached(self, ends: Floats) -> Floats:
+        """What so many groups reach with these (G, I), so that as many tokens do; -inf while there are fewer."""
+        import numpy as np
+
+        known = ends if self._farthest is None else np.concatenate([self._farthest, ends])
+        if len(known) > self._most:
+            known = np.partition(known, -self._most, axis=0)[-self._most :]
+        self._farthest = known
+        return known.min(0) if len(known) == self._most else np.full(ends.shape[1], -np.inf, np.float32)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Bar:
-    """What decides which tokens are looked at: how many are kept, the strongest `now`, and a `floor` (I,)."""
+    """What decides which tokens are looked at: how far groups went, the strongest `now`, and a `floor` (I,)."""
 
-    most: int
+    ends: _Ends
     now: Best | None = None
     floor: Floats | None = None
 
     def of(self, ends: Floats, first: int) -> Floats:
-        """What each neuron's values must reach, given how far groups of tokens go (G, I) and their first document.
-
-        It is the weakest of the strongest so far, or what so many groups reach: of each group at least one token does.
-        """
+        """What each neuron's values must reach, given how far groups of tokens go (G, I) and their first document."""
         import numpy as np
 
-        bar = np.full(ends.shape[1], -np.inf, np.float32)
-        if self.floor is None and len(ends) >= self.most:
-            bar = np.partition(ends, len(ends) - self.most, axis=0)[len(ends) - self.most]
+        bar = np.full(ends.shape[1], -np.inf, np.float32) if self.floor is None else self.floor
         if self.now is not None:
             weakest, document = self.now.bar
             # Of two equal values the earlier token counts: once all that come are later ones, equal is not enough.
             bar = np.maximum(bar, np.where(document < first, np.nextafter(weakest, np.float32(np.inf)), weakest))
-        return bar if self.floor is None else np.maximum(bar, self.floor)
+        some_know_none = bar.min() <= np.finfo(np.float32).min
+        return np.maximum(bar, self.ends.reached(ends)) if some_know_none else bar
 
 
 def reaching(values: Floats, ends: Floats, groups: Grouped, where: Ints, bar: _Bar, *, sign: int = 1) -> Candidates:

@@ -112,17 +112,25 @@ def grouped(after: Floats, before: Floats, positions: Ints, thresholds: Sequence
     by_position, squares = np.zeros((BUCKETS, neurons)), np.zeros(neurons)
     counts = np.zeros((2 + len(thresholds), neurons), np.int64)
     counter = _Counter(neurons)
+    room, inputs_room = (np.empty((GROUP, neurons), np.float32) for _ in range(2))
+    flags_room = np.empty((len(counts), GROUP, neurons), bool)
     for number, (bucket, chosen) in enumerate(groups):
-        values, inputs = after[chosen], before[chosen]
-        rows[number, : len(chosen)] = chosen
+        size = len(chosen)
+        values, inputs, flags = room[:size], inputs_room[:size], flags_room[:, :size]
+        after.take(chosen, 0, values, "clip")  # any other mode has a copy made first
+        before.take(chosen, 0, inputs, "clip")
+        rows[number, :size] = chosen
         by_position[bucket] += values.sum(0)
         squares += np.einsum("ij,ij->j", values, values)
         values.max(0, out=tops[number])
         values.min(0, out=lows[number])
         inputs.max(0, out=highs[number])
         inputs.min(0, out=bottoms[number])
-        for count, above in zip(counts, (values > 0, inputs > 0, *(values > t for t in thresholds)), strict=True):
-            count += above.view(np.uint8).sum(0, dtype=np.uint8)
+        np.greater(values, 0, out=flags[0])
+        np.greater(inputs, 0, out=flags[1])
+        for flag, threshold in zip(flags[2:], thresholds, strict=True):
+            np.greater(values, threshold, out=flag)
+        counts += flags.view(np.uint8).sum(1, dtype=np.uint8)
         counter.count(values)
     sums = Sums(
         positions=np.bincount(buckets, minlength=BUCKETS),
