@@ -78,6 +78,7 @@ DOORKEEPERS = {
         "backends/torch.py",
         "backends/activations.py",
         "modules.py",
+        "neurons/device.py",
         *(f"transformers_model/{name}.py" for name in ("__init__", "running", "manners")),
     },
     "transformers": {

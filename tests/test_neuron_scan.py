@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import bertprobe
-from bertprobe.backends import NumpyBackend
+from bertprobe.backends import NumpyBackend, TorchBackend
 from bertprobe.neurons import (
     BINS,
     BUCKETS,
@@ -30,6 +30,7 @@ from bertprobe.neurons import (
     quantiles,
 )
 from bertprobe.neurons.best import Candidates, keys_of, where_of
+from bertprobe.neurons.device import bins_of as torch_bins
 from bertprobe.run import Captured, Compute, Matrices, Site, open_runner, run_texts
 from bertprobe.run.runner import Runner
 from bertprobe.tokens import Encoded, Packed, pack
@@ -181,6 +182,76 @@ def test_what_is_known_of_earlier_documents_changes_nothing(grain: float) -> Non
     assert (known.strongest.where >= 0).sum() < (apart.strongest.where >= 0).sum()
 
 
+# ------------------------------------------------------------------------------------------------ on the device
+
+
+def scanned_by_torch(documents: Documents, size: int, dtype: str, on_device: bool, before: Any = None) -> SiteScan:
+    """The scan of documents whose activations are torch's in some dtype, looked at by torch or as numpy has them."""
+    import torch
+
+    scan = NeuronScan({SITE.part}, KEPT, salt=5, before=before, on_device=on_device)
+    for packed, after, inputs in batches_of(documents, by(size)):
+        shown = [torch.from_numpy(values).to(getattr(torch, dtype)) for values in (after, inputs)]
+        scan.add(SITE, packed, scan.reduce(Captured(SITE, packed, packed.lengths, *shown, TorchBackend())))
+    assert scan.is_finite
+    return scan.found[SITE]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("grain", [0, 0.25])
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (3, 3), (150, 13), (150, 150)])
+def test_looked_at_on_the_device_a_scan_is_the_same(count: int, size: int, grain: float, dtype: str) -> None:
+    """Bit for bit, ties too, which half precision is full of; sums to 1e-6."""
+    documents = documents_of(count, 11, seed=count, grain=grain)
+    ours, theirs = (scanned_by_torch(documents, size, dtype, on_device) for on_device in (True, False))
+    same(ours, theirs)
+    for name in ("by_position", "squares"):
+        one, other = getattr(ours.sums, name), getattr(theirs.sums, name)
+        assert one.dtype == other.dtype
+        assert np.abs(one - other).max() <= 1e-6 * np.abs(other).max()
+    assert all(getattr(ours.sums, f.name).dtype == getattr(theirs.sums, f.name).dtype for f in fields(Sums))
+
+
+@pytest.mark.parametrize("grain", [0, 0.25])
+def test_on_the_device_earlier_documents_are_known_too(grain: float) -> None:
+    documents = documents_of(120, 7, seed=6, grain=grain)
+    one = scanned(documents[:60], by(9))
+    ours, theirs = (scanned_by_torch(documents[60:], 9, "float32", way, {SITE: one}) for way in (True, False))
+    same(one.joined(ours.moved(60), KEPT), one.joined(theirs.moved(60), KEPT))
+
+
+def test_a_batch_is_looked_at_on_a_gpu_where_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No activation is asked for in numpy."""
+    import torch
+
+    backend = TorchBackend()
+    backend.device = "cuda"
+    monkeypatch.setattr(Captured, "numpy", lambda *words, **named: pytest.fail("copied"))
+    ((packed, after, before),) = batches_of(documents_of(5, 7, seed=1), by(5))
+    shown = Captured(SITE, packed, packed.lengths, torch.from_numpy(after), torch.from_numpy(before), backend)
+    scan = NeuronScan({SITE.part}, KEPT)
+    scan.add(SITE, packed, scan.reduce(shown))
+    assert scan.found[SITE].sums.tokens == len(after)
+
+
+@given(hnp.arrays(np.float32, st.integers(1, 50), elements=st.floats(width=32)))
+def test_torch_finds_the_same_bins(values: np.ndarray) -> None:
+    import torch
+
+    assert torch_bins(torch.from_numpy(values)).tolist() == bins_of(values).tolist()
+
+
+def test_not_finite_on_the_device_is_seen() -> None:
+    import torch
+
+    ((packed, after, before),) = batches_of(documents_of(5, 7, seed=1), by(5))
+    after[3, 2] = np.nan
+    shown = Captured(SITE, packed, packed.lengths, torch.from_numpy(after), torch.from_numpy(before), TorchBackend())
+    scan = NeuronScan({SITE.part}, KEPT, on_device=True)
+    scan.add(SITE, packed, scan.reduce(shown))
+    assert not scan.is_finite
+
+
 def test_what_is_kept_does_not_follow_the_corpus() -> None:
     kept = Kept()
     sizes = []
@@ -261,13 +332,16 @@ def opened(backend: str, batch_tokens: int) -> Runner:
     return open_runner(model.checkpoint, model.anatomy, Compute(backend=backend, batch_tokens=batch_tokens))
 
 
-@pytest.mark.parametrize("backend", ["numpy", "torch"])
-def test_a_scan_of_texts_is_of_the_activations_that_are_shown(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("backend", "on_device"), [("numpy", False), ("torch", False), ("torch", True)])
+def test_a_scan_of_texts_is_of_the_activations_that_are_shown(
+    backend: str, on_device: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("bertprobe.run.engines.BertEngine.workers", 3)
     draw = random.Random(1)
     texts = [" ".join(draw.choices(WORDS, k=draw.randint(1, 40))) for _ in range(90)]
     labels = {"intermediate.0", "intermediate.3"}
-    scan, after, before = NeuronScan(labels, KEPT), Matrices(labels), Matrices(labels, before=True)
+    scan = NeuronScan(labels, KEPT, on_device=on_device)
+    after, before = Matrices(labels), Matrices(labels, before=True)
     run_texts(opened(backend, 64), texts, scan, after, before)
     assert list(scan.found) == [Site("intermediate.0"), Site("intermediate.3")]
     for site, found in scan.found.items():

@@ -21,8 +21,8 @@ STEPS = 8  # bins to a doubling
 SMALLEST, LARGEST = -8, 6  # powers of two between which the steps lie
 SIDE = (LARGEST - SMALLEST) * STEPS + 2  # bins on either side of zero, with the two at its ends
 BINS = 2 * SIDE
-_DROPPED = 20  # bits of a float32 behind the first three of its fraction
-_FIRST = (127 + SMALLEST) * STEPS - 1  # the code of what lies below the smallest step
+DROPPED = 20  # bits of a float32 behind the first three of its fraction
+FIRST = (127 + SMALLEST) * STEPS - 1  # the code of what lies below the smallest step
 
 
 def bins_of(values: Floats) -> npt.NDArray[np.int32]:
@@ -31,9 +31,9 @@ def bins_of(values: Floats) -> npt.NDArray[np.int32]:
 
     bits = values.view(np.int32)
     codes = bits & 0x7FFFFFFF
-    codes >>= _DROPPED
-    np.clip(codes, _FIRST, _FIRST + SIDE - 1, out=codes)
-    codes -= _FIRST
+    codes >>= DROPPED
+    np.clip(codes, FIRST, FIRST + SIDE - 1, out=codes)
+    codes -= FIRST
     codes ^= bits >> 31  # of a negative number -1 - code: the larger, the lower
     codes += SIDE
     return codes

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bertprobe.neurons.best import Best, Candidates, Drawn, document_of, keys_of, where_of
-from bertprobe.neurons.sums import Grouped, Sums, grouped
+from bertprobe.neurons.device import OnDevice
+from bertprobe.neurons.sums import Found, Sums, grouped
 from bertprobe.run.captured import Captured, Site
 
 if TYPE_CHECKING:
@@ -71,11 +72,32 @@ class SiteScan:
         )
 
 
+class Adding(Protocol):
+    """Sums of a batch, in numpy or where they were made; two add to one."""
+
+    def __add__(self, other: Any) -> Any: ...
+
+    def numpy(self) -> Sums: ...
+
+
+class Shown(Protocol):
+    """What a batch comes to at a site: its sums, and ways to find tokens in it."""
+
+    @property
+    def sums(self) -> Adding: ...
+
+    def ends(self, sign: int, most: int) -> Floats: ...
+
+    def reaching(self, height: Floats, sign: int) -> Found: ...
+
+    def values_of(self, rows: Ints) -> Floats: ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Reduced:
     """What is kept of a batch at a site."""
 
-    sums: Sums
+    sums: Adding
     strongest: Candidates
     negative: Candidates
     drawn: Drawn
@@ -86,6 +108,7 @@ class NeuronScan:
 
     `salt` decides which tokens are drawn: of the same salt the same, however they come in batches. `before` is what was
     found in documents that stand before these: no token is kept that would not be among the strongest of both.
+    `on_device` has a batch looked at where it was computed, by torch, and not in numpy; None does so on a GPU.
     """
 
     def __init__(
@@ -94,10 +117,12 @@ class NeuronScan:
         kept: Kept | None = None,
         salt: int = 0,
         before: Mapping[Site, SiteScan] | None = None,
+        on_device: bool | None = None,
     ) -> None:
         self.needs = frozenset(labels)
         self.kept = kept or Kept()
         self._salt = salt
+        self._on_device = on_device
         self._floors = {site: _Floors.of(found, self.kept) for site, found in (before or {}).items()}
         self._sites: dict[Site, _Growing] = {}
         self._ends: dict[Site, tuple[_Ends, _Ends]] = {}
@@ -106,28 +131,34 @@ class NeuronScan:
         import numpy as np
 
         kept = self.kept
-        after, before = captured.numpy(), captured.numpy(before=True)
         lengths = np.asarray(captured.lengths, np.int64)
-        positions = np.arange(len(after)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        positions = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         where = where_of(np.repeat(captured.batch.places, lengths), positions)
-        groups = grouped(after, before, positions, kept.thresholds)
+        shown = self._shown(captured, positions)
         now = self._sites.get(captured.site)
         floors = self._floors.get(captured.site)
         best = (now.strongest, now.negative) if now is not None else (None, None)
         floor = (floors.strongest, floors.negative) if floors is not None else (None, None)
         ends = self._ends.setdefault(captured.site, (_Ends(kept.top), _Ends(kept.top)))
+        strongest, negative = map(_Bar, ends, best, floor)
         last = [found.last_key for found in (now, floors) if found is not None]
         drawn = min((key for key in last if key is not None), default=None)
         return Reduced(
-            groups.sums,
-            reaching(after, groups.tops, groups, where, _Bar(ends[0], best[0], floor[0])),
-            reaching(before, groups.bottoms, groups, where, _Bar(ends[1], best[1], floor[1]), sign=-1),
-            drawn_of(after, where, keys_of(where, self._salt), kept.drawn, drawn),
+            shown.sums,
+            reaching(shown, where, strongest, 1),
+            reaching(shown, where, negative, -1),
+            drawn_of(shown, where, keys_of(where, self._salt), kept.drawn, drawn),
         )
+
+    def _shown(self, captured: Captured, positions: Ints) -> Shown:
+        thresholds = self.kept.thresholds
+        if self._on_device or (self._on_device is None and captured.backend.device == "cuda"):
+            return OnDevice(captured.values(), captured.values(before=True), positions, thresholds)
+        return grouped(captured.numpy(), captured.numpy(before=True), positions, thresholds)
 
     def add(self, site: Site, batch: Packed, reduced: Reduced) -> None:
         if site not in self._sites:
-            self._sites[site] = _Growing(len(reduced.sums.squares), self.kept)
+            self._sites[site] = _Growing(reduced.drawn.values.shape[1], self.kept)
         self._sites[site].add(reduced)
 
     @property
@@ -172,7 +203,7 @@ class _Growing:
     def __init__(self, neurons: int, kept: Kept) -> None:
         self.strongest = self.negative = Best.none(neurons, kept.top)
         self.drawn: Drawn | None = None
-        self._sums: Sums | None = None
+        self._sums: Adding | None = None
         self._kept = kept
         self._waiting: dict[str, list[Candidates]] = {"strongest": [], "negative": []}
 
@@ -185,7 +216,7 @@ class _Growing:
     def sums(self) -> Sums:
         if self._sums is None:
             raise ValueError("no batch was added")
-        return self._sums
+        return self._sums.numpy()
 
     def add(self, reduced: Reduced) -> None:
         self._sums = reduced.sums if self._sums is None else self._sums + reduced.sums
@@ -210,13 +241,13 @@ class _Growing:
 
 
 class _Ends:
-    """How far groups of tokens went, until enough tokens are known: of each neuron the `most` groups that went farthest.
+    """How far groups of tokens went, until enough tokens are known: the `most` that went farthest, of each neuron.
 
     Of two threads that tell at once what one says may be lost, as if it had not looked.
     """
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self._farthest: Floats | None = None
 
     def reached(self, ends: Floats) -> Floats:
@@ -224,10 +255,10 @@ class _Ends:
         import numpy as np
 
         known = ends if self._farthest is None else np.concatenate([self._farthest, ends])
-        if len(known) > self._most:
-            known = np.partition(known, -self._most, axis=0)[-self._most :]
+        if len(known) > self.most:
+            known = np.partition(known, -self.most, axis=0)[-self.most :]
         self._farthest = known
-        return known.min(0) if len(known) == self._most else np.full(ends.shape[1], -np.inf, np.float32)
+        return known.min(0) if len(known) == self.most else np.full(ends.shape[1], -np.inf, np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -238,39 +269,34 @@ class _Bar:
     now: Best | None = None
     floor: Floats | None = None
 
-    def of(self, ends: Floats, first: int) -> Floats:
-        """What each neuron's values must reach, given how far groups of tokens go (G, I) and their first document."""
+    def height(self, shown: Shown, sign: int, first: int) -> Floats:
+        """What each neuron's values must reach, (I,), in a batch whose first document is `first`."""
         import numpy as np
 
-        bar = np.full(ends.shape[1], -np.inf, np.float32) if self.floor is None else self.floor
+        lowest = np.finfo(np.float32).min
+        known = [] if self.floor is None else [self.floor]
         if self.now is not None:
             weakest, document = self.now.bar
             # Of two equal values the earlier token counts: once all that come are later ones, equal is not enough.
-            bar = np.maximum(bar, np.where(document < first, np.nextafter(weakest, np.float32(np.inf)), weakest))
-        some_know_none = bar.min() <= np.finfo(np.float32).min
-        return np.maximum(bar, self.ends.reached(ends)) if some_know_none else bar
+            known.append(np.where(document < first, np.nextafter(weakest, np.float32(np.inf)), weakest))
+        if not known or np.max(known, axis=0).min() <= lowest:
+            known.append(self.ends.reached(shown.ends(sign, self.ends.most)))
+        return np.max(known, axis=0)  # type: ignore[no-any-return]
 
 
-def reaching(values: Floats, ends: Floats, groups: Grouped, where: Ints, bar: _Bar, *, sign: int = 1) -> Candidates:
+def reaching(shown: Shown, where: Ints, bar: _Bar, sign: int) -> Candidates:
     """The tokens of a batch that may be among the strongest of a neuron, those that reach its bar.
 
-    Only groups whose `ends` (G, I) reach it are looked at. With `sign` -1 strong means negative.
+    With `sign` -1 strong means negative, before the activation.
     """
-    import numpy as np
-
-    ends = ends if sign > 0 else -ends
-    height = bar.of(ends, int(document_of(where.min())))
-    group, neurons = np.nonzero(ends >= height)
-    rows = groups.rows[group]
-    chosen = values[rows, neurons[:, None]] * np.float32(sign)
-    reached = (chosen >= height[neurons][:, None]) & (rows >= 0)
-    return Candidates(np.broadcast_to(neurons[:, None], rows.shape)[reached], chosen[reached], where[rows[reached]])
+    found = shown.reaching(bar.height(shown, sign, int(document_of(where.min()))), sign)
+    return Candidates(found.neurons, found.values, where[found.rows])
 
 
-def drawn_of(values: Floats, where: Ints, keys: Keys, most: int, last: int | None) -> Drawn:
+def drawn_of(shown: Shown, where: Ints, keys: Keys, most: int, last: int | None) -> Drawn:
     """The tokens of a batch that may be among the `most` of lowest key, which is not above `last`."""
     import numpy as np
 
     rows = np.arange(len(keys)) if last is None else np.flatnonzero(keys <= np.uint64(last))
     rows = rows[np.lexsort((where[rows], keys[rows]))[:most]]
-    return Drawn(keys[rows], where[rows], values[rows])
+    return Drawn(keys[rows], where[rows], shown.values_of(rows))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bertprobe.neurons.bins import BINS, bins_of
 
@@ -62,6 +62,10 @@ class Sums:
 
         return Sums(**{field.name: joined(field.name) for field in fields(Sums)})  # type: ignore[arg-type]
 
+    def numpy(self) -> Sums:
+        """These: they are no other array library's."""
+        return self
+
     @property
     def tokens(self) -> int:
         return int(self.positions.sum())
@@ -78,18 +82,47 @@ class Sums:
         return np.sqrt(np.maximum(self.squares / self.tokens - np.square(self.means), 0))
 
 
+class Found(NamedTuple):
+    """Values that reach some height: of which neuron, how large, in which row of the batch, (n,) each."""
+
+    neurons: Ints
+    values: Floats
+    rows: Ints
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Grouped:
     """The sums of a batch, and of each group of its tokens which they are and how far its neurons go.
 
     `rows` (G, GROUP) are the rows of the batch, -1 where a group has fewer; `tops` (G, I) the largest values after the
-    activation, `bottoms` the smallest before it.
+    activation, `bottoms` the smallest before it; `after` and `before` (T, I) the values themselves.
     """
 
     sums: Sums
     rows: Ints
     tops: Floats
     bottoms: Floats
+    after: Floats
+    before: Floats
+
+    def ends(self, sign: int, most: int) -> Floats:
+        """How far groups of tokens go, (G, I); with `sign` -1 before the activation, turned round."""
+        return self.tops if sign > 0 else -self.bottoms
+
+    def reaching(self, height: Floats, sign: int) -> Found:
+        """The values that reach each neuron's height (I,); only groups that go so far are looked at."""
+        import numpy as np
+
+        group, neurons = np.nonzero(self.ends(sign, len(self.rows)) >= height)
+        rows = self.rows[group]
+        values = self.after if sign > 0 else self.before
+        chosen = values[rows, neurons[:, None]] * np.float32(sign)
+        reached = (chosen >= height[neurons][:, None]) & (rows >= 0)
+        return Found(np.broadcast_to(neurons[:, None], rows.shape)[reached], chosen[reached], rows[reached])
+
+    def values_of(self, rows: Ints) -> Floats:
+        """What is after the activation in some rows of the batch."""
+        return self.after[rows]
 
 
 def grouped(after: Floats, before: Floats, positions: Ints, thresholds: Sequence[float]) -> Grouped:
@@ -145,7 +178,7 @@ def grouped(after: Floats, before: Floats, positions: Ints, thresholds: Sequence
         over=counts[2:],
         histogram=counter.finished(),
     )
-    return Grouped(sums, rows, tops, bottoms)
+    return Grouped(sums, rows, tops, bottoms, after, before)
 
 
 class _Counter:

@@ -1,11 +1,14 @@
 """A corpus on a GPU: equality with the processor first, then texts a second beside what a user would use instead.
 
-    python tests/benchmarks/gpu_speed.py [--texts N] [--rounds R]
+    python tests/benchmarks/gpu_speed.py [texts] [corpus] [--texts N] [--rounds R] [--device cuda]
 
 The model has the shape of bert-base and random weights, the tokenizer is the built-in model's; texts are words of its
 vocabulary, 4 to 300 a text, so that nothing has to be fetched. Compared are bertprobe, transformers in padded batches
 of texts sorted by length, and sentence-transformers where it is installed; ratios are medians over rounds,
-interleaved.
+interleaved. `corpus` has the same texts in a file: what `extract --part pooler` and `neurons scan` make of it, from
+their plan to the last fsync, beside the forward pass alone and sentence-transformers' `encode` and `numpy.save`, as
+tokens a second and as a share of the rate of one large product of matrices on the same device. It runs on a processor,
+too, to be tried there.
 """
 
 from __future__ import annotations
@@ -25,7 +28,10 @@ import numpy as np
 import torch
 
 import bertprobe
-from bertprobe.run import Matrices, NeuronStatistics, Runner, Site, Vectors, open_runner, run_texts
+import bertprobe.extract as extracting
+import bertprobe.neurons.job as scanning
+from bertprobe.corpus import open_corpus
+from bertprobe.run import Captured, Matrices, NeuronStatistics, Runner, Site, Vectors, open_runner, run_texts
 
 BUILT_IN = Path(bertprobe.__file__).parent / "pocket"
 
@@ -131,58 +137,167 @@ def transformers_with(model: Path, dtype: str, batch: int) -> Callable[[list[str
     return run
 
 
-def sentence_transformers_with(model: Path, dtype: str, batch: int) -> Callable[[list[str]], Any]:
+def sentence_transformers_with(model: Path, dtype: str, batch: int, device: str = "cuda") -> Callable[[list[str]], Any]:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Pooling, Transformer
 
     transformer = Transformer(str(model), max_seq_length=512, model_kwargs={"dtype": getattr(torch, dtype)})
-    loaded = SentenceTransformer(modules=[transformer, Pooling(768, "mean")], device="cuda")
+    loaded = SentenceTransformer(modules=[transformer, Pooling(768, "mean")], device=device)
     return lambda texts: loaded.encode(texts, batch_size=batch, show_progress_bar=False)
+
+
+# ------------------------------------------------------------------------------------------------ a corpus
+
+
+class Nothing:
+    """A collector that is shown every layer, and keeps nothing."""
+
+    needs = frozenset(f"intermediate.{i}" for i in range(12))
+    is_finite = True
+
+    def reduce(self, captured: Captured) -> None:
+        return None
+
+    def add(self, site: Site, batch: Any, reduced: None) -> None:
+        return None
+
+
+def matrix_rate(device: str, dtype: str) -> float:
+    """Operations a second of one large product of matrices, the best of several."""
+    size = 8192 if device == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
+    took = []
+    for _ in range(10):
+        wait(device)
+        start = time.perf_counter()
+        a @ b
+        wait(device)
+        took.append(time.perf_counter() - start)
+    return 2 * size**3 / min(took)
+
+
+def wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def operations(lengths: list[int], hidden: int = 768, layers: int = 12) -> float:
+    """Of bert-base's dense layers and attention for texts of so many tokens."""
+    return sum(layers * (24 * hidden**2 * length + 4 * hidden * length**2) for length in lengths)
+
+
+def corpus(model: Path, texts: list[str], rounds: int, device: str, dtype: str = "bfloat16") -> None:
+    place = model / "corpus"
+    place.mkdir()
+    file = place / "texts.txt"
+    file.write_text("\n".join(texts) + "\n")
+    opened, compute = bertprobe.open(model), bertprobe.Compute(backend="torch", device=device, dtype=dtype)
+    runner = open_runner(opened.checkpoint, opened.anatomy, compute)
+    lengths = [len(text) for text in runner.encoded(texts)]
+
+    def extract() -> None:
+        shutil.rmtree(place / "extract", ignore_errors=True)
+        options, found = extracting.Options(compute), open_corpus([str(file)])
+        wish = extracting.Wish(("pooler",))
+        extracting.prepare(opened.checkpoint, opened.anatomy, found, place / "extract", wish, options).run()
+
+    def scan() -> None:
+        shutil.rmtree(place / "scan", ignore_errors=True)
+        options, found = scanning.Options(verify=False, compute=compute), open_corpus([str(file)])
+        scanning.prepare_scan(opened.checkpoint, opened.anatomy, found, place / "scan", options).run()
+
+    ways: dict[str, Callable[[], Any]] = {
+        "forward pass": lambda: run_texts(runner, texts, Nothing()),
+        "extract --part pooler": extract,
+        "neurons scan": scan,
+    }
+    try:
+        theirs = sentence_transformers_with(model, dtype, 64, device)
+        ways["sentence-transformers, numpy.save"] = lambda: np.save(place / "st.npy", theirs(texts))
+    except Exception as error:
+        print(f"(no sentence-transformers: {error})")
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):
+        for name, way in ways.items():
+            wait(device)
+            start = time.perf_counter()
+            way()
+            wait(device)
+            if turn:
+                times[name].append(time.perf_counter() - start)
+    rate, needed = matrix_rate(device, dtype), operations(lengths)
+    print(f"\n{len(texts):,} texts, {sum(lengths):,} tokens; a product of matrices runs at {rate / 1e12:.1f} TFLOP/s\n")
+    print(f"| {dtype} | s | tokens/s | share of the matrix rate | time ÷ forward pass | time ÷ extract |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for name, taken in times.items():
+        took = statistics.median(taken)
+        ratios = [
+            statistics.median(a / b for a, b in zip(taken, times[other], strict=True))
+            for other in ("forward pass", "extract --part pooler")
+        ]
+        row = (
+            f"{took:.2f} | {sum(lengths) / took:,.0f} | {needed / took / rate:.1%} | {ratios[0]:.2f} | {ratios[1]:.2f}"
+        )
+        print(f"| {name} | {row} |", flush=True)
+
+
+# ------------------------------------------------------------------------------------------------ texts
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("sections", nargs="*", choices=["texts", "corpus", []], default=[])
     parser.add_argument("--texts", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     options = parser.parse_args()
-    if not torch.cuda.is_available():
+    sections = options.sections or ["texts", "corpus"]
+    if options.device == "cuda" and not torch.cuda.is_available():
         sys.exit("there is no GPU")
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}\n", flush=True)
+    name = torch.cuda.get_device_name() if options.device == "cuda" else "a processor"
+    print(f"{name}, torch {torch.__version__}\n", flush=True)
     with tempfile.TemporaryDirectory() as place:
         model = made(Path(place))
-        equality(model)
         texts = drawn(options.texts)
-        tokens = sum(len(text.split()) + 2 for text in texts)
-        print(f"\n{len(texts):,} texts, some {tokens:,} words and special tokens\n")
-        for dtype in ("bfloat16", "float32"):
-            ways: dict[str, Callable[[list[str]], Any]] = {
-                "bertprobe": bertprobe_with(model, dtype),
-                "bertprobe, with statistics of all neurons": bertprobe_with(model, dtype, statistics_too=True),
-                "transformers, 64 a batch, sorted": transformers_with(model, dtype, 64),
-            }
-            try:
-                ways["sentence-transformers, 64 a batch"] = sentence_transformers_with(model, dtype, 64)
-            except Exception as error:
-                print(f"(no sentence-transformers: {error})")
-            some = texts if dtype == "bfloat16" else texts[: len(texts) // 4]
-            times: dict[str, list[float]] = {name: [] for name in ways}
-            found = {}
-            for round_ in range(options.rounds + 1):
-                for name, way in ways.items():
-                    torch.cuda.synchronize()
-                    start = time.perf_counter()
-                    found[name] = way(some[:2000] if round_ == 0 else some)
-                    if round_:
-                        times[name].append(time.perf_counter() - start)
-            print(f"\n| {dtype} | s | texts/s | bertprobe is faster | farthest from transformers |")
-            print("|---|---:|---:|---:|---:|")
-            ours = times["bertprobe"]
-            theirs = found["transformers, 64 a batch, sorted"]
-            for name, taken in times.items():
-                ratio = statistics.median(b / a for a, b in zip(ours, taken, strict=True))
-                far = abs(np.asarray(found[name]) - theirs).max()
-                took = statistics.median(taken)
-                print(f"| {name} | {took:.2f} | {len(some) / took:,.0f} | {ratio:.2f} | {far:.2e} |", flush=True)
+        if "texts" in sections:
+            in_memory(model, texts, options.rounds)
+        if "corpus" in sections:
+            corpus(model, texts, options.rounds, options.device)
+
+
+def in_memory(model: Path, texts: list[str], rounds: int) -> None:
+    equality(model)
+    tokens = sum(len(text.split()) + 2 for text in texts)
+    print(f"\n{len(texts):,} texts, some {tokens:,} words and special tokens\n")
+    for dtype in ("bfloat16", "float32"):
+        ways: dict[str, Callable[[list[str]], Any]] = {
+            "bertprobe": bertprobe_with(model, dtype),
+            "bertprobe, with statistics of all neurons": bertprobe_with(model, dtype, statistics_too=True),
+            "transformers, 64 a batch, sorted": transformers_with(model, dtype, 64),
+        }
+        try:
+            ways["sentence-transformers, 64 a batch"] = sentence_transformers_with(model, dtype, 64)
+        except Exception as error:
+            print(f"(no sentence-transformers: {error})")
+        some = texts if dtype == "bfloat16" else texts[: len(texts) // 4]
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        found = {}
+        for round_ in range(rounds + 1):
+            for name, way in ways.items():
+                torch.cuda.synchronize()
+                start = time.perf_counter()
+                found[name] = way(some[:2000] if round_ == 0 else some)
+                if round_:
+                    times[name].append(time.perf_counter() - start)
+        print(f"\n| {dtype} | s | texts/s | bertprobe is faster | farthest from transformers |")
+        print("|---|---:|---:|---:|---:|")
+        ours = times["bertprobe"]
+        theirs = found["transformers, 64 a batch, sorted"]
+        for name, taken in times.items():
+            ratio = statistics.median(b / a for a, b in zip(ours, taken, strict=True))
+            far = abs(np.asarray(found[name]) - theirs).max()
+            took = statistics.median(taken)
+            print(f"| {name} | {took:.2f} | {len(some) / took:,.0f} | {ratio:.2f} | {far:.2e} |", flush=True)
 
 
 if __name__ == "__main__":
