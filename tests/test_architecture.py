@@ -26,6 +26,7 @@ FLOORS = {
     "run": 4,
     "explain": 5,
     "extract": 5,
+    "sharded": 5,
     "encoder": 3,
     "measurement": 3,
     "recipe": 3,

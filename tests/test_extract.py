@@ -63,7 +63,7 @@ def corpus_file(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> P
 def job(corpus: Path | list[Path], place: Path, wish: Wish = Wish(), model: str = "pocket", **options: Any) -> Job:  # noqa: B008
     opened = bertprobe.open(model)
     files = [str(path) for path in (corpus if isinstance(corpus, list) else [corpus])]
-    settings = Options(**{"compute": ONE, "shard_text": 3000, **options})
+    settings = Options(**{"compute": ONE, "shard_text": 3000, "verify": False, **options})
     return prepare(opened.checkpoint, opened.anatomy, open_corpus(files), place, wish, settings)
 
 
@@ -194,7 +194,7 @@ def test_documents_know_where_they_stood(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_text(json.dumps({"text": "ship " * 300, "key": 7}) + "\n")
     opened = bertprobe.open("pocket")
     corpus = open_corpus([str(tmp_path / "*.jsonl")], id_field="key")
-    settings = Options(ONE, truncate=True, shard_text=900)
+    settings = Options(ONE, truncate=True, shard_text=900, verify=False)
     prepare(
         opened.checkpoint, opened.anatomy, corpus, tmp_path / "o", Wish(("intermediate",), layers="0"), settings
     ).run()
@@ -560,7 +560,7 @@ def test_killed_before_each_step_it_goes_on_and_ends_with_the_same_bytes(corpus_
 
 
 def test_the_command_tells_plan_and_outcome(corpus_file: Path, tmp_path: Path, run: Run) -> None:
-    words = ["extract", corpus_file, "-o", tmp_path / "o", "--shard-text", "6000", "--threads", "1"]
+    words = ["extract", corpus_file, "-o", tmp_path / "o", "--shard-text", "6000", "--threads", "1", "--no-verify"]
     planned = run([*words, "--dry-run"])
     assert planned.code == 0
     assert planned.out.startswith("120 texts, 2,727 tokens: ")
@@ -596,7 +596,7 @@ def test_wrong_usage_names_options(corpus_file: Path, tmp_path: Path, run: Run) 
         (["--vector", "sentence", "--part", "pooler"], "--vector sentence runs texts as its recipe has them"),
         (["--prompt", "x"], "--prompt goes with --vector sentence"),
     ):
-        ran = run(["extract", corpus_file, "-o", tmp_path / "o", *words])
+        ran = run(["extract", corpus_file, "-o", tmp_path / "o", "--no-verify", *words])
         assert ran.code == 2
         assert told in ran.err
     assert run(["extract", corpus_file]).code == 2
@@ -651,9 +651,11 @@ def test_the_manifest_carries_a_stamp_of_transformers(corpus_file: Path, tmp_pat
     planned = job(corpus_file, tmp_path / "o", verify=True)
     planned.run()
     manifest = open_activations(tmp_path / "o").manifest
-    assert manifest["verified"]["texts"] == 3
-    assert 0 < manifest["verified"]["largest_difference"] <= manifest["verified"]["largest_limit"]
-    assert manifest["model"]["activation"] == "gelu"
+    stamp = manifest["verify"]
+    assert stamp["texts"] == 8
+    assert 0 < stamp["largest_difference"] <= stamp["limit"]
+    assert stamp["activation"] == manifest["model"]["activation"] == "gelu"
+    assert stamp["holds"]
     assert not job(corpus_file, tmp_path / "o").left, "going on needs no second stamp"
 
 
@@ -663,7 +665,7 @@ def test_numbers_that_are_not_transformers_are_not_written(
     from bertprobe.verify import Agreement
 
     wrong = Agreement("intermediate.2", {"torch": 0.03}, None, 0.0, 0.0, 1.0)
-    monkeypatch.setattr("bertprobe.extract.stamp.verify", lambda *words: (wrong,))
+    monkeypatch.setattr("bertprobe.sharded.stamp.verify", lambda *words: (wrong,))
     with pytest.raises(BertprobeError, match=r"intermediate\.2 differs from transformers' by 0\.03"):
         job(corpus_file, tmp_path / "o", verify=True)
     assert not (tmp_path / "o").exists()

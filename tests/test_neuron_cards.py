@@ -15,7 +15,7 @@ import bertprobe
 from bertprobe.checkpoint import read_tensor
 from bertprobe.errors import BadSetting, PartMissing
 from bertprobe.neurons.card import Card, card_of
-from bertprobe.neurons.job import open_scan
+from bertprobe.neurons.folder import open_scan
 from bertprobe.neurons.listing import Wanted, layer_rows, layers_in, neuron_rows, parse_neuron
 from bertprobe.neurons.record import record_of
 from bertprobe.report.neurons import spoken

@@ -18,7 +18,9 @@ import bertprobe
 from bertprobe.corpus import open_corpus
 from bertprobe.errors import BertprobeError, CorruptFile, NotFound, OutputError, UnsupportedFile
 from bertprobe.neurons import Kept, document_of, job
-from bertprobe.neurons.job import Options, ScanJob, merge_scans, open_scan, prepare_scan
+from bertprobe.neurons.folder import open_scan
+from bertprobe.neurons.job import Options, ScanJob, prepare_scan
+from bertprobe.neurons.merge import merge_scans
 from bertprobe.run import Compute, Matrices
 
 OPTIONS = Options(

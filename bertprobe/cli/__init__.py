@@ -27,7 +27,7 @@ _HOMES = {
     **dict.fromkeys(("inspect", "export"), "weights"),
     **dict.fromkeys(("diff", "graft"), "compare"),
     **dict.fromkeys(("pool", "activations", "verify"), "text"),
-    "extract": "extract",
+    **dict.fromkeys(("extract", "merge"), "extract"),
     "recipe": "recipe",
     "explain": "explain",
     "report": "report",
@@ -162,17 +162,22 @@ def _starts_with_a_dash(word: str) -> bool:
 # Settings that errors name as Python has them, and the options that are called otherwise.
 _SETTING = re.compile(
     r"`(force|truncate|prompt|weights|root|subfolder|download|backend|dtype|vector|pairs|layers|replace|names|tokenizer"
-    r"|field|id_field|skip_bad|part|neurons|tokens|top|verify|before)"
+    r"|field|id_field|skip_bad|part|neurons|tokens|top|verify|before|shard)"
     r"=([^`]*)`"
 )
 _RENAMED = {"pairs": "pair", "id_field": "id-field", "skip_bad": "skip-bad", "before": "pre"}
 
 
 def as_options(message: str) -> str:
-    """A message for the command line: `truncate=True` becomes --truncate, `vector=cls` becomes --vector cls."""
+    """A message for the command line: `truncate=True` becomes --truncate, `vector=cls` --vector cls.
+
+    What is on unless it is said, as `verify=False`, becomes --no-verify.
+    """
 
     def option(match: re.Match[str]) -> str:
         value = match[2].strip("\"'")
+        if value == "False":
+            return f"--no-{match[1]}"
         return f"--{_RENAMED.get(match[1], match[1])}{'' if value in ('', 'True') else ' ' + shlex.quote(value)}"
 
     return _SETTING.sub(option, message)

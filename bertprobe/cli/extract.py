@@ -15,10 +15,12 @@ from bertprobe.cli.options import (
     IdField,
     Json,
     Layers,
+    NoVerify,
     Printer,
     Prompt,
     Quiet,
     Root,
+    ShardOfPlan,
     ShardText,
     SkipBad,
     Subfolder,
@@ -114,12 +116,8 @@ def extract(
     ] = "float32",
     truncate: Truncate = False,
     shard_text: ShardText = None,
-    verify: Annotated[
-        bool,
-        typer.Option(
-            "--verify", help="Run three of the texts through transformers too, and note the difference in the manifest."
-        ),
-    ] = False,
+    no_verify: NoVerify = False,
+    shard: ShardOfPlan = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")] = False,
     quiet: Quiet = False,
     backend: Backend = "auto",
@@ -143,12 +141,14 @@ def extract(
     from bertprobe.render.progress import progress_of_texts
     from bertprobe.report.extract import done_line, extraction, plan_line
     from bertprobe.run import Compute
+    from bertprobe.sharded import WHOLE, Part
 
     printer = Printer.of(format, json)
     wish = Wish(tuple(part or ()), tuple(vector or ()), layers, neurons, tokens, top, dtype, prompt, pre).checked()
     checkpoint, anatomy = open_here(model, subfolder, weights, root, tokenizer)
     texts = open_corpus(corpus, field=field, id_field=id_field, skip_bad=skip_bad)
-    options = Options(Compute(backend, device, compute_dtype, threads, batch_tokens), truncate, shard_text, verify)
+    compute = Compute(backend, device, compute_dtype, threads, batch_tokens)
+    options = Options(compute, truncate, shard_text, not no_verify, WHOLE if shard is None else Part.parsed(shard))
     sentence = _sentence(checkpoint, prompt) if "sentence" in wish.vectors else None
     job = prepare(checkpoint, anatomy, texts, output, wish, options, sentence)
     if dry_run:
@@ -163,6 +163,26 @@ def extract(
     if outcome.documents and not quiet:
         say(done_line(outcome))
     printer.show(extraction(job, outcome, _findings(job)), whole=False)
+
+
+def merge(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR…", help="The folders of all parts, in any order.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Write into this new folder.", show_default=False)
+    ],
+    format: Format = "table",
+    json: Json = False,
+) -> None:
+    """Puts the parts of a run together, which extract --shard wrote, as if it had been one run.
+
+    Files are linked where all lie on one disk, else copied. Scans of neurons are put together by neurons merge.
+    """
+    from bertprobe.extract import merge_parts, open_activations
+    from bertprobe.report.extract import merged
+
+    printer = Printer.of(format, json)
+    whole = merge_parts([open_activations(folder) for folder in folders], output)
+    printer.show(merged(whole, folders), whole=False)
 
 
 def _sentence(checkpoint: Checkpoint, prompt: str | None) -> Sentence:

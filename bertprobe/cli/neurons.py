@@ -14,9 +14,11 @@ from bertprobe.cli.options import (
     Format,
     Json,
     Layers,
+    NoVerify,
     Printer,
     Quiet,
     Root,
+    ShardOfPlan,
     SkipBad,
     Subfolder,
     Table,
@@ -27,7 +29,7 @@ from bertprobe.cli.options import (
 from bertprobe.cli.text import Backend, BatchTokens, ComputeDtype, Device, ModelOption, Threads, open_here
 
 if TYPE_CHECKING:
-    from bertprobe.neurons.job import ScanFolder
+    from bertprobe.neurons.folder import ScanFolder
 
 neurons = typer.Typer(
     name="neurons",
@@ -67,9 +69,8 @@ def scan(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Draw other random tokens.")] = 0,
     truncate: Truncate = False,
-    no_verify: Annotated[
-        bool, typer.Option("--no-verify", help="Do not compare some texts with transformers first.")
-    ] = False,
+    no_verify: NoVerify = False,
+    shard: ShardOfPlan = None,
     shard_text: Annotated[
         int,
         typer.Option(
@@ -95,13 +96,15 @@ def scan(
     from bertprobe.neurons.job import Options, prepare_scan
     from bertprobe.render.progress import progress_of_texts
     from bertprobe.run import Compute
+    from bertprobe.sharded import WHOLE, Part
 
     printer = Printer.of(format, json)
     texts = open_corpus(corpus, field=field, skip_bad=skip_bad)
     checkpoint, anatomy = open_here(model, subfolder, weights, root, tokenizer)
     kept = Kept(top=top, thresholds=tuple(sorted(set(threshold or Kept().thresholds))))
     compute = Compute(backend, device, dtype, threads, batch_tokens)
-    options = Options(kept, layers, seed, truncate, shard_text, verify=not no_verify, compute=compute)
+    part = WHOLE if shard is None else Part.parsed(shard)
+    options = Options(kept, layers, seed, truncate, shard_text, not no_verify, compute, part)
     job = prepare_scan(checkpoint, anatomy, texts, output, options)
     with progress_of_texts(job.guessed_tokens, "scanning", quiet=quiet) as advance:
         job.run(advance)
@@ -117,8 +120,9 @@ def merge(
     format: Format = "table",
     json: Json = False,
 ) -> None:
-    """Makes one scan of several, as if their corpora had been scanned together, in this order."""
-    from bertprobe.neurons.job import merge_scans, open_scan
+    """Makes one scan of several: of several corpora, in this order, or of all parts of one, as --shard cut it."""
+    from bertprobe.neurons.folder import open_scan
+    from bertprobe.neurons.merge import merge_scans
 
     printer = Printer.of(format, json)
     if len(folders) < 2:
@@ -154,7 +158,7 @@ def list_(
     json: Json = False,
 ) -> None:
     """Lists neurons of a scan, most selective first, and how many of each layer are dead or always on."""
-    from bertprobe.neurons.job import open_scan
+    from bertprobe.neurons.folder import open_scan
     from bertprobe.neurons.listing import Wanted, layer_rows, layers_in, neuron_rows
     from bertprobe.report.neurons import listing, title_of
 
@@ -192,7 +196,7 @@ def show(
     The corpus is asked for the texts, the model for the weights: both must be the ones that were scanned.
     """
     from bertprobe.neurons.card import card_of
-    from bertprobe.neurons.job import check_model, open_scan
+    from bertprobe.neurons.folder import check_model, open_scan
     from bertprobe.neurons.listing import parse_neuron
     from bertprobe.neurons.record import record_of
     from bertprobe.report.neurons import card_report
@@ -213,7 +217,7 @@ def show(
 
 
 def _show_scan(printer: Printer, path: Path) -> None:
-    from bertprobe.neurons.job import open_scan
+    from bertprobe.neurons.folder import open_scan
     from bertprobe.neurons.listing import layer_rows
     from bertprobe.report.neurons import scanned
 

@@ -83,6 +83,16 @@ IdField = Annotated[
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Skip and count rows that cannot be read instead of stopping at them.")
 ]
+ShardOfPlan = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Compute part I of N of the corpus only, such as 2/8, which merge puts together.",
+        show_default=False,
+    ),
+]
+NoVerify = Annotated[bool, typer.Option("--no-verify", help="Do not compare some texts with transformers first.")]
 ShardText = Annotated[
     int | None,
     typer.Option(

@@ -122,6 +122,11 @@ def _rows(corpus: Corpus, shard: Shard) -> Iterator[Row | BadRow]:
         corpus._drained.add(STDIN)
     by_bytes = shard.unit == "bytes"
     stretch = between(file, shard.start, shard.stop, shard.row) if by_bytes else unpacked(file)
+    if shard.sha256 is not None and stretch.sha256 != shard.sha256:
+        raise CorruptFile(
+            f"{file.shown} has changed between its bytes {shard.start:,} and {shard.stop:,}",
+            "start anew in another folder",
+        )
     with faults_told(file.path, file.format):
         yield from FORMATS[file.format].rows(stretch, corpus.fields, shard.row)
 

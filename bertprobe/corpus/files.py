@@ -48,6 +48,12 @@ class Stretch:
     open: Callable[[], IO[bytes]]
     first: int = 0
 
+    @property
+    def sha256(self) -> str:
+        """That of the bytes, which are read for it."""
+        with self.open() as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # a reader is enough
+
     def text(self, newline: str | None = None) -> io.TextIOWrapper:
         """Opened as text; what is not UTF-8 must not stop a corpus: odd bytes become U+FFFD."""
         encoding = "utf-8" if self.first else "utf-8-sig"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from codecs import BOM_UTF8
@@ -48,17 +49,19 @@ def cuts(file: CorpusFile, size: int) -> Iterator[int]:
                 yield start
 
 
-def count(file: CorpusFile, start: int, stop: int) -> int:
-    """How many lines there are between two cuts."""
+def counted(file: CorpusFile, start: int, stop: int) -> tuple[int, str]:
+    """How many lines there are between two cuts, and the sha256 of the bytes there."""
     lines, last, mark = 0, b"\n", b"" if start else BOM_UTF8
+    digest = hashlib.sha256()
     with between(file, start, stop).open() as opened:
         while piece := opened.read(WINDOW):
+            digest.update(piece)
             piece, mark = piece.removeprefix(mark), b""
             lines += piece.count(b"\n")
             if b"\r" in piece or last == b"\r":
                 lines += piece.count(b"\r") - piece.count(b"\r\n") - (last + piece[:1] == b"\r\n")
             last = piece[-1:] or last
-    return lines + (last not in (b"\n", b"\r"))
+    return lines + (last not in (b"\n", b"\r")), digest.hexdigest()
 
 
 def _numbered(stretch: Stretch, start: int) -> Iterator[tuple[int, str]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bertprobe.corpus.files import STDIN, CorpusFile, faults_told, unpacked
 from bertprobe.corpus.formats import FORMATS
-from bertprobe.corpus.lines import count, cuts
+from bertprobe.corpus.lines import counted, cuts
 from bertprobe.corpus.rows import Fields
 from bertprobe.errors import BadSetting
 
@@ -24,7 +24,8 @@ class Shard:
 
     `unit` says what start and stop count: "bytes" of an uncompressed file of lines, "rows", or nothing of a "stream",
     which cannot be read twice. `row` is the number of the first row; `rows` how many there are, None of a stream:
-    as many texts, but for bad rows and the blank lines of a .jsonl.
+    as many texts, but for bad rows and the blank lines of a .jsonl. `sha256` is that of a shard's bytes, where they are
+    its unit: whoever computes it elsewhere knows that it is the same.
     """
 
     number: int
@@ -34,6 +35,7 @@ class Shard:
     stop: int
     row: int
     rows: int | None
+    sha256: str | None = None
 
 
 def plan(corpus: Corpus, *, text_bytes: int) -> tuple[Shard, ...]:
@@ -46,8 +48,8 @@ def plan(corpus: Corpus, *, text_bytes: int) -> tuple[Shard, ...]:
     shards: list[Shard] = []
     for index, file in enumerate(corpus.files):
         with faults_told(file.path, file.format):
-            for unit, start, stop, row, rows in _spans(file, corpus.fields, text_bytes):
-                shards.append(Shard(len(shards), index, unit, start, stop, row, rows))
+            for span in _spans(file, corpus.fields, text_bytes):
+                shards.append(Shard(len(shards), index, *span))
     return tuple(shards)
 
 
@@ -63,12 +65,12 @@ def by_bytes(file: CorpusFile) -> bool:
     return FORMATS[file.format].lines and not file.compression and file.path != STDIN
 
 
-_Span = tuple[str, int, int, int, int | None]
+_Span = tuple[str, int, int, int, int | None, str | None]
 
 
 def _spans(file: CorpusFile, fields: Fields, size: int) -> Iterator[_Span]:
     if file.path == STDIN:
-        yield "stream", 0, 0, 0, None
+        yield "stream", 0, 0, 0, None, None
     elif by_bytes(file):
         yield from _of_bytes(file, size)
     else:
@@ -79,8 +81,8 @@ def _of_bytes(file: CorpusFile, size: int) -> Iterator[_Span]:
     row = 0
     for start, stop in pairwise([0, *cuts(file, size), file.size]):
         if start < stop:
-            rows = count(file, start, stop)
-            yield "bytes", start, stop, row, rows
+            rows, digest = counted(file, start, stop)
+            yield "bytes", start, stop, row, rows, digest
             row += rows
 
 
@@ -89,7 +91,7 @@ def _of_rows(file: CorpusFile, fields: Fields, size: int) -> Iterator[_Span]:
     for number, text in FORMATS[file.format].sizes(unpacked(file), fields):
         stop, held = number + 1, held + text
         if held >= size:
-            yield "rows", start, stop, start, stop - start
+            yield "rows", start, stop, start, stop - start, None
             start, held = stop, 0
     if start < stop:
-        yield "rows", start, stop, start, stop - start
+        yield "rows", start, stop, start, stop - start, None

@@ -456,6 +456,33 @@ class RunFolder:
         path = self.path / name
         return path.is_file() and path.stat().st_size == size
 
+    def take(self, name: str, source: Path, size: int, sha256: str) -> None:
+        """Gives a finished file of another folder a place here too: the same file where the disk is, else a copy.
+
+        Raises `OutputError` where it is not of that size, or a copy not of that sha256.
+        """
+        if self.has(name, size):
+            return
+        if not source.is_file() or source.stat().st_size != size:
+            raise OutputError(f"{printable(str(source))} is gone, or not as its manifest says", "run that part again")
+        part = self.path / (name + PART)
+        part.unlink(missing_ok=True)
+        with _told_to_go_on(self.path):
+            try:
+                os.link(source, part)
+            except OSError:  # another disk, or one without links
+                with self.file(name) as file, open(source, "rb") as original:
+                    shutil.copyfileobj(original, file.file, 1 << 20)
+                    file.finish()
+                    if file.sha256 != sha256:
+                        shown = printable(str(source))
+                        raise OutputError(
+                            f"{shown} has not the sha256 of its manifest", "run that part again"
+                        ) from None
+            else:
+                part.replace(self.path / name)
+                _sync(self.path)
+
     def __enter__(self) -> RunFolder:
         with _made_in(self.path.absolute().parent):
             self.path.mkdir(exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bertprobe.extract.estimate import Estimate
 from bertprobe.extract.job import Job, Options, Outcome, prepare
+from bertprobe.extract.merge import merge_parts
 from bertprobe.extract.reading import ActivationDocument, ActivationFolder, Rows, open_activations
 from bertprobe.extract.wish import DTYPES, PARTS, TOKENS, VECTORS, Wish
 
@@ -20,6 +21,7 @@ __all__ = [
     "Outcome",
     "Rows",
     "Wish",
+    "merge_parts",
     "open_activations",
     "prepare",
 ]

@@ -8,13 +8,15 @@ table a row, hardly differs between samples.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from bertprobe.corpus import Document, Shard
 from bertprobe.errors import NotFound
 from bertprobe.extract.rows import Layout
 from bertprobe.extract.shard import Work, tabled
+from bertprobe.sharded import Part
 
 SAMPLE = 2**18  # characters from which a sample does, and at most twice as many are taken
 PER_FILE = 130  # bytes that the manifest gains for each file that is written
@@ -29,15 +31,36 @@ class Estimate:
     bytes: int
     exact: bool
 
+    def __add__(self, other: Estimate) -> Estimate:
+        sums = self.documents + other.documents, self.tokens + other.tokens, self.bytes + other.bytes
+        return Estimate(*sums, self.exact and other.exact)
 
-def estimate(work: Work, shards: Sequence[Shard], manifest: int) -> Estimate:
-    """What the shards will come to, beside a manifest of so many bytes; raises `NotFound` where there is no text."""
-    counted = _Counted(work)
-    sampled = list(counted.read(shards))
-    if not counted.documents:
+
+def estimate(work: Work, shards: Sequence[Shard], part: Part, manifest: int) -> tuple[Estimate, list[int]]:
+    """What a part of the shards will come to, beside a manifest of so many bytes, and the texts of each of all shards.
+
+    Raises `NotFound` where there is no text.
+    """
+    chosen = part.chosen(shards)
+    counted = _Counted(work, [shard.number for shard in chosen])
+    sampled = counted.read(shards)
+    counts = [counted.by_shard[shard.number] for shard in shards]
+    if not any(counts):
         raise NotFound("there is no text", "look at the corpus, and at which field is read")
+    return _estimate(work, chosen, counted, sampled, counts, manifest), counts
+
+
+def _estimate(
+    work: Work,
+    shards: Sequence[Shard],
+    counted: _Counted,
+    sampled: Sequence[tuple[int, Document]],
+    counts: Sequence[int],
+    manifest: int,
+) -> Estimate:
     if counted.stride == 1:
-        return _exact(work, sampled, shards, manifest)
+        first = sum(counts[: shards[0].number]) if shards else 0
+        return _exact(work, sampled, shards, first, manifest)
     documents, tokens_bytes, tokens = _sizes(work, [document for _, document in sampled])
     nothing = sum(_sizes(work, [])[:2])
     share = counted.documents / len(sampled)
@@ -55,10 +78,11 @@ def estimate(work: Work, shards: Sequence[Shard], manifest: int) -> Estimate:
 
 
 class _Counted:
-    """Texts and characters of a corpus, and which texts are its sample: every so many-th, so that all of it is seen."""
+    """Texts of all shards; of the chosen ones their characters, and a sample: every so many-th, so that all is seen."""
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
+    def __init__(self, work: Work, chosen: Collection[int]) -> None:
+        self._work, self._chosen = work, frozenset(chosen)
+        self.by_shard: Counter[int] = Counter()
         self._most = 6 * work.longest if work.truncate else None  # characters of a text that come to tokens
         self.documents = self.characters = self.sampled = 0
         self.stride = 1
@@ -68,6 +92,9 @@ class _Counted:
         sample: list[tuple[int, Document]] = []
         for shard, documents in self._work.corpus.walk(shards):
             for document in documents:
+                self.by_shard[shard.number] += 1
+                if shard.number not in self._chosen:
+                    continue
                 size = self._size(document)
                 self.characters += size
                 if self.documents % self.stride == 0:
@@ -85,10 +112,12 @@ class _Counted:
         return size if self._most is None else min(size, self._most)
 
 
-def _exact(work: Work, texts: Sequence[tuple[int, Document]], shards: Sequence[Shard], manifest: int) -> Estimate:
+def _exact(
+    work: Work, texts: Sequence[tuple[int, Document]], shards: Sequence[Shard], first: int, manifest: int
+) -> Estimate:
     total = documents = tokens = 0
     for number, shard in _by_shard(texts, shards):
-        of_documents, of_tokens, count = _sizes(work, shard, documents)
+        of_documents, of_tokens, count = _sizes(work, shard, first + documents)
         layout = Layout.of(work.tensors, number, len(shard), count)
         total += of_documents + of_tokens + layout.size
         documents, tokens = documents + len(shard), tokens + count

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bertprobe.anatomy import Anatomy
-from bertprobe.anatomy.native import why_not_native
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.corpus import Corpus, Shard, plan
-from bertprobe.errors import BadSetting, OutputError, printable
+from bertprobe.errors import BadSetting, CorruptFile, OutputError, printable
 from bertprobe.export.files import RunFolder
-from bertprobe.extract import manifest as manifests
 from bertprobe.extract.estimate import Estimate, estimate
-from bertprobe.extract.manifest import Manifest
 from bertprobe.extract.rows import Keeper, Tensor
-from bertprobe.extract.shard import Advance, Work, write_shard
-from bertprobe.extract.stamp import stamped
+from bertprobe.extract.shard import Advance, Done, Work, write_shard
 from bertprobe.extract.wish import Wish
 from bertprobe.run import Captured, Compute, Runner, Site, open_runner, run_batch
 from bertprobe.run.nonfinite import why_not_finite
 from bertprobe.run.sentence import Sentence
+from bertprobe.sharded import ACTIVATIONS, NAME, WHOLE, Manifest, Part, decided, differing, read_begun, stamp_of
+from bertprobe.sharded import manifest as manifests
 from bertprobe.storages import endings
 from bertprobe.tokens import Encoded, Packed, pack
 from bertprobe.verdicts import Finding
@@ -39,13 +37,14 @@ class Options:
     """How to run beside what to keep.
 
     `truncate` cuts texts, `shard_text` is the bytes of text of a shard, `verify` has a few texts run through
-    transformers, too, when a run begins.
+    transformers, too, when a run begins, and `part` is what of the shards is computed here.
     """
 
     compute: Compute = field(default_factory=Compute)
     truncate: bool = False
     shard_text: int | None = None
-    verify: bool = False
+    verify: bool = True
+    part: Part = WHOLE
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,14 @@ class Job:
     resumed: bool
 
     @property
+    def own(self) -> Sequence[Shard]:
+        """The shards of this part of the plan."""
+        return Part.of_manifest(self.manifest).chosen(self.shards)
+
+    @property
     def left(self) -> tuple[Shard, ...]:
         """The shards that are still to be written."""
-        return tuple(shard for shard in self.shards if self.manifest["shards"][shard.number]["done"] is None)
+        return tuple(shard for shard in self.own if self.manifest["shards"][shard.number]["done"] is None)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -91,14 +95,9 @@ class Job:
         before = (self.manifest["documents"], self.manifest["tokens"])
         with self.folder as folder:
             if not self.resumed:
-                self._write_manifest(folder)
-            for shard, documents in self.work.corpus.walk(self.left):
-                number = sum(
-                    other["done"]["documents"] for other in self.manifest["shards"][: shard.number] if other["done"]
-                )
-                done = write_shard(self.work, folder, shard, documents, number, advance)
-                manifests.finished(self.manifest, shard.number, done)
-                self._write_manifest(folder)
+                manifests.write(folder, self.manifest)
+            for shard, done in self._written(folder, advance):
+                self._note(folder, shard, done.told)
         return Outcome(
             self.manifest["documents"] - before[0],
             self.manifest["tokens"] - before[1],
@@ -112,9 +111,27 @@ class Job:
             return ()
         return why_not_finite(self.anatomy, self.work.runner.backend.dtype)
 
-    def _write_manifest(self, folder: RunFolder) -> None:
-        with folder.file(manifests.NAME) as file:
-            file.put(0, manifests.dumped(self.manifest))
+    def first_document(self, shard: Shard) -> int:
+        """The number of a shard's first text in the corpus; where nobody counted, of what was written before it."""
+        before = self.manifest["shards"][: shard.number]
+        return sum(row["documents"] if "documents" in row else row["done"]["documents"] for row in before)
+
+    def _written(self, folder: RunFolder, advance: Advance) -> Iterator[tuple[Shard, Done]]:
+        """The shards that are left, each written when it is asked for."""
+        for shard, documents in self.work.corpus.walk(self.left):
+            yield shard, write_shard(self.work, folder, shard, documents, self.first_document(shard), advance)
+
+    def _note(self, folder: RunFolder, shard: Shard, done: Mapping[str, Any]) -> None:
+        """Puts what a shard came to into the manifest."""
+        counted = self.manifest["shards"][shard.number].get("documents")
+        if counted not in (None, done["documents"]):
+            raise CorruptFile(
+                f"{self.work.corpus.files[shard.file].shown} has changed: shard {shard.number} had {counted:,} texts, "
+                f"now {done['documents']:,}",
+                "start anew in another folder",
+            )
+        manifests.finished(self.manifest, shard.number, done)
+        manifests.write(folder, self.manifest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,15 +174,10 @@ def prepare(
         BertprobeError: as `open_runner` does, or a text that was looked at does not fit.
     """
     wish = wish.checked()
-    folder = RunFolder(path, manifests.NAME)
-    text = folder.text()
-    old = None if text is None else manifests.parsed(text, str(path / manifests.NAME))
-    if old is not None and any(not file["sha256"] for file in old["corpus"]["files"]):
-        raise OutputError(
-            f"{printable(str(path))} was made of stdin, which cannot be read again", "choose another folder"
-        )
+    folder = RunFolder(path, NAME)
+    old = read_begun(folder, ACTIVATIONS)
     keeper = Keeper(wish, wish.columns(checkpoint, anatomy), sentence)
-    compute = _decided(anatomy, options.compute, old)
+    compute = decided(options.compute, anatomy, old)
     tokenizer = None if sentence is None else sentence.tokenizer
     runner = open_runner(checkpoint, anatomy, compute, needs=keeper.needs, tokenizer=tokenizer)
     tensors = _tensors(runner, keeper)
@@ -179,50 +191,35 @@ def prepare(
         checkpoint,
         anatomy,
         corpus,
-        runner.tokenizer.name,
-        tensors,
-        options={
+        runner,
+        {
             **_listed(wish),
             "truncate": options.truncate,
             "shard_text": size,
             "recipe": None if sentence is None else _recipe(checkpoint, sentence),
         },
-        compute=manifests.computed(runner),
+        options.part,
+        [asdict(tensor) for tensor in tensors],
     )
-    if old is not None and (found := manifests.differences(old, run)):
-        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        raise OutputError(
-            f"{printable(str(path))} holds another run: {'; '.join(found[:3])}{more}",
-            "repeat its command to go on with it, or choose another folder",
-        )
+    if old is not None and (other := differing(folder, ACTIVATIONS, old, run)) is not None:
+        raise other
     shards = plan(corpus, text_bytes=size)
     if old is not None:
         expected = None if old["expected"] is None else Estimate(**old["expected"])
         _forget_what_is_gone(old, folder)
         return Job(checkpoint, anatomy, folder, old, shards, expected, work, True)
-    anew = manifests.planned(run, shards)
-    streams = any(shard.unit == "stream" for shard in shards)
-    bare = len(manifests.dumped(anew))
-    expected = None if streams else estimate(work, shards, bare)
-    if options.verify and streams:
-        raise BadSetting("stdin cannot be read twice", "leave out `verify=True`, or name a file")
-    anew["expected"] = None if expected is None else asdict(expected)
-    anew["verified"] = stamped(checkpoint, anatomy, work) if options.verify else None
+    counts = None
+    if not any(shard.unit == "stream" for shard in shards):
+        bare = len(manifests.dumped(manifests.planned(ACTIVATIONS, run, shards, None, None)))
+        expected, counts = estimate(work, shards, options.part, bare)
+    elif options.part != WHOLE:
+        raise BadSetting("stdin cannot be cut into parts", "leave out `shard=`, or name a file")
+    else:
+        expected = None
+    stamp = stamp_of(checkpoint, anatomy, corpus, runner) if options.verify else None
+    run["expected"] = None if expected is None else asdict(expected)
+    anew = manifests.planned(ACTIVATIONS, run, shards, counts, stamp)
     return Job(checkpoint, anatomy, folder, anew, shards, expected, work, False)
-
-
-def _decided(anatomy: Anatomy, compute: Compute, old: Manifest | None) -> Compute:
-    """What was left open, as it was decided when the run began: another machine must not go on otherwise."""
-    was: Mapping[str, Any] = {} if old is None else old["compute"]
-    native = why_not_native(anatomy) is None
-    backend = str(was.get("backend", "torch")) if compute.backend == "auto" and native else compute.backend
-    return replace(
-        compute,
-        backend=backend,
-        device=str(was.get("device", "auto")) if compute.device == "auto" else compute.device,
-        threads=was.get("threads") if compute.threads is None else compute.threads,
-        batch_tokens=was.get("batch_tokens") if compute.batch_tokens is None else compute.batch_tokens,
-    )
 
 
 def _listed(wish: Wish) -> dict[str, Any]:
@@ -283,5 +280,4 @@ def _forget_what_is_gone(manifest: Manifest, folder: RunFolder) -> None:
     for shard in manifest["shards"]:
         files = {} if shard["done"] is None else shard["done"]["files"]
         if not all(folder.has(name, file["bytes"]) for name, file in files.items()):
-            shard["done"] = None
-    manifests.sum_up(manifest)
+            manifests.finished(manifest, shard["number"], None)

@@ -18,11 +18,11 @@ from bertprobe.backends import TorchBackend
 from bertprobe.checkpoint import LocalFile
 from bertprobe.checkpoint.tensors import numpy_dtype
 from bertprobe.errors import CorruptFile, NotFound, PartMissing, printable
-from bertprobe.extract.manifest import NAME, Manifest, parsed
 from bertprobe.extract.rows import STORED, Tensor
 from bertprobe.extract.shard import WRITTEN_AS, names_of
 from bertprobe.extract.tables import arrow
 from bertprobe.extract.wish import numbers_in
+from bertprobe.sharded import ACTIVATIONS, NAME, Manifest
 from bertprobe.storages import storage_called
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def open_activations(path: str | os.PathLike[str]) -> ActivationFolder:
         ) from error
     except ValueError as error:
         raise CorruptFile(f"{printable(str(folder / NAME))} is not text", "name another folder") from error
-    return ActivationFolder(folder, parsed(text, str(folder / NAME)))
+    return ActivationFolder(folder, ACTIVATIONS.parsed(text, str(folder / NAME)))
 
 
 class ActivationFolder:
@@ -110,14 +110,14 @@ class ActivationFolder:
 
     def document(self, number: int) -> ActivationDocument:
         """A text by its number in the corpus, from 0; raises `PartMissing` for one that is not there."""
-        if not 0 <= number < self.documents:
-            raise PartMissing(f"there is no document {number:,}", f"there are {self.documents:,}, from 0")
-        place = bisect_right(self._starts, number) - 1
-        return self._shards[place].document(number, self._starts[place])
+        place = bisect_right(self._numbers, number, key=lambda numbers: numbers.start) - 1
+        if place < 0 or number not in self._numbers[place]:
+            raise PartMissing(f"there is no document {number:,}", f"there are {self._told}")
+        return self._shards[place].document(number, self._numbers[place].start)
 
     def __iter__(self) -> Iterator[ActivationDocument]:
         """The texts in the order of the corpus."""
-        return (self.document(number) for number in range(self.documents))
+        return (self.document(number) for numbers in self._numbers for number in numbers)
 
     def blocks(
         self,
@@ -171,9 +171,19 @@ class ActivationFolder:
         )
 
     @cached_property
-    def _starts(self) -> list[int]:
-        """The number of each shard's first document."""
-        return [0, *accumulate(done["documents"] for _, done in self._done)][:-1]
+    def _numbers(self) -> list[range]:
+        """The numbers of each shard's documents, of those that are done."""
+        rows = self.manifest["shards"]
+        counts = [
+            row["documents"] if "documents" in row else (row["done"] or {"documents": 0})["documents"] for row in rows
+        ]
+        starts = [0, *accumulate(counts)]
+        return [range(starts[number], starts[number] + done["documents"]) for number, done in self._done]
+
+    @property
+    def _told(self) -> str:
+        there = [numbers for numbers in self._numbers if numbers]
+        return f"{self.documents:,}, from {there[0].start:,} to {there[-1][-1]:,}" if there else "none"
 
     @cached_property
     def _shards(self) -> list[_Shard]:

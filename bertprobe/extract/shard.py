@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -71,7 +71,21 @@ class Done:
     truncated: int
     skipped: int
     finite: bool
-    files: dict[str, FileInPlace]
+    files: Mapping[str, FileInPlace]
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """As it stands in a manifest."""
+        files = {name: {"bytes": file.bytes, "sha256": file.sha256} for name, file in self.files.items()}
+        return {
+            "documents": self.documents,
+            "tokens": self.tokens,
+            "truncated": self.truncated,
+            "skipped": self.skipped,
+            "bytes": sum(file.bytes for file in self.files.values()),
+            "finite": self.finite,
+            "files": files,
+        }
 
 
 class _Tokens:

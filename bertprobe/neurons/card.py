@@ -14,7 +14,7 @@ from bertprobe.checkpoint import Checkpoint, TensorHeader, read_tensor
 from bertprobe.corpus import Document
 from bertprobe.neurons.best import NOWHERE, document_of, position_of
 from bertprobe.neurons.bins import quantiles
-from bertprobe.neurons.job import ScanFolder
+from bertprobe.neurons.folder import ScanFolder
 from bertprobe.neurons.listing import NeuronRow, columns_of, numbered, row_of, site_of
 from bertprobe.neurons.scan import SiteScan
 from bertprobe.neurons.sums import BUCKETS

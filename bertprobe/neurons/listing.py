@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bertprobe.anatomy import layer_numbers
 from bertprobe.errors import BadSetting, PartMissing, printable
-from bertprobe.neurons.job import ScanFolder
+from bertprobe.neurons.folder import ScanFolder
 from bertprobe.neurons.scan import SiteScan
 from bertprobe.run.captured import Site
 

@@ -11,7 +11,7 @@ from typing import Any
 from bertprobe.anatomy import Anatomy
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.neurons.best import NOWHERE, document_of
-from bertprobe.neurons.job import ScanFolder
+from bertprobe.neurons.folder import ScanFolder
 from bertprobe.neurons.listing import site_of
 from bertprobe.neurons.texts import look_up
 from bertprobe.run import Compute, Matrices, open_runner, run_texts

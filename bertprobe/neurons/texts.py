@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-from bertprobe.corpus import Corpus, Document, Shard, open_corpus
+from bertprobe.corpus import Corpus, Document, open_corpus
 from bertprobe.errors import NotFound, printable
-from bertprobe.neurons.job import ScanFolder
+from bertprobe.neurons.folder import ScanFolder
+from bertprobe.sharded import Part
+from bertprobe.sharded.manifest import shard_of
 
 
 def look_up(folder: ScanFolder, numbers: Iterable[int]) -> dict[int, Document]:
@@ -20,14 +23,15 @@ def look_up(folder: ScanFolder, numbers: Iterable[int]) -> dict[int, Document]:
     told = folder.manifest["corpus"]
     wanted = sorted(set(numbers))
     firsts = list(accumulate((done.documents for done in folder.state.done), initial=0))
+    shards = Part.of_manifest(folder.manifest).chosen(folder.manifest["shards"])
     found: dict[int, Document] = {}
     for place, (first, stop) in enumerate(pairwise(firsts)):
         inside = {number - first: number for number in wanted if first <= number < stop}
         if inside:
-            shard = {key: value for key, value in folder.manifest["shards"][place].items() if key != "done"}
-            file = told["files"][shard["file"]]
+            shard = shard_of(shards[place])
+            file = told["files"][shard.file]
             corpus = _opened(file["path"], file["sha256"], told)
-            for document in corpus.documents(Shard(**{**shard, "file": 0})):
+            for document in corpus.documents(replace(shard, file=0)):
                 if document.number in inside:
                     found[inside[document.number]] = document
                 if len(found) == len(wanted) or document.number >= max(inside):

@@ -2,37 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bertprobe.report import Column, Report, View, facts, report_of
 from bertprobe.verdicts import Finding
 
 if TYPE_CHECKING:
-    from bertprobe.extract import Job, Outcome
+    from bertprobe.extract import ActivationFolder, Job, Outcome
+    from bertprobe.extract.rows import Tensor
     from bertprobe.report import nodes
+    from bertprobe.sharded import Manifest
 
 UNITS = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
 
 
+_COLUMNS = (
+    Column("tensor", ("name",), "text"),
+    Column("rows", ("rows",), "text"),
+    Column("shape", ("shape",), "shape"),
+    Column("dtype", ("dtype",), "text"),
+)
+
+
 def extraction(job: Job, outcome: Outcome | None = None, findings: Sequence[Finding] = ()) -> Report:
     """The report of a run, or without `outcome` of its plan."""
-    tensors = list(_tensors(job))
-    columns = (
-        Column("tensor", ("name",), "text"),
-        Column("rows", ("rows",), "text"),
-        Column("shape", ("shape",), "shape"),
-        Column("dtype", ("dtype",), "text"),
-    )
-    view = View("tensors", _title(job, outcome), columns, tuple(tensors))
+    counts = (job.manifest["documents"], job.manifest["tokens"])
+    if not counts[0] and job.expected is not None:
+        counts = (job.expected.documents, job.expected.tokens)
+    tensors = list(_tensors(job.work.tensors, *counts))
+    title = _expected(job) if outcome is None else _title(job.manifest, job.folder.path)
+    view = View("tensors", title, _COLUMNS, tuple(tensors))
     data = {
         "model": job.checkpoint.ref,
         "facts": facts(job.checkpoint, job.anatomy),
         "planned": _planned(job),
-        "written": _written(job, tensors),
+        "written": _written(job.manifest, job.folder.path, tensors),
         "run": None if outcome is None else _run(job, outcome),
     }
     return report_of(data, [view], findings, warn_first=True)
+
+
+def merged(folder: ActivationFolder, parts: Sequence[Path]) -> Report:
+    """The report of a folder that was put together of parts."""
+    tensors = list(_tensors(folder.tensors.values(), folder.documents, folder.tokens))
+    view = View("tensors", _title(folder.manifest, folder.path), _COLUMNS, tuple(tensors))
+    data = {"parts": [str(part) for part in parts], "written": _written(folder.manifest, folder.path, tensors)}
+    return report_of(data, [view], ())
 
 
 def plan_line(job: Job) -> str:
@@ -42,8 +59,8 @@ def plan_line(job: Job) -> str:
         return f"{path} is complete: nothing is left to do"
     what = _expected(job)
     if job.resumed:
-        done = len(job.shards) - len(job.left)
-        what = f"going on after {done:,} of {_count(len(job.shards), 'shard')}: {what}"
+        done = len(job.own) - len(job.left)
+        what = f"going on after {done:,} of {_count(len(job.own), 'shard')}: {what}"
     return f"{what}; the disk of {path} has {_size(job.folder.free)} left"
 
 
@@ -62,14 +79,11 @@ def _expected(job: Job) -> str:
     return f"{texts}, {tokens}: {about}{_size(job.needed)} to write, in {_count(len(job.left), 'shard')}"
 
 
-def _title(job: Job, outcome: Outcome | None) -> str:
-    if outcome is None:
-        return _expected(job)
-    told = job.manifest
+def _title(told: Manifest, path: Path) -> str:
     found = [_count(told["documents"], "text"), _count(told["tokens"], "token")]
     found += [f"{_count(told['truncated'], 'text')} truncated"] if told["truncated"] else []
     found += [f"{_count(told['skipped'], 'bad row')} skipped"] if told["skipped"] else []
-    return f"{', '.join(found)}: {_size(told['bytes'])} in {_count(len(job.shards), 'shard')}, {job.folder.path}"
+    return f"{', '.join(found)}: {_size(told['bytes'])} in {_count(_done(told), 'shard')}, {path}"
 
 
 def _planned(job: Job) -> nodes.PlannedRun:
@@ -79,17 +93,16 @@ def _planned(job: Job) -> nodes.PlannedRun:
         "tokens": None if expected is None else expected.tokens,
         "bytes": None if expected is None else expected.bytes,
         "exact": expected is not None and expected.exact,
-        "shards": len(job.shards),
+        "shards": len(job.own),
         "free": job.folder.free,
     }
 
 
-def _written(job: Job, tensors: list[nodes.WrittenRows]) -> nodes.WrittenRun:
-    told = job.manifest
+def _written(told: Manifest, path: Path, tensors: list[nodes.WrittenRows]) -> nodes.WrittenRun:
     return {
-        "path": str(job.folder.path),
+        "path": str(path),
         "complete": told["complete"],
-        "shards": len(job.shards) - len(job.left),
+        "shards": _done(told),
         "documents": told["documents"],
         "tokens": told["tokens"],
         "truncated": told["truncated"],
@@ -99,11 +112,12 @@ def _written(job: Job, tensors: list[nodes.WrittenRows]) -> nodes.WrittenRun:
     }
 
 
-def _tensors(job: Job) -> Iterator[nodes.WrittenRows]:
-    documents, tokens = job.manifest["documents"], job.manifest["tokens"]
-    if not documents and job.expected is not None:
-        documents, tokens = job.expected.documents, job.expected.tokens
-    for tensor in job.work.tensors:
+def _done(told: Manifest) -> int:
+    return sum(shard["done"] is not None for shard in told["shards"])
+
+
+def _tensors(tensors: Iterable[Tensor], documents: int, tokens: int) -> Iterator[nodes.WrittenRows]:
+    for tensor in tensors:
         shape = [tensor.count(documents, tokens), tensor.width]
         yield {"name": tensor.name, "rows": tensor.rows, "shape": shape, "dtype": tensor.dtype}
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from bertprobe.neurons.card import Card, Example, Head, Word
-from bertprobe.neurons.job import ScanFolder
+from bertprobe.neurons.folder import ScanFolder
 from bertprobe.neurons.listing import ALWAYS, LayerRow, NeuronRow, Wanted
 from bertprobe.report import Column, Report, View, report_of
 

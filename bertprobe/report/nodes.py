@@ -445,6 +445,15 @@ class Extraction(TypedDict):
     version: str
 
 
+class Merging(TypedDict):
+    """`merge`."""
+
+    parts: list[str]
+    written: WrittenRun
+    findings: list[Finding]
+    version: str
+
+
 # ------------------------------------------------------------------------------------------------ diff, graft
 
 
@@ -894,6 +903,7 @@ class Stamp(TypedDict):
     """How far the activations of some texts of a corpus are from transformers', and the activation in force."""
 
     texts: int
+    parts: int
     activation: str | None
     largest_difference: float
     limit: float

@@ -67,7 +67,7 @@ def table(title: str, took: Took, against: str) -> None:
 def extracting(model: Any, corpus: Path, place: Path, wish: Wish) -> Callable[[], None]:
     def run() -> None:
         shutil.rmtree(place, ignore_errors=True)
-        options = Options(Compute(backend="torch"), truncate=True)
+        options = Options(Compute(backend="torch"), truncate=True, verify=False)
         job = prepare(model.checkpoint, model.anatomy, open_corpus([str(corpus)]), place, wish, options)
         job.check_room()
         job.run()
@@ -159,7 +159,8 @@ def memory(books: Path, folder: Path, counts: list[int]) -> None:
             for i in range(count):
                 file.write(known[i % len(known)][:60] + "\n")
         shutil.rmtree(folder / "out", ignore_errors=True)
-        words = ["extract", str(corpus), "-m", str(minilm()), "-o", str(folder / "out"), "--truncate", "--quiet"]
+        words = ["extract", str(corpus), "-m", str(minilm()), "-o", str(folder / "out")]
+        words += ["--truncate", "--quiet", "--no-verify"]
         start = time.perf_counter()
         process = subprocess.Popen([sys.executable, "-c", CHILD, *words], stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
