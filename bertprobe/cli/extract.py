@@ -114,6 +114,14 @@ def extract(
         Literal["float32", "float16", "bfloat16"],
         typer.Option("--dtype", metavar="DTYPE", help="Write float32, float16 or bfloat16."),
     ] = "float32",
+    order: Annotated[
+        Literal["corpus", "neurons"],
+        typer.Option(
+            "--order",
+            metavar="ORDER",
+            help="Write in the order of the corpus, or with neurons a copy beside it as well, neuron by neuron.",
+        ),
+    ] = "corpus",
     truncate: Truncate = False,
     shard_text: ShardText = None,
     no_verify: NoVerify = False,
@@ -138,7 +146,7 @@ def extract(
     from bertprobe.corpus import open_corpus
     from bertprobe.extract import Options, Wish, prepare
     from bertprobe.notices import say
-    from bertprobe.render.progress import progress_of_texts
+    from bertprobe.render.progress import progress, progress_of_texts
     from bertprobe.report.extract import done_line, extraction, plan_line
     from bertprobe.run import Compute
     from bertprobe.sharded import WHOLE, Part
@@ -148,7 +156,8 @@ def extract(
     checkpoint, anatomy = open_here(model, subfolder, weights, root, tokenizer)
     texts = open_corpus(corpus, field=field, id_field=id_field, skip_bad=skip_bad)
     compute = Compute(backend, device, compute_dtype, threads, batch_tokens)
-    options = Options(compute, truncate, shard_text, not no_verify, WHOLE if shard is None else Part.parsed(shard))
+    part_of_plan = WHOLE if shard is None else Part.parsed(shard)
+    options = Options(compute, truncate, shard_text, not no_verify, part_of_plan, order)
     sentence = _sentence(checkpoint, prompt) if "sentence" in wish.vectors else None
     job = prepare(checkpoint, anatomy, texts, output, wish, options, sentence)
     if dry_run:
@@ -160,6 +169,8 @@ def extract(
     expected = None if job.expected is None else max(job.expected.tokens - job.manifest["tokens"], 1)
     with progress_of_texts(expected, "extracting", quiet=quiet) as advance:
         outcome = job.run(advance)
+    with progress(job.needed or 0, "turning", quiet=quiet) as turned:
+        job.turn(turned)
     if outcome.documents and not quiet:
         say(done_line(outcome))
     printer.show(extraction(job, outcome, _findings(job)), whole=False)

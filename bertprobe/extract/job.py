@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ from bertprobe.checkpoint import Checkpoint
 from bertprobe.corpus import Corpus, Shard, plan
 from bertprobe.errors import BadSetting, CorruptFile, OutputError, printable
 from bertprobe.export.files import RunFolder
+from bertprobe.extract.by_neuron import noted
 from bertprobe.extract.estimate import Estimate, estimate
 from bertprobe.extract.rows import Keeper, Tensor
 from bertprobe.extract.shard import Advance, Done, Work, write_shard
+from bertprobe.extract.turn import missing, size_of, turn
 from bertprobe.extract.wish import Wish
 from bertprobe.run import Captured, Compute, Runner, Site, open_runner, run_batch
 from bertprobe.run.nonfinite import why_not_finite
@@ -30,6 +32,7 @@ MOST_TEXT = 2**22  # bytes of text in a shard
 LEAST_TEXT = 2**16
 MOST_ROWS = 2**30  # bytes that the rows of a shard shall come to
 BYTES_A_TOKEN = 4  # of text, about
+ORDERS = ("corpus", "neurons")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,8 @@ class Options:
     """How to run beside what to keep.
 
     `truncate` cuts texts, `shard_text` is the bytes of text of a shard, `verify` has a few texts run through
-    transformers, too, when a run begins, and `part` is what of the shards is computed here.
+    transformers, too, when a run begins, and `part` is what of the shards is computed here. `order` is of ORDERS: with
+    `neurons` each tensor is to be had neuron by neuron as well, in a copy that `Job.turn` writes.
     """
 
     compute: Compute = field(default_factory=Compute)
@@ -45,6 +49,7 @@ class Options:
     shard_text: int | None = None
     verify: bool = True
     part: Part = WHOLE
+    order: str = "corpus"
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class Job:
     expected: Estimate | None
     work: Work
     resumed: bool
+    order: str
 
     @property
     def own(self) -> Sequence[Shard]:
@@ -76,13 +82,41 @@ class Job:
         return tuple(tensor.name for tensor in self.work.tensors)
 
     @property
+    def to_turn(self) -> tuple[Tensor, ...]:
+        """The tensors of which a copy in the order of neurons is still to be written."""
+        return missing(self.folder, self.manifest, self.work.tensors) if self.order == "neurons" else ()
+
+    @property
+    def copies(self) -> Mapping[str, Mapping[str, Any]]:
+        """What the manifest says of the copies in the order of neurons that hold for the shards, by tensor."""
+        return {name: copy for name in self.names if (copy := noted(self.manifest, name)) is not None}
+
+    @property
     def needed(self) -> int | None:
         """Bytes that are still to be written, None where nobody knows."""
-        return None if self.expected is None else max(self.expected.bytes - self.manifest["bytes"], 0)
+        if self.expected is None:
+            return None
+        rest = max(self.expected.bytes - self.manifest["bytes"], 0) if self.left else 0
+        return rest + self._turned(self.to_turn)
+
+    @property
+    def expected_bytes(self) -> int | None:
+        """Bytes of the whole run, None where nobody knows."""
+        if self.expected is None:
+            return None
+        return self.expected.bytes + (self._turned(self.work.tensors) if self.order == "neurons" else 0)
+
+    def _turned(self, tensors: Sequence[Tensor]) -> int:
+        """Bytes of copies of tensors, by what is there once all shards are."""
+        if self.left and self.expected is not None:
+            documents, tokens = self.expected.documents, self.expected.tokens
+        else:
+            documents, tokens = self.manifest["documents"], self.manifest["tokens"]
+        return sum(size_of(tensor, documents, tokens) for tensor in tensors)
 
     def check_room(self) -> None:
         """Raises `OutputError` where the disk has not the room for what is left."""
-        if self.left and self.needed is not None and self.needed > self.folder.free:
+        if self.needed is not None and self.needed > self.folder.free:
             raise OutputError(
                 f"{printable(str(self.folder.path))} needs {self.needed:,} more bytes, its disk has "
                 f"{self.folder.free:,} left",
@@ -103,6 +137,16 @@ class Job:
             self.manifest["tokens"] - before[1],
             time.monotonic() - start,
         )
+
+    def turn(self, advance: Callable[[int], None] = lambda size: None) -> None:
+        """Writes the copies in the order of neurons that are still to be written, once all shards are there.
+
+        `advance` is called with the bytes of each block that is done. Raises `CorruptFile` where a shard is damaged.
+        """
+        with self.folder as folder:
+            for tensor in self.to_turn:
+                turn(folder, self.manifest, tensor, advance)
+                manifests.write(folder, self.manifest)
 
     def why_not_finite(self) -> tuple[Finding, ...]:
         """Why numbers that were written are NaN or infinite, which reads all weights; nothing where none is."""
@@ -174,6 +218,7 @@ def prepare(
         BertprobeError: as `open_runner` does, or a text that was looked at does not fit.
     """
     wish = wish.checked()
+    _check_order(wish, options)
     folder = RunFolder(path, NAME)
     old = read_begun(folder, ACTIVATIONS)
     keeper = Keeper(wish, wish.columns(checkpoint, anatomy), sentence)
@@ -207,7 +252,7 @@ def prepare(
     if old is not None:
         expected = None if old["expected"] is None else Estimate(**old["expected"])
         _forget_what_is_gone(old, folder)
-        return Job(checkpoint, anatomy, folder, old, shards, expected, work, True)
+        return Job(checkpoint, anatomy, folder, old, shards, expected, work, True, options.order)
     counts = None
     if not any(shard.unit == "stream" for shard in shards):
         bare = len(manifests.dumped(manifests.planned(ACTIVATIONS, run, shards, None, None)))
@@ -219,7 +264,22 @@ def prepare(
     stamp = stamp_of(checkpoint, anatomy, corpus, runner) if options.verify else None
     run["expected"] = None if expected is None else asdict(expected)
     anew = manifests.planned(ACTIVATIONS, run, shards, counts, stamp)
-    return Job(checkpoint, anatomy, folder, anew, shards, expected, work, False)
+    return Job(checkpoint, anatomy, folder, anew, shards, expected, work, False, options.order)
+
+
+def _check_order(wish: Wish, options: Options) -> None:
+    """Raises `BadSetting` for an order that there is not, or not of this."""
+    if options.order not in ORDERS:
+        raise BadSetting(f"there is no `order={options.order}`", f"choose {', '.join(ORDERS)}")
+    if options.order == "neurons" and wish.top:
+        raise BadSetting(
+            "`top=` keeps other neurons of each row, which have no order", "leave out `order=`, or choose `neurons=`"
+        )
+    if options.order == "neurons" and options.part != WHOLE:
+        raise BadSetting(
+            "`order=neurons` goes over all shards, `shard=` has some",
+            "put the parts together, then repeat the command of the whole with it",
+        )
 
 
 def _listed(wish: Wish) -> dict[str, Any]:

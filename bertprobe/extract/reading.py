@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from bertprobe.backends import TorchBackend
 from bertprobe.checkpoint import LocalFile
 from bertprobe.checkpoint.tensors import numpy_dtype
 from bertprobe.errors import CorruptFile, NotFound, PartMissing, printable
+from bertprobe.extract.by_neuron import mapped, opened
 from bertprobe.extract.rows import STORED, Tensor
 from bertprobe.extract.shard import WRITTEN_AS, names_of
 from bertprobe.extract.tables import arrow
@@ -95,7 +96,9 @@ class ActivationFolder:
         """A tensor by its name; raises `PartMissing` for one that was not kept."""
         if name not in self.tensors:
             raise PartMissing(f"{printable(name)} was not kept", f"there is {printable(', '.join(self.names))}")
-        return Rows(self.tensors[name], [shard.array(name) for shard in self._shards])
+        tensor, count = self.tensors[name], self.tensors[name].count(self.documents, self.tokens)
+        by_neuron = partial(opened, self.path, self.manifest, tensor, count)
+        return Rows(tensor, [shard.array(name) for shard in self._shards], by_neuron)
 
     def layer(self, number: int) -> Rows:
         """The tensor of a layer's intermediate module; -1 is the last that was kept."""
@@ -105,7 +108,10 @@ class ActivationFolder:
         return self[f"intermediate.{number}"]
 
     def neuron(self, layer: int, number: int) -> Array:
-        """One neuron's activations over all rows, (T,) or (N,), by its number in the model."""
+        """One neuron's activations over all rows, (T,) or (N,), by its number in the model.
+
+        Where there is a copy in the order of neurons, it is one stretch of a file, else a number of each row.
+        """
         return self.layer(layer).neuron(number)
 
     def document(self, number: int) -> ActivationDocument:
@@ -190,6 +196,20 @@ class ActivationFolder:
         return [_Shard(self.path, number, done, self.tensors) for number, done in self._done]
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The rows of a tensor in a shard's file, side by side from a byte on."""
+
+    file: LocalFile
+    start: int
+    rows: int
+
+
+def stretches(folder: ActivationFolder, name: str) -> list[Stretch]:
+    """Where the rows of a tensor lie, shard by shard."""
+    return [shard.stretch(name) for shard in folder._shards]
+
+
 def _is_layer(name: str) -> bool:
     role, _, number = name.rpartition(".")
     return role == "intermediate" and number.isdigit()
@@ -242,12 +262,13 @@ class Rows:
     """A tensor over all shards, (rows, d), which lies on the disk: `rows[7]`, `rows[100:200]`, `rows[[3, 1]]`.
 
     What is read is of the dtype it was written in; of `bfloat16` it is that of ml_dtypes, which torch takes by
-    `blocks(library="torch")` and numpy by `.astype("float32")`.
+    `blocks(library="torch")` and numpy by `.astype("float32")`. Whole columns, `rows[:, 3]`, and `rows.neuron(3)` are
+    read from the copy in the order of neurons, where there is one.
     """
 
-    def __init__(self, tensor: Tensor, arrays: Sequence[Array]) -> None:
+    def __init__(self, tensor: Tensor, arrays: Sequence[Array], by_neuron: Callable[[], Array | None]) -> None:
         self.tensor = tensor
-        self._arrays = arrays
+        self._arrays, self._open_by_neuron = arrays, by_neuron
         self._starts = [0, *accumulate(map(len, arrays))]
 
     @property
@@ -275,6 +296,8 @@ class Rows:
 
         if isinstance(rows, tuple):
             chosen, columns = rows
+            if isinstance(chosen, slice) and isinstance(columns, int | np.integer | slice):
+                return self._columns(chosen, columns)
             return self[chosen][..., columns]
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
@@ -296,8 +319,7 @@ class Rows:
 
         if number not in self.neurons:
             raise PartMissing(f"{printable(self.tensor.name)} has no neuron {number}", "look at its `neurons`")
-        column = self.neurons.index(number)
-        return np.concatenate([np.zeros(0, self.dtype), *(array[:, column] for array in self._arrays)])
+        return np.array(self._columns(slice(None), self.neurons.index(number)))
 
     def take(self, rows: Any) -> Array:
         """A copy of any rows, in the order that is asked for, (n, d)."""
@@ -314,18 +336,34 @@ class Rows:
             out[here] = array[rows[here] - first]
         return out
 
-    def _stretch(self, start: int, stop: int) -> Array:
-        """Consecutive rows; of one shard they are not copied."""
+    @cached_property
+    def _by_neuron(self) -> Array | None:
+        """The copy in the order of neurons, (d, rows)."""
+        return self._open_by_neuron()
+
+    def _columns(self, chosen: slice, columns: Any) -> Array:
+        """Some columns of a stretch of rows, from where fewer pieces have to be read."""
+        start, stop, step = chosen.indices(len(self))
+        width = len(range(self.tensor.width)[columns]) if isinstance(columns, slice) else 1
+        if len(range(start, stop, step)) > width and self._by_neuron is not None:
+            found: Array = self._by_neuron[columns][..., chosen]
+            return found.T
+        if step == 1:
+            return self._stretch(start, max(start, stop), columns)
+        return self[chosen][..., columns]
+
+    def _stretch(self, start: int, stop: int, columns: Any = slice(None)) -> Array:
+        """Consecutive rows, or columns of them; of one shard they are not copied."""
         import numpy as np
 
         parts = [
-            array[max(start - first, 0) : max(stop - first, 0)]
+            array[max(start - first, 0) : max(stop - first, 0), columns]
             for array, first in zip(self._arrays, self._starts, strict=False)
             if first < stop and first + len(array) > start
         ]
         if len(parts) == 1:
             return parts[0]
-        return np.concatenate([np.zeros((0, self.tensor.width), self.dtype), *parts])
+        return np.concatenate([np.zeros((0, self.tensor.width), self.dtype)[:, columns], *parts])
 
     def __repr__(self) -> str:
         rows, width = self.shape
@@ -390,17 +428,16 @@ class _Shard:
 
     def array(self, name: str) -> Array:
         """A tensor of the shard, mapped."""
-        import numpy as np
-
         if name not in self.tensors:
             raise PartMissing(f"{printable(name)} was not kept", f"there is {printable(', '.join(self.tensors))}")
         if name not in self._arrays:
             tensor, start = self.tensors[name], self._starts[name]
-            dtype, shape = numpy_dtype(STORED[tensor.dtype]), self._shape(tensor)
-            nothing = np.zeros(shape, dtype) if not all(shape) else None
-            path = self._path(self._rows)
-            self._arrays[name] = np.memmap(path, dtype, "r", start, shape) if nothing is None else nothing
+            self._arrays[name] = mapped(self._path(self._rows), tensor, start, self._shape(tensor))
         return self._arrays[name]
+
+    def stretch(self, name: str) -> Stretch:
+        """Where a tensor of the shard lies."""
+        return Stretch(LocalFile(self._path(self._rows)), self._starts[name], self._shape(self.tensors[name])[0])
 
     def _shape(self, tensor: Tensor) -> tuple[int, int]:
         return tensor.count(self._done["documents"], self._done["tokens"]), tensor.width

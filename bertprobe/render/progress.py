@@ -10,9 +10,9 @@ from typing import Any
 
 
 @contextmanager
-def progress(total: int, label: str, *, after: float = 1.0) -> Iterator[Callable[[int], None]]:
+def progress(total: int, label: str, *, quiet: bool = False, after: float = 1.0) -> Iterator[Callable[[int], None]]:
     """A bar on stderr for what takes over a second, if stderr is a terminal; yields what to call with each step."""
-    if not sys.stderr.isatty():
+    if quiet or not sys.stderr.isatty():
         yield lambda step: None
         return
     bar = _Bar(total, label, time.monotonic() + after)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bertprobe.report import Column, Report, View, facts, report_of
 from bertprobe.verdicts import Finding
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from bertprobe.extract.rows import Tensor
     from bertprobe.report import nodes
     from bertprobe.sharded import Manifest
+
+    Copies = Mapping[str, Mapping[str, Any]]
 
 UNITS = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
 
@@ -32,13 +34,13 @@ def extraction(job: Job, outcome: Outcome | None = None, findings: Sequence[Find
     if not counts[0] and job.expected is not None:
         counts = (job.expected.documents, job.expected.tokens)
     tensors = list(_tensors(job.work.tensors, *counts))
-    title = _expected(job) if outcome is None else _title(job.manifest, job.folder.path)
+    title = _expected(job) if outcome is None else _title(job.manifest, job.folder.path, job.copies)
     view = View("tensors", title, _COLUMNS, tuple(tensors))
     data = {
         "model": job.checkpoint.ref,
         "facts": facts(job.checkpoint, job.anatomy),
         "planned": _planned(job),
-        "written": _written(job.manifest, job.folder.path, tensors),
+        "written": _written(job.manifest, job.folder.path, tensors, job.copies),
         "run": None if outcome is None else _run(job, outcome),
     }
     return report_of(data, [view], findings, warn_first=True)
@@ -47,15 +49,15 @@ def extraction(job: Job, outcome: Outcome | None = None, findings: Sequence[Find
 def merged(folder: ActivationFolder, parts: Sequence[Path]) -> Report:
     """The report of a folder that was put together of parts."""
     tensors = list(_tensors(folder.tensors.values(), folder.documents, folder.tokens))
-    view = View("tensors", _title(folder.manifest, folder.path), _COLUMNS, tuple(tensors))
-    data = {"parts": [str(part) for part in parts], "written": _written(folder.manifest, folder.path, tensors)}
+    view = View("tensors", _title(folder.manifest, folder.path, {}), _COLUMNS, tuple(tensors))
+    data = {"parts": [str(part) for part in parts], "written": _written(folder.manifest, folder.path, tensors, {})}
     return report_of(data, [view], ())
 
 
 def plan_line(job: Job) -> str:
     """What is to be written, against what the disk has left; and where a run is gone on with, how far it was."""
     path = str(job.folder.path)
-    if not job.left:
+    if not job.left and not job.to_turn:
         return f"{path} is complete: nothing is left to do"
     what = _expected(job)
     if job.resumed:
@@ -76,14 +78,19 @@ def _expected(job: Job) -> str:
     about = "" if job.expected.exact else "about "
     texts = _count(job.expected.documents, "text")
     tokens = f"{about}{_count(job.expected.tokens, 'token')}"
-    return f"{texts}, {tokens}: {about}{_size(job.needed)} to write, in {_count(len(job.left), 'shard')}"
+    where = [_count(len(job.left), "shard")] if job.left or not job.to_turn else []
+    where += ["the order of neurons"] if job.to_turn else []
+    return f"{texts}, {tokens}: {about}{_size(job.needed)} to write, in {' and '.join(where)}"
 
 
-def _title(told: Manifest, path: Path) -> str:
+def _title(told: Manifest, path: Path, copies: Copies) -> str:
     found = [_count(told["documents"], "text"), _count(told["tokens"], "token")]
     found += [f"{_count(told['truncated'], 'text')} truncated"] if told["truncated"] else []
     found += [f"{_count(told['skipped'], 'bad row')} skipped"] if told["skipped"] else []
-    return f"{', '.join(found)}: {_size(told['bytes'])} in {_count(_done(told), 'shard')}, {path}"
+    written = [f"{_size(told['bytes'])} in {_count(_done(told), 'shard')}"]
+    turned = sum(copy["bytes"] for copy in copies.values())
+    written += [f"{_size(turned)} in the order of neurons"] if turned else []
+    return f"{', '.join(found)}: {' and '.join(written)}, {path}"
 
 
 def _planned(job: Job) -> nodes.PlannedRun:
@@ -91,14 +98,14 @@ def _planned(job: Job) -> nodes.PlannedRun:
     return {
         "documents": None if expected is None else expected.documents,
         "tokens": None if expected is None else expected.tokens,
-        "bytes": None if expected is None else expected.bytes,
+        "bytes": job.expected_bytes,
         "exact": expected is not None and expected.exact,
         "shards": len(job.own),
         "free": job.folder.free,
     }
 
 
-def _written(told: Manifest, path: Path, tensors: list[nodes.WrittenRows]) -> nodes.WrittenRun:
+def _written(told: Manifest, path: Path, tensors: list[nodes.WrittenRows], copies: Copies) -> nodes.WrittenRun:
     return {
         "path": str(path),
         "complete": told["complete"],
@@ -109,6 +116,7 @@ def _written(told: Manifest, path: Path, tensors: list[nodes.WrittenRows]) -> no
         "skipped": told["skipped"],
         "bytes": told["bytes"],
         "tensors": tensors,
+        "by_neuron": [{"name": name, "file": copy["file"], "bytes": copy["bytes"]} for name, copy in copies.items()],
     }
 
 

@@ -409,6 +409,14 @@ class WrittenRows(TypedDict):
     dtype: str
 
 
+class WrittenCopy(TypedDict):
+    """The copy of a tensor in the order of neurons."""
+
+    name: str
+    file: str
+    bytes: int
+
+
 class WrittenRun(TypedDict):
     """What lies in the folder."""
 
@@ -421,6 +429,7 @@ class WrittenRun(TypedDict):
     skipped: int
     bytes: int
     tensors: list[WrittenRows]
+    by_neuron: list[WrittenCopy]
 
 
 class RunOutcome(TypedDict):
