@@ -279,6 +279,7 @@ def encode(encoder: Encoder, packed: Packed, on_layer: OnLayer | None = None, *,
         if on_layer is not None:
             on_layer(number, before, after)
         x = layers.output(backend, weights, layer, after, attended, eps)
+        del attended, before, after  # else they would be held while the next layer makes its own
     return x
 
 

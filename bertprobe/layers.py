@@ -21,10 +21,10 @@ def embed(backend: Backend, weights: Weights, ids: Array, positions: Array, segm
     loaded: only the rows of the tokens at hand are touched.
     """
     x = backend.gather(weights["embeddings.word_embeddings.weight"], ids)
-    x = x + backend.gather(weights["embeddings.token_type_embeddings.weight"], segments)
-    x = x + backend.gather(weights["embeddings.position_embeddings.weight"], positions)
+    x += backend.gather(weights["embeddings.token_type_embeddings.weight"], segments)
+    x += backend.gather(weights["embeddings.position_embeddings.weight"], positions)
     if "embeddings.task_type_embeddings.weight" in weights:
-        x = x + backend.gather(weights["embeddings.task_type_embeddings.weight"], segments * 0)
+        x += backend.gather(weights["embeddings.task_type_embeddings.weight"], segments * 0)
     x = _normalised(backend, weights, "embeddings.LayerNorm", x, eps)
     return _dense(backend, weights, "embeddings_project", x) if "embeddings_project.weight" in weights else x
 
@@ -49,7 +49,8 @@ def attend(
     value = _dense(backend, weights, f"{layer}attention.self.value", x)
     mixed = backend.attention(query, key, value, heads, lengths)
     projected = _dense(backend, weights, f"{layer}attention.output.dense", mixed)
-    return _normalised(backend, weights, f"{layer}attention.output.LayerNorm", projected + asked, eps)
+    projected += asked
+    return _normalised(backend, weights, f"{layer}attention.output.LayerNorm", projected, eps)
 
 
 def intermediate(
@@ -63,7 +64,8 @@ def intermediate(
 def output(backend: Backend, weights: Weights, layer: str, x: Array, residual: Array, eps: float) -> Array:
     """BertOutput, norm(x Wᵀ + b + residual): (T, I) and (T, H) → (T, H)."""
     narrowed = _dense(backend, weights, f"{layer}output.dense", x)
-    return _normalised(backend, weights, f"{layer}output.LayerNorm", narrowed + residual, eps)
+    narrowed += residual
+    return _normalised(backend, weights, f"{layer}output.LayerNorm", narrowed, eps)
 
 
 def pool(backend: Backend, weights: Weights, first: Array) -> Array:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -57,11 +60,12 @@ def test_an_unknown_activation_is_named(backend: NumpyBackend | TorchBackend) ->
         backend.activation("nonsense")
 
 
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=12))
-def test_runs_cover_every_text_and_token_once(lengths: list[int]) -> None:
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.none() | st.integers(1, 30))
+def test_runs_cover_every_text_and_token_once(lengths: list[int], most: int | None) -> None:
     texts = tokens = 0
-    for text, count, length, token in runs(lengths):
+    for text, count, length, token in runs(lengths, most):
         assert (text, token) == (texts, tokens)
+        assert most is None or count == 1 or count * length <= most
         assert lengths[text : text + count] == [length] * count
         texts += count
         tokens += count * length
@@ -108,6 +112,62 @@ def test_layer_norm_is_torchs(name: str) -> None:
         *(torch.from_numpy(x), (32,)), torch.from_numpy(weight), torch.from_numpy(bias), 1e-12
     )
     assert np.abs(ours - theirs.numpy()).max() < 2e-6
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def layer(backend: TorchBackend, lengths: list[int], one: bool) -> list[torch.Tensor]:
+    """What each operation makes of random numbers, rows of 48 numbers in six heads."""
+    x, query = torch.randn(sum(lengths), 48).to(backend._dtype), torch.randn(len(lengths), 48).to(backend._dtype)
+    weight, bias = torch.randn(192, 48).to(backend._dtype), torch.randn(192).to(backend._dtype)
+    dense = backend.dense(x, weight, bias)
+    return [
+        dense,
+        backend.dense(x, weight, None),
+        *(backend.activation(name)(dense) for name in ("gelu", "gelu_new", "relu", "linear")),
+        backend.layer_norm(x, bias[:48], bias[48:96], 1e-12),
+        backend.attention(query if one else x, x, x, 6, lengths),
+    ]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("one", [False, True])
+def test_one_thread_makes_the_same_in_pieces(dtype: str, one: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit: a batch is the same in a worker and by torch's own calls."""
+    backend, lengths = TorchBackend("cpu", dtype), [31] * 9 + [17, 17, 5, 1]
+    monkeypatch.setattr(on_torch, "PIECE", 48 * 64)
+    with one_thread():
+        with torch.inference_mode():
+            torch.manual_seed(0)
+            whole = layer(backend, lengths, one)
+        with backend.inference():
+            torch.manual_seed(0)
+            pieces = layer(backend, lengths, one)
+    assert all(torch.equal(a, b) for a, b in zip(whole, pieces, strict=True))
+
+
+def test_what_one_thread_makes_lies_in_memory_that_is_handed_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """numpy tells tracemalloc of its memory, torch does not; it begins where torch's would."""
+    backend, lengths = TorchBackend(), [64] * 32
+    monkeypatch.setattr(on_torch, "PIECE", 2**12)
+    with one_thread(), backend.inference():
+        layer(backend, lengths, False)
+        tracemalloc.start()
+        try:
+            made = layer(backend, lengths, False)
+            held = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+    assert held >= sum(values.nbytes for values in made)
+    assert all(values.data_ptr() % 64 == 0 for values in made)
 
 
 @pytest.mark.parametrize("name", BACKENDS)

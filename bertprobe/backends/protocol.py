@@ -85,11 +85,17 @@ class Backend(Protocol):
         ...
 
 
-def runs(lengths: Sequence[int]) -> Iterator[tuple[int, int, int, int]]:
-    """Texts of equal length side by side: (first text, number of texts, their length, first token) of each run."""
+def runs(lengths: Sequence[int], most: int | None = None) -> Iterator[tuple[int, int, int, int]]:
+    """Texts of equal length side by side: (first text, number of texts, their length, first token) of each run.
+
+    A run has at most `most` tokens where that is given, but for a text that is longer alone.
+    """
     text = token = 0
     for length, group in groupby(lengths):
-        count = len(list(group))
-        yield text, count, int(length), token
-        text += count
-        token += count * int(length)
+        left = len(list(group))
+        step = left if most is None else max(most // length, 1)
+        while left:
+            count = min(step, left)
+            yield text, count, int(length), token
+            text, left = text + count, left - count
+            token += count * int(length)

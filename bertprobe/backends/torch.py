@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache, lru_cache, partial
 from itertools import accumulate
+from math import prod
 from typing import Any
 
 from bertprobe.backends.activations import ACTIVATIONS
@@ -15,6 +17,16 @@ from bertprobe.errors import UnsupportedFile
 
 MANY_LENGTHS = 2  # a call of attention for each on a GPU; more of them are padded to one length and done in one call
 MOST_PADDING = 1.5  # rows to tokens
+ALIGNED = 64  # bytes
+PIECE = 2**16  # elements that one thread has torch make at a time in memory of torch's own
+
+_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
+"""Whether one thread of a processor computes a pass, as in a worker: what it makes lies in memory of numpy's then.
+
+torch asks for memory at multiples of 64 bytes, for which glibc often does not take what was given back, but more (its
+bug 14581): batch by batch gaps come to hundreds of megabytes. Threads that compute together take few batches, and would
+wait for each other at every piece.
+"""
 
 
 class TorchBackend:
@@ -52,14 +64,17 @@ class TorchBackend:
         return _as_torch(table[ids]).to(self._device, self._dtype)
 
     def dense(self, x: Array, weight: Array, bias: Array | None) -> Array:
-        from torch.nn.functional import linear
+        import torch
 
-        return linear(x, weight, bias)
+        if not _ALONE.get() or x.ndim != 2:
+            return torch.nn.functional.linear(x, weight, bias)
+        out = _empty((len(x), len(weight)), x.dtype)
+        return torch.mm(x, weight.t(), out=out) if bias is None else torch.addmm(bias, x, weight.t(), out=out)
 
     def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:
         from torch.nn.functional import layer_norm
 
-        return layer_norm(x, weight.shape, weight, bias, eps)
+        return _by_rows(lambda rows: layer_norm(rows, weight.shape, weight, bias, eps), x)
 
     def attention(self, query: Array, key: Array, value: Array, heads: int, lengths: Sequence[int]) -> Array:
         from torch.nn.functional import scaled_dot_product_attention
@@ -76,8 +91,9 @@ class TorchBackend:
             return mixed.reshape(query.shape)
         if self.device != "cpu" and _padding_is_little(lengths):
             return _padded_attention(query, key, value, heads, tuple(lengths), one)
-        out = query.new_empty(query.shape)
-        for text, count, length, token in runs(lengths):
+        alone = _ALONE.get()
+        out = _empty(query.shape, query.dtype) if alone else query.new_empty(query.shape)
+        for text, count, length, token in runs(lengths, PIECE // query.shape[-1] if alone else None):
             rows = slice(text, text + count) if one else slice(token, token + count * length)
             tokens = slice(token, token + count * length)
             q, k, v = (
@@ -91,7 +107,7 @@ class TorchBackend:
         function = ACTIVATIONS.get(name, (None, None))[1]
         if function is None:
             raise UnsupportedFile(f"the activation {name!r} is not known", f"known are {', '.join(ACTIVATIONS)}")
-        return function
+        return partial(_by_rows, function)
 
     def tanh(self, x: Array) -> Array:
         import torch
@@ -116,10 +132,16 @@ class TorchBackend:
         rows = torch.stack(found).cpu().double().numpy()  # one wait for the device instead of six
         return (*rows[:4], *rows[4:].astype("int64"))
 
-    def inference(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def inference(self) -> Iterator[None]:
         import torch
 
-        return torch.inference_mode()
+        token = _ALONE.set(self.device == "cpu" and torch.get_num_threads() == 1)
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            _ALONE.reset(token)
 
     def text_means(self, values: Array, lengths: Array) -> Array:
         import torch
@@ -166,6 +188,27 @@ class TorchBackend:
         if threads is not None:
             torch.set_num_threads(threads)
         return cls(device, dtype)
+
+
+def _empty(shape: Sequence[int], dtype: Any) -> Array:
+    """A tensor in memory of numpy's; it begins at a multiple of 64 bytes, by which products may round."""
+    import numpy as np
+    import torch
+
+    size = prod(shape) * dtype.itemsize
+    memory = torch.from_numpy(np.empty(size + ALIGNED, np.uint8))
+    start = -memory.data_ptr() % ALIGNED
+    return memory[start : start + size].view(dtype).view(*shape)
+
+
+def _by_rows(function: Activation, x: Array) -> Array:
+    """A function of rows, or of elements; where one thread computes, of some rows at a time."""
+    if not _ALONE.get() or x.ndim != 2 or x.numel() <= PIECE:
+        return function(x)
+    out, rows = _empty(x.shape, x.dtype), max(PIECE // x.shape[-1], 1)
+    for given, filled in zip(x.split(rows), out.split(rows), strict=True):
+        filled.copy_(function(given))
+    return out
 
 
 @cache
