@@ -162,10 +162,16 @@ def _starts_with_a_dash(word: str) -> bool:
 # Settings that errors name as Python has them, and the options that are called otherwise.
 _SETTING = re.compile(
     r"`(force|truncate|prompt|weights|root|subfolder|download|backend|dtype|vector|pairs|layers|replace|names|tokenizer"
-    r"|field|id_field|skip_bad|part|neurons|tokens|top|verify|before|shard|order)"
+    r"|field|id_field|skip_bad|part|neurons|tokens|top|verify|before|shard|order|embed_text)"
     r"=([^`]*)`"
 )
-_RENAMED = {"pairs": "pair", "id_field": "id-field", "skip_bad": "skip-bad", "before": "pre"}
+_RENAMED = {
+    "pairs": "pair",
+    "id_field": "id-field",
+    "skip_bad": "skip-bad",
+    "before": "pre",
+    "embed_text": "embed-text",
+}
 
 
 def as_options(message: str) -> str:

@@ -70,6 +70,10 @@ def scan(
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Draw other random tokens.")] = 0,
     truncate: Truncate = False,
     no_verify: NoVerify = False,
+    embed_text: Annotated[
+        bool,
+        typer.Option("--embed-text", help="Keep the texts of examples in the folder, to be shown without the corpus."),
+    ] = False,
     shard: ShardOfPlan = None,
     shard_text: Annotated[
         int,
@@ -89,7 +93,7 @@ def scan(
     """Runs a corpus once and keeps of every neuron its statistics and the tokens it is strongest on.
 
     Whatever ends it, the same command goes on where it was, and ends with the same bytes. Tokens are kept by reference:
-    neurons show looks them up in the corpus, which must stay.
+    neurons show looks them up in the corpus, which must stay, unless the folder has their texts.
     """
     from bertprobe.corpus import open_corpus
     from bertprobe.neurons import Kept
@@ -104,7 +108,7 @@ def scan(
     kept = Kept(top=top, thresholds=tuple(sorted(set(threshold or Kept().thresholds))))
     compute = Compute(backend, device, dtype, threads, batch_tokens)
     part = WHOLE if shard is None else Part.parsed(shard)
-    options = Options(kept, layers, seed, truncate, shard_text, not no_verify, compute, part)
+    options = Options(kept, layers, seed, truncate, shard_text, not no_verify, compute, part, embed_text)
     job = prepare_scan(checkpoint, anatomy, texts, output, options)
     with progress_of_texts(job.guessed_tokens, "scanning", quiet=quiet) as advance:
         job.run(advance)
@@ -193,7 +197,8 @@ def show(
 ) -> None:
     """Shows one neuron: its numbers, the tokens it is strongest on, its weights in words, who fires with it.
 
-    The corpus is asked for the texts, the model for the weights: both must be the ones that were scanned.
+    The corpus is asked for the texts, the model for the weights: both must be the ones that were scanned. Without the
+    corpus, a scan with --embed-text has the texts itself.
     """
     from bertprobe.neurons.card import card_of
     from bertprobe.neurons.folder import check_model, open_scan

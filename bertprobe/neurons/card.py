@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from bertprobe.anatomy import Anatomy
 from bertprobe.backends import ACTIVATIONS, NumpyBackend
 from bertprobe.checkpoint import Checkpoint, TensorHeader, read_tensor
-from bertprobe.corpus import Document
 from bertprobe.neurons.best import NOWHERE, document_of, position_of
 from bertprobe.neurons.bins import quantiles
 from bertprobe.neurons.folder import ScanFolder
 from bertprobe.neurons.listing import NeuronRow, columns_of, numbered, row_of, site_of
 from bertprobe.neurons.scan import SiteScan
 from bertprobe.neurons.sums import BUCKETS
-from bertprobe.neurons.texts import look_up
+from bertprobe.neurons.texts import files_of, texts_of
 from bertprobe.run.captured import Site
 from bertprobe.tokens import Tokenizer, open_tokenizer
 
@@ -106,10 +104,10 @@ class Card:
 
 
 def card_of(folder: ScanFolder, checkpoint: Checkpoint, anatomy: Anatomy, layer: int, neuron: int, most: int) -> Card:
-    """The card of a neuron; texts are looked up in the source, weights in the checkpoint.
+    """The card of a neuron; texts are looked up in the source or are the scan's own, weights are the checkpoint's.
 
     `most` is how many entries of a list it shows. Raises `PartMissing` for a neuron that was not scanned and `NotFound`
-    where the source is gone.
+    where the source is gone and the scan carries no texts.
     """
     site, scan = site_of(folder, layer, neuron)
     tokenizer = _tokenizer(checkpoint)
@@ -123,7 +121,15 @@ def card_of(folder: ScanFolder, checkpoint: Checkpoint, anatomy: Anatomy, layer:
     }
     of_deciles = decile_examples(scan, neuron, deciles)
     wanted = [*(item for items in kept.values() for item in items), *(item for item in of_deciles if item)]
-    texts = _Texts(folder, tokenizer, {document for document, _, _ in wanted})
+    numbers = {document for document, _, _ in wanted}
+    texts, files = texts_of(folder, tokenizer, numbers), files_of(folder, numbers)
+
+    def example(item: _Item) -> Example:
+        document, position, value = item
+        passage = texts.around(document, position, AROUND)
+        place = position - passage.first
+        return Example(document, files[document], passage.row, position, value, texts.pieces(passage), place)
+
     words = anatomy.tensors.get("embeddings.word_embeddings.weight")
     return Card(
         row=row_of(layer, neuron, columns_of(scan), scan),
@@ -132,10 +138,10 @@ def card_of(folder: ScanFolder, checkpoint: Checkpoint, anatomy: Anatomy, layer:
         thresholds=folder.kept.thresholds,
         deciles=tuple(deciles),
         stretches=tuple(_stretches(scan, neuron)),
-        strongest=tuple(texts.example(item) for item in kept["strongest"]),
-        negative=tuple(texts.example(item) for item in kept["negative"]),
-        of_deciles=tuple(None if item is None else texts.example(item) for item in of_deciles),
-        random=tuple(texts.example(item) for item in kept["random"]),
+        strongest=tuple(example(item) for item in kept["strongest"]),
+        negative=tuple(example(item) for item in kept["negative"]),
+        of_deciles=tuple(None if item is None else example(item) for item in of_deciles),
+        random=tuple(example(item) for item in kept["random"]),
         nearest=None if words is None else nearest_words(anatomy, words, site, neuron, tokenizer, most),
         head=None if words is None else promoted(anatomy, words, site, neuron, tokenizer, most),
         together=tuple(firing_together(folder.state.sites, site, neuron, most)),
@@ -168,40 +174,6 @@ def _stretches(scan: SiteScan, neuron: int) -> Iterable[Stretch]:
             first = 0 if bucket == 0 else 2 ** (bucket - 1)
             last = None if bucket == BUCKETS - 1 else 2**bucket - 1
             yield Stretch(first, last, count, float(scan.sums.by_position[bucket, neuron] / count))
-
-
-class _Texts:
-    """The documents that examples stand in, as tokens."""
-
-    def __init__(self, folder: ScanFolder, tokenizer: Tokenizer, numbers: Iterable[int]) -> None:
-        self._files = [file["path"] for file in folder.manifest["corpus"]["files"]]
-        self._shards = folder.manifest["shards"]
-        self._documents: Mapping[int, Document] = look_up(folder, numbers)
-        self._file_of = _files_of(folder, self._documents)
-        options = folder.manifest["options"]
-        longest = options["longest"] if options["truncate"] else None
-        self._tokens = {
-            number: tokenizer.encode(found.text, longest=longest).tokens for number, found in self._documents.items()
-        }
-
-    def example(self, item: _Item) -> Example:
-        document, position, value = item
-        tokens = self._tokens[document]
-        start = max(position - AROUND, 0)
-        return Example(
-            document=document,
-            file=self._files[self._file_of[document]],
-            row=self._documents[document].row,
-            position=position,
-            value=float(value),
-            tokens=tokens[start : position + AROUND + 1],
-            place=position - start,
-        )
-
-
-def _files_of(folder: ScanFolder, numbers: Iterable[int]) -> dict[int, int]:
-    firsts = list(accumulate((done.documents for done in folder.state.done), initial=0))
-    return {n: int(folder.manifest["shards"][bisect_right(firsts, n) - 1]["file"]) for n in numbers}
 
 
 def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,9 @@ from bertprobe.checkpoint import Checkpoint
 from bertprobe.corpus import Corpus, CorpusFile, Document, Documents, Shard, plan
 from bertprobe.errors import BadSetting, BertprobeError, NotFound, PartMissing, UnsupportedFile, printable
 from bertprobe.export.files import RunFolder
+from bertprobe.neurons import embedded
 from bertprobe.neurons import state as states
+from bertprobe.neurons.embedded import Needed, Passage, is_embedded, whole_text
 from bertprobe.neurons.scan import Kept, NeuronScan
 from bertprobe.neurons.state import Done, State
 from bertprobe.run import Captured, Compute, Runner, Site, open_runner, run_encoded
@@ -35,7 +38,8 @@ Advance = Callable[[int, int], None]
 class Options:
     """How to scan, beside what is kept of each neuron.
 
-    `seed` decides which random tokens are drawn, `part` which of the shards are scanned here.
+    `seed` decides which random tokens are drawn, `part` which of the shards are scanned here; `embed_text` has the scan
+    carry the texts of its examples.
     """
 
     kept: Kept = field(default_factory=Kept)
@@ -46,6 +50,7 @@ class Options:
     verify: bool = True
     compute: Compute = field(default_factory=Compute)
     part: Part = WHOLE
+    embed_text: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,28 @@ class ScanJob:
             for shard, done in zip(self.own, state.done, strict=True):
                 manifests.finished(self.manifest, shard.number, asdict(done))
             manifests.write(folder, self.manifest)
+            if self.options.embed_text and not is_embedded(folder, self.manifest):
+                texts = self._texts(state)
+                self.manifest["texts"] = embedded.write(folder, texts, self.runner.tokenizer.piece)
+                manifests.write(folder, self.manifest)
         return self.manifest
+
+    def _texts(self, state: State) -> Iterator[Passage]:
+        """The texts that a scan's examples stand in, as far as they are needed: the corpus is read once more."""
+        needed = Needed.of(state)
+        firsts = accumulate((done.documents for done in state.done), initial=0)
+        inside = {
+            shard: (first, chosen)
+            for shard, (first, stop) in zip(self.own, pairwise(firsts), strict=True)
+            if (chosen := needed.between(first, stop))
+        }
+        for shard, documents in self.corpus.walk(inside):
+            first, chosen = inside[shard]
+            there = (document for document in documents if first + document.number in chosen)
+            whole = (
+                whole_text(first + document.number, document.row, text) for document, text in self._tokenized(there)
+            )
+            yield from needed.of_passages(whole)
 
     @property
     def own(self) -> Sequence[Shard]:
@@ -108,7 +134,7 @@ class ScanJob:
         options, file = self.options, self.corpus.files[shard.file]
         labels = labels_in(self.anatomy, options.layers)
         scan = NeuronScan(labels, options.kept, salt_of(options.seed, file, shard), state.sites)
-        counted = _Counted(self._encoded(documents))
+        counted = _Counted(text for _, text in self._tokenized(documents))
         run_encoded(self.runner, counted, scan, _Told(labels[0], advance))
         if not scan.is_finite:
             raise BertprobeError(
@@ -118,14 +144,14 @@ class ScanJob:
         done = Done(counted.documents, counted.tokens, counted.truncated, sum(documents.skipped.values()))
         return state.joined(scan.found, [done], options.kept)
 
-    def _encoded(self, documents: Iterable[Document]) -> Iterator[Encoded]:
+    def _tokenized(self, documents: Iterable[Document]) -> Iterator[tuple[Document, Encoded]]:
         longest = self.runner.engine.longest
         for chunk in chunks(documents, lambda document: len(document.text)):
             texts = [document.text for document in chunk]
             found = self.runner.tokenizer.encode_many(texts, longest=longest if self.options.truncate else None)
             for document, text in zip(chunk, found, strict=True):
                 check_length(len(text), longest, partial(self._named, document))
-                yield text
+                yield document, text
 
     def _named(self, document: Document) -> str:
         shown = self.corpus.files[document.file].shown
@@ -201,6 +227,10 @@ def prepare_scan(
         raise NotFound("there is no text", "name files with texts")
     if options.part != WHOLE and any(shard.unit == "stream" for shard in shards):
         raise BadSetting("stdin cannot be cut into parts", "leave out `shard=`, or name a file")
+    if options.embed_text and any(shard.unit == "stream" for shard in shards):
+        raise BadSetting(
+            "stdin cannot be read again for the texts of examples", "leave out `embed_text=True`, or name a file"
+        )
     if old is None:
         stamp = stamp_of(checkpoint, anatomy, corpus, runner, labels.__contains__) if options.verify else None
         anew = manifests.planned(NEURONS, run, shards, None, stamp)

@@ -13,8 +13,8 @@ from bertprobe.checkpoint import Checkpoint
 from bertprobe.neurons.best import NOWHERE, document_of
 from bertprobe.neurons.folder import ScanFolder
 from bertprobe.neurons.listing import site_of
-from bertprobe.neurons.texts import look_up
-from bertprobe.run import Compute, Matrices, open_runner, run_texts
+from bertprobe.neurons.texts import texts_of
+from bertprobe.run import Compute, Matrices, open_runner, run_encoded
 
 
 def record_of(
@@ -26,12 +26,11 @@ def record_of(
     site, scan = site_of(folder, layer, neuron)
     strongest = _documents(scan.strongest.where[neuron], most)
     random = _documents(scan.drawn.where, most)
-    texts = look_up(folder, [*strongest, *random])
-    numbers = sorted(texts)
-    options = folder.manifest["options"]
     matrices = Matrices({site.part})
     runner = open_runner(checkpoint, anatomy, Compute(device="cpu"), needs=matrices.needs)
-    run_texts(runner, [texts[number].text for number in numbers], matrices, truncate=options["truncate"])
+    numbers = sorted({*strongest, *random})
+    texts = texts_of(folder, runner.tokenizer, numbers)
+    run_encoded(runner, map(texts.whole, numbers), matrices)
     activations = [matrix[:, neuron] for matrix in matrices.kept[site]]
     records = {
         number: {"tokens": list(tokens), "activations": [float(value) for value in values]}

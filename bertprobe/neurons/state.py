@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from mmap import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 NAME = "neurons.safetensors"
 _NAMES = {"float64": "F64", "float32": "F32", "int64": "I64", "int32": "I32", "uint64": "U64"}
-_TYPES = {name: kind for kind, name in _NAMES.items()}
+TYPES = {"U16": "uint16", "U8": "uint8", **{name: kind for kind, name in _NAMES.items()}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ def load(path: Path) -> State:
     """Reads what `put` wrote."""
     try:
         data = path.read_bytes()
-        notes, arrays = _parsed(data)
+        notes, arrays = parsed(data)
         sites = [Site(**site) for site in json.loads(notes["sites"])]
         return State(
             {site: _site(site.label, arrays) for site in sites},
@@ -116,7 +117,8 @@ def load(path: Path) -> State:
         ) from error
 
 
-def _parsed(data: bytes) -> tuple[dict[str, str], dict[str, Array]]:
+def parsed(data: bytes | mmap) -> tuple[dict[str, str], dict[str, Array]]:
+    """The metadata and the tensors of a safetensors file, which lie in its bytes."""
     import numpy as np
 
     start = 8 + int.from_bytes(data[:8], "little")
@@ -125,7 +127,7 @@ def _parsed(data: bytes) -> tuple[dict[str, str], dict[str, Array]]:
     arrays = {}
     for name, entry in header.items():
         first, last = entry["data_offsets"]
-        found = np.frombuffer(memoryview(data)[start + first : start + last], _TYPES[entry["dtype"]])
+        found = np.frombuffer(memoryview(data)[start + first : start + last], TYPES[entry["dtype"]])
         arrays[name] = found.reshape(entry["shape"])
     return notes, arrays
 

@@ -1,18 +1,75 @@
-"""The texts that examples refer to, looked up in the source, which must still be the one that was scanned."""
+"""The texts that examples refer to: from the corpus that was scanned where it still is, else those the scan carries."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 from bertprobe.corpus import Corpus, Document, open_corpus
 from bertprobe.errors import NotFound, printable
+from bertprobe.neurons.embedded import Passage, embedded_in, whole_text
 from bertprobe.neurons.folder import ScanFolder
 from bertprobe.sharded import Part
 from bertprobe.sharded.manifest import shard_of
+from bertprobe.tokens import Encoded, Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Documents as tokens, each as far as it is known, and the pieces of their ids."""
+
+    passages: Mapping[int, Sequence[Passage]]
+    piece: Callable[[int], str]
+
+    def around(self, document: int, position: int, most: int) -> Passage:
+        """The passage around a token with as many as `most` on either side of it."""
+        found = next(one for one in self.passages[document] if one.first <= position < one.stop)
+        return found.cut(position - most, position + most + 1)
+
+    def pieces(self, passage: Passage) -> tuple[str, ...]:
+        return tuple(map(self.piece, passage.ids.tolist()))
+
+    def whole(self, document: int) -> Encoded:
+        """A document from its first token to its last."""
+        found = next(one for one in self.passages[document] if one.is_whole)
+        return Encoded(found.ids, found.segments, self.pieces(found))
+
+
+def texts_of(folder: ScanFolder, tokenizer: Tokenizer, numbers: Iterable[int]) -> Texts:
+    """Documents of a scan by number.
+
+    Raises `NotFound` where the corpus is gone, or another one now, and the scan carries no texts.
+    """
+    wanted = set(numbers)
+    try:
+        documents = look_up(folder, wanted)
+    except NotFound:
+        carried = embedded_in(folder.path, folder.manifest)
+        if carried is None:
+            raise
+        passages: dict[int, list[Passage]] = {number: [] for number in wanted}
+        for passage in carried.of(wanted):
+            passages[passage.document].append(passage)
+        return Texts(passages, carried.pieces.__getitem__)
+    options = folder.manifest["options"]
+    longest = options["longest"] if options["truncate"] else None
+    found = {
+        number: [whole_text(number, document.row, tokenizer.encode(document.text, longest=longest))]
+        for number, document in documents.items()
+    }
+    return Texts(found, tokenizer.piece)
+
+
+def files_of(folder: ScanFolder, numbers: Iterable[int]) -> dict[int, str]:
+    """The paths of the files in which documents stand."""
+    firsts = list(accumulate((done.documents for done in folder.state.done), initial=0))
+    shards = Part.of_manifest(folder.manifest).chosen(folder.manifest["shards"])
+    files = folder.manifest["corpus"]["files"]
+    return {n: str(files[shards[bisect_right(firsts, n) - 1]["file"]]["path"]) for n in numbers}
 
 
 def look_up(folder: ScanFolder, numbers: Iterable[int]) -> dict[int, Document]:
@@ -45,7 +102,8 @@ def _opened(path: str, sha256: str, told: Mapping[str, Any]) -> Corpus:
     if not Path(path).is_file():
         raise NotFound(
             f"{printable(path)}, which was scanned, is not there",
-            "put it back, or run this from the folder in which it was scanned",
+            "put it back, or run this from the folder in which it was scanned; "
+            "`embed_text=True` keeps the texts in a scan",
         )
     corpus = open_corpus(
         [path],
@@ -54,5 +112,8 @@ def _opened(path: str, sha256: str, told: Mapping[str, Any]) -> Corpus:
         skip_bad=told["skip_bad"],
     )
     if corpus.files[0].sha256 != sha256:
-        raise NotFound(f"{printable(path)} is not the file that was scanned: its sha256 differs", "put that one back")
+        raise NotFound(
+            f"{printable(path)} is not the file that was scanned: its sha256 differs",
+            "put that one back; `embed_text=True` keeps the texts in a scan",
+        )
     return corpus

@@ -82,6 +82,10 @@ def _scan_lines(model: str, scan: ScanCounts) -> list[tuple[str, str]]:
     under_way = "" if scan["complete"] else "; under way"
     counts = f"{scan['documents']:,} texts, {scan['tokens']:,} tokens{cut}{skipped}{under_way}"
     lines = [("model", printable(model)), ("scan", f"{printable(scan['path'])}: {counts}")]
+    sizes = scan["bytes_a_neuron"]
+    if sizes is not None and sizes["texts"] is not None:
+        texts, examples = (_size(round(size)) for size in (sizes["texts"], sizes["examples"]))
+        lines.append(("texts", f"{texts} a neuron, beside {examples} of references and values"))
     stamp = scan["verify"]
     if stamp is None:
         return lines

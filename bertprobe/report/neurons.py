@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from bertprobe.neurons.card import Card, Example, Head, Word
+from bertprobe.neurons.embedded import sizes_of
 from bertprobe.neurons.folder import ScanFolder
 from bertprobe.neurons.listing import ALWAYS, LayerRow, NeuronRow, Wanted
 from bertprobe.report import Column, Report, View, report_of
@@ -34,7 +35,7 @@ def listing(folder: ScanFolder, layers: Sequence[LayerRow], neurons: Sequence[Ne
 
 def _beginning(folder: ScanFolder) -> dict[str, Any]:
     manifest = folder.manifest
-    done = folder.state.done
+    done, sizes = folder.state.done, sizes_of(manifest, folder.state)
     counts: nodes.ScanCounts = {
         "path": str(folder.path),
         "complete": manifest["complete"],
@@ -43,6 +44,7 @@ def _beginning(folder: ScanFolder) -> dict[str, Any]:
         "truncated": sum(shard.truncated for shard in done),
         "skipped": sum(shard.skipped for shard in done),
         "thresholds": list(folder.kept.thresholds),
+        "bytes_a_neuron": None if sizes is None else {"examples": sizes.examples, "texts": sizes.texts},
         "verify": manifest["verify"],
     }
     return {"model": manifest["model"]["ref"], "scan": counts}

@@ -919,8 +919,15 @@ class Stamp(TypedDict):
     holds: bool
 
 
+class ScanSizes(TypedDict):
+    """Bytes to a neuron of its examples by reference, and of its share of the texts; null where there are none."""
+
+    examples: float
+    texts: float | None
+
+
 class ScanCounts(TypedDict):
-    """What a scan read."""
+    """What a scan read, and how large what it keeps of a neuron is."""
 
     path: str
     complete: bool
@@ -929,6 +936,7 @@ class ScanCounts(TypedDict):
     truncated: int
     skipped: int
     thresholds: list[float]
+    bytes_a_neuron: ScanSizes | None
     verify: Stamp | None
 
 
