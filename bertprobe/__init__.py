@@ -25,6 +25,11 @@ What `bertprobe extract` wrote of a corpus is read by
     found = bertprobe.open_activations("folder")
     found["intermediate.3"][100:200]  # (100, I), from the disk
 
+and what a corpus does to every neuron by
+
+    scan = model.scan(bertprobe.open_corpus("texts/*.jsonl"), "folder")  # or open_scan("folder"), once it is done
+    scan.layer(3).sums.means  # (I,)
+
 Each name is imported when it is first used, so that `import bertprobe` costs nothing.
 """
 
@@ -57,10 +62,14 @@ _HOMES = {
     ),
     "bertprobe.anatomy": ("Anatomy", "Part", "find_parts", "select"),
     "bertprobe.checkpoint": ("Checkpoint", "TensorHeader", "open_checkpoint", "read_tensors"),
+    "bertprobe.corpus": ("Corpus", "Document", "open_corpus"),
     "bertprobe.errors": ("BertprobeError",),
     "bertprobe.export": ("Output",),
     "bertprobe.extract.reading": ("ActivationDocument", "ActivationFolder", "Rows", "open_activations"),
     "bertprobe.modules": ("Intermediate", "Pooler"),
+    "bertprobe.neurons.folder": ("ScanFolder", "open_scan"),
+    "bertprobe.neurons.scan": ("Kept", "NeuronScan", "SiteScan"),
+    "bertprobe.neurons.sums": ("Sums",),
     "bertprobe.report": ("Report",),
     "bertprobe.measurement": ("measure_parts",),
     "bertprobe.report.inspection": ("inspection",),
@@ -81,13 +90,17 @@ __all__ = [
     "Checkpoint",
     "Collector",
     "Compute",
+    "Corpus",
     "Dense",
+    "Document",
     "Evidence",
     "Finding",
     "Findings",
     "Intermediate",
+    "Kept",
     "Matrices",
     "Model",
+    "NeuronScan",
     "NeuronStatistics",
     "NeuronSums",
     "Numbers",
@@ -99,8 +112,11 @@ __all__ = [
     "Report",
     "Rows",
     "Runner",
+    "ScanFolder",
+    "SiteScan",
     "Strongest",
     "Summary",
+    "Sums",
     "TensorHeader",
     "TextVectors",
     "TokenNorms",
@@ -114,7 +130,9 @@ __all__ = [
     "open",
     "open_activations",
     "open_checkpoint",
+    "open_corpus",
     "open_runner",
+    "open_scan",
     "read_tensors",
     "run_texts",
     "select",
@@ -125,12 +143,16 @@ __all__ = [
 if TYPE_CHECKING:
     from bertprobe.anatomy import Anatomy, Part, find_parts, select
     from bertprobe.checkpoint import Checkpoint, TensorHeader, open_checkpoint, read_tensors
+    from bertprobe.corpus import Corpus, Document, open_corpus
     from bertprobe.errors import BertprobeError
     from bertprobe.export import Output
     from bertprobe.extract.reading import ActivationDocument, ActivationFolder, Rows, open_activations
     from bertprobe.measurement import measure_parts
     from bertprobe.model import Activations, Dense, Findings, Model, Parts, open
     from bertprobe.modules import Intermediate, Pooler
+    from bertprobe.neurons.folder import ScanFolder, open_scan
+    from bertprobe.neurons.scan import Kept, NeuronScan, SiteScan
+    from bertprobe.neurons.sums import Sums
     from bertprobe.report import Report
     from bertprobe.report.inspection import inspection
     from bertprobe.run import (

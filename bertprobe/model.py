@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertprobe.anatomy import Anatomy, Part, find_parts, select
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from bertprobe.corpus import Corpus
+    from bertprobe.neurons.folder import ScanFolder
+    from bertprobe.neurons.scan import Kept
     from bertprobe.recipe import Recipe
     from bertprobe.report import Report
     from bertprobe.run import Collector, Compute, Ran
@@ -295,6 +299,51 @@ class Model(ReprMixin):
         known = [texts] if isinstance(texts, str) else list(texts)  # a single text is one text, not its letters
         runner = self._runner(known, compute, needs_of(collectors))
         return run_texts(runner, known, *collectors, truncate=truncate, pairs=pairs)
+
+    def scan(
+        self,
+        corpus: Corpus,
+        path: str | os.PathLike[str],
+        layers: Layers = None,
+        *,
+        kept: Kept | None = None,
+        truncate: bool = False,
+        embed_text: bool = False,
+        compute: Compute | None = None,
+    ) -> ScanFolder:
+        """What a corpus does to every neuron of the intermediate modules, as `bertprobe neurons scan` writes it.
+
+        Called again with the same words it goes on where it was, or gives what is done.
+
+        Args:
+            corpus: from `open_corpus`.
+            path: a new folder, or that of a scan to go on with.
+            layers: which layers, None for all.
+            kept: how much to keep of each neuron, and the thresholds above which tokens are counted.
+            truncate: whether to cut texts that are too long instead of refusing them.
+            embed_text: whether the folder is to have the texts of its examples, so that it needs no corpus.
+            compute: where and in which precision; None chooses torch where it can.
+
+        Raises:
+            OutputError: the folder holds something else, or a scan that differs.
+            PartMissing: there is no such layer.
+            BertprobeError: a text is too long, or a row of the corpus bad.
+        """
+        from bertprobe.neurons.folder import open_scan
+        from bertprobe.neurons.job import Options, prepare_scan
+        from bertprobe.neurons.scan import Kept
+        from bertprobe.run import Compute
+
+        options = Options(
+            kept or Kept(),
+            _layer_list(layers),
+            truncate=truncate,
+            embed_text=embed_text,
+            compute=compute or Compute(),
+        )
+        here = self._here
+        prepare_scan(here, find_parts(here), corpus, Path(path), options).run()
+        return open_scan(path)
 
     def report(self, *, spectrum: bool = False, neurons: int = 0) -> Report:
         """The report of `bertprobe inspect`: facts, statistics, findings; `data` is the JSON contract.

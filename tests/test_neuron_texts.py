@@ -20,7 +20,7 @@ from test_neuron_folders import OPTIONS, bytes_in, prepared
 from test_neuron_scan import WORDS
 
 import bertprobe
-from bertprobe.errors import BadSetting, CorruptFile, NotFound
+from bertprobe.errors import BadSetting, CorruptFile, NotFound, PartMissing
 from bertprobe.neurons import Best, Kept, document_of, embedded, position_of
 from bertprobe.neurons.card import Card, card_of
 from bertprobe.neurons.embedded import AROUND, EmbeddedTexts, Needed, Passage
@@ -272,3 +272,18 @@ def test_texts_of_stdin_are_refused_before_anything_runs(tmp_path: Path, monkeyp
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a ship\n")))
     with pytest.raises(BadSetting, match="stdin cannot be read again"):
         prepared(tmp_path / "scan", Path("-"), options=EMBEDDING)
+
+
+def test_a_scan_from_python_is_that_of_the_command(text: Path, tmp_path: Path, run: Run) -> None:
+    words = ["neurons", "scan", text, "-o", tmp_path / "command", "--layers", "0,3", "--top", "3", "--embed-text"]
+    assert run([*words, "--quiet", "--truncate"]).code == 0
+    model, corpus = bertprobe.open("pocket"), bertprobe.open_corpus(text)
+    for _ in range(2):
+        scan = model.scan(corpus, tmp_path / "ours", [0, 3], kept=Kept(top=3), truncate=True, embed_text=True)
+        assert bytes_in(tmp_path / "ours") == bytes_in(tmp_path / "command")
+    found = bertprobe.open_scan(str(tmp_path / "command"))
+    assert (scan.documents, scan.tokens) == (found.documents, found.tokens) == (24, found.manifest["tokens"])
+    assert repr(found) == f"<ScanFolder {tmp_path / 'command'}: 24 documents, {found.tokens:,} tokens>"
+    assert np.array_equal(scan.layer(3).sums.means, found.layer(3).sums.means)
+    with pytest.raises(PartMissing, match="layer 1 was not scanned"):
+        scan.layer(1)

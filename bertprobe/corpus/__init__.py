@@ -132,14 +132,18 @@ def _rows(corpus: Corpus, shard: Shard) -> Iterator[Row | BadRow]:
 
 
 def open_corpus(
-    paths: Sequence[str | Path], *, field: str = "text", id_field: str | None = None, skip_bad: bool = False
+    paths: str | Path | Sequence[str | Path],
+    *,
+    field: str = "text",
+    id_field: str | None = None,
+    skip_bad: bool = False,
 ) -> Corpus:
     """A corpus of files, patterns of files, or - for stdin, a text a line; every file is read once, for its sha256.
 
     `field` and `id_field` name the fields with a row's text and id, in all formats but .txt. A bad row raises
     `CorruptFile`, which names file and row, or is left out with `skip_bad=True`.
     """
-    found = find(map(str, paths))
+    found = find([str(paths)] if isinstance(paths, str | Path) else map(str, paths))
     if not found:
         raise NotFound("no file is named", "name files, a pattern of files, or - for stdin")
     files = []

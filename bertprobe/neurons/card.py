@@ -12,8 +12,8 @@ from bertprobe.backends import ACTIVATIONS, NumpyBackend
 from bertprobe.checkpoint import Checkpoint, TensorHeader, read_tensor
 from bertprobe.neurons.best import NOWHERE, document_of, position_of
 from bertprobe.neurons.bins import quantiles
-from bertprobe.neurons.folder import ScanFolder
-from bertprobe.neurons.listing import NeuronRow, columns_of, numbered, row_of, site_of
+from bertprobe.neurons.folder import ScanFolder, numbered
+from bertprobe.neurons.listing import NeuronRow, columns_of, row_of, site_of
 from bertprobe.neurons.scan import SiteScan
 from bertprobe.neurons.sums import BUCKETS
 from bertprobe.neurons.texts import files_of, texts_of

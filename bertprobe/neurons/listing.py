@@ -5,13 +5,12 @@ GELU and its kin have no exact zeros: "dead" is said of a threshold, and of zero
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bertprobe.anatomy import layer_numbers
 from bertprobe.errors import BadSetting, PartMissing, printable
-from bertprobe.neurons.folder import ScanFolder
+from bertprobe.neurons.folder import ScanFolder, numbered
 from bertprobe.neurons.scan import SiteScan
 from bertprobe.run.captured import Site
 
@@ -60,14 +59,6 @@ class LayerRow:
     always: int
     mean: float
     max: float
-
-
-def numbered(sites: Iterable[Site]) -> dict[int, Site]:
-    """Sites by the number of their layer: where layers share a module, by their turn."""
-    known = list(sites)
-    if any(site.call for site in known):
-        return dict(enumerate(known))
-    return {int(site.part.rpartition(".")[2]): site for site in known}
 
 
 def layer_rows(folder: ScanFolder) -> list[LayerRow]:
@@ -180,17 +171,10 @@ def parse_neuron(text: str) -> tuple[int, int]:
 
 def site_of(folder: ScanFolder, layer: int, neuron: int) -> tuple[Site, SiteScan]:
     """The site of a layer; raises `PartMissing` where it or the neuron was not scanned."""
-    sites = numbered(folder.state.sites)
-    if layer not in sites:
-        raise PartMissing(f"layer {layer} was not scanned", f"choose among {_listed(list(sites))}")
-    scan = folder.state.sites[sites[layer]]
+    scan = folder.layer(layer)
     if neuron >= len(scan.sums.squares):
         raise PartMissing(f"layer {layer} has no neuron {neuron}", f"its neurons are 0 to {len(scan.sums.squares) - 1}")
-    return sites[layer], scan
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))
+    return numbered(folder.state.sites)[layer], scan
 
 
 def layers_in(folder: ScanFolder, text: str | None) -> tuple[int, ...] | None:
