@@ -27,6 +27,10 @@ class BertprobeError(Exception):
         self.found = found
         self.hint = hint
 
+    def __reduce__(self) -> tuple[type[BertprobeError], tuple[str, str]]:
+        """So that it reaches another process."""
+        return type(self), (self.found, self.hint)
+
 
 class NotFound(BertprobeError):
     """Nothing of that name, or nothing in it that could be read."""

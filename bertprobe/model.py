@@ -330,7 +330,8 @@ class Model(ReprMixin):
             BertprobeError: a text is too long, or a row of the corpus bad.
         """
         from bertprobe.neurons.folder import open_scan
-        from bertprobe.neurons.job import Options, prepare_scan
+        from bertprobe.neurons.job import prepare_scan
+        from bertprobe.neurons.opening import Options
         from bertprobe.neurons.scan import Kept
         from bertprobe.run import Compute
 

@@ -96,7 +96,7 @@ def test_what_is_saved_is_what_was_found(text: Path, tmp_path: Path) -> None:
     found = open_scan(folder)
     again = prepared(tmp_path / "other", text)
     state = again.state
-    for shard, documents in again.corpus.walk(again.shards):
+    for shard, documents in again.work.corpus.walk(again.shards):
         state = again._with_shard(state, shard, documents, lambda texts, tokens: None)
     assert list(found.state.sites) == list(state.sites)
     for site, one in found.state.sites.items():

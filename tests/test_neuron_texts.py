@@ -97,7 +97,7 @@ def test_texts_are_whole_or_windows_as_the_tokenizer_has_them(text: Path, scan: 
     negative = Best(every.negative.values[: neurons * 5], every.negative.where[: neurons * 5])
     found = replace(every, strongest=strongest, negative=negative, drawn=every.drawn.lowest(min(neurons, 4)))
     passages = list(job._texts(replace(folder.state, sites={site: found})))
-    encoded = [job.runner.tokenizer.encode(line) for line in text.read_text().splitlines()]
+    encoded = [job.work.runner.tokenizer.encode(line) for line in text.read_text().splitlines()]
     covered: set[tuple[int, int]] = set()
     last = (-1, -1)
     for passage in passages:
@@ -122,7 +122,7 @@ def test_a_card_from_a_window_is_that_from_the_corpus(text: Path, scan: Path, tm
     job, folder = prepared(scan, text, options=EMBEDDING), open_scan(scan)
     ((_, found),) = folder.state.sites.items()
     tokens = [(int(document_of(w)), int(position_of(w))) for w in found.negative.where[:40].ravel()]
-    wholes = texts_of(folder, job.runner.tokenizer, [document for document, _ in tokens])
+    wholes = texts_of(folder, job.work.runner.tokenizer, [document for document, _ in tokens])
     needed = Needed(frozenset(), {d: tuple(sorted({p for of, p in tokens if of == d})) for d, _ in tokens})
     cut = {d: list(needed.of_passages(wholes.passages[d])) for d, _ in tokens}
     windows = Texts(cut, wholes.piece)
@@ -149,7 +149,7 @@ def test_the_manifest_notes_the_file(text: Path, scan: Path) -> None:
     theirs = load_file(file)
     assert theirs["passages"].shape == (len(carried), 5)
     assert theirs["ids"].dtype == np.uint16
-    tokenizer = prepared(scan, text, options=EMBEDDING).runner.tokenizer
+    tokenizer = prepared(scan, text, options=EMBEDDING).work.runner.tokenizer
     assert all(tokenizer.piece(id) == piece for id, piece in carried.pieces.items())
     assert {id for passage in carried for id in passage.ids.tolist()} == set(carried.pieces)
 
@@ -234,7 +234,7 @@ def test_segments_are_kept_where_they_are_not_zero(tmp_path: Path) -> None:
 
 
 def test_texts_that_are_gone_or_damaged_are_not_taken_for_others(text: Path, scan: Path) -> None:
-    tokenizer = prepared(scan, text, options=EMBEDDING).runner.tokenizer
+    tokenizer = prepared(scan, text, options=EMBEDDING).work.runner.tokenizer
     found, file = open_scan(scan), scan / "texts.safetensors"
     text.unlink()
     data = file.read_bytes()

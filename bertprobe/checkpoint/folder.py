@@ -122,6 +122,11 @@ class LocalFolder:
         return str(self.path)
 
     @property
+    def named(self) -> Path:
+        """What leads to it again: its path, or the file that it was named by."""
+        return self.path
+
+    @property
     def resolved(self) -> str:
         return str(self.path.resolve())
 
@@ -176,6 +181,10 @@ class FolderOf(LocalFolder):
         super().__init__(file.parent)
         self._file = file.name
         self._role = role
+
+    @property
+    def named(self) -> Path:
+        return self.path / self._file
 
     @cached_property
     def names(self) -> Set[str]:

@@ -162,7 +162,8 @@ def _starts_with_a_dash(word: str) -> bool:
 # Settings that errors name as Python has them, and the options that are called otherwise.
 _SETTING = re.compile(
     r"`(force|truncate|prompt|weights|root|subfolder|download|backend|dtype|vector|pairs|layers|replace|names|tokenizer"
-    r"|field|id_field|skip_bad|part|neurons|tokens|top|verify|before|shard|order|embed_text)"
+    r"|field|id_field|skip_bad|part|neurons|tokens|top|verify|before|shard|order|embed_text|ray|actors"
+    r"|gpus_per_actor|batch_tokens)"
     r"=([^`]*)`"
 )
 _RENAMED = {
@@ -171,6 +172,8 @@ _RENAMED = {
     "skip_bad": "skip-bad",
     "before": "pre",
     "embed_text": "embed-text",
+    "gpus_per_actor": "gpus-per-actor",
+    "batch_tokens": "batch-tokens",
 }
 
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from bertprobe.cli.options import (
+    ActorsOfRay,
     CorpusArgument,
     Field,
     Format,
+    GpusPerActor,
     IdField,
     Json,
     Layers,
@@ -19,6 +21,7 @@ from bertprobe.cli.options import (
     Printer,
     Prompt,
     Quiet,
+    Ray,
     Root,
     ShardOfPlan,
     ShardText,
@@ -27,13 +30,12 @@ from bertprobe.cli.options import (
     Tokenizer,
     Truncate,
     Weights,
+    actors_of,
 )
 from bertprobe.cli.text import Backend, BatchTokens, Device, ModelOption, Threads, open_here
 
 if TYPE_CHECKING:
-    from bertprobe.checkpoint import Checkpoint
     from bertprobe.extract import Job
-    from bertprobe.run.sentence import Sentence
     from bertprobe.verdicts import Finding
 
 
@@ -126,6 +128,9 @@ def extract(
     shard_text: ShardText = None,
     no_verify: NoVerify = False,
     shard: ShardOfPlan = None,
+    ray: Ray = None,
+    actors: ActorsOfRay = None,
+    gpus_per_actor: GpusPerActor = 0.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")] = False,
     quiet: Quiet = False,
     backend: Backend = "auto",
@@ -149,6 +154,7 @@ def extract(
     from bertprobe.render.progress import progress, progress_of_texts
     from bertprobe.report.extract import done_line, extraction, plan_line
     from bertprobe.run import Compute
+    from bertprobe.run.sentence import sentence_of
     from bertprobe.sharded import WHOLE, Part
 
     printer = Printer.of(format, json)
@@ -157,8 +163,9 @@ def extract(
     texts = open_corpus(corpus, field=field, id_field=id_field, skip_bad=skip_bad)
     compute = Compute(backend, device, compute_dtype, threads, batch_tokens)
     part_of_plan = WHOLE if shard is None else Part.parsed(shard)
-    options = Options(compute, truncate, shard_text, not no_verify, part_of_plan, order)
-    sentence = _sentence(checkpoint, prompt) if "sentence" in wish.vectors else None
+    by = actors_of(ray, actors, gpus_per_actor)
+    options = Options(compute, truncate, shard_text, not no_verify, part_of_plan, order, by)
+    sentence = sentence_of(checkpoint, prompt) if "sentence" in wish.vectors else None
     job = prepare(checkpoint, anatomy, texts, output, wish, options, sentence)
     if dry_run:
         printer.show(extraction(job), whole=False)
@@ -194,14 +201,6 @@ def merge(
     printer = Printer.of(format, json)
     whole = merge_parts([open_activations(folder) for folder in folders], output)
     printer.show(merged(whole, folders), whole=False)
-
-
-def _sentence(checkpoint: Checkpoint, prompt: str | None) -> Sentence:
-    from bertprobe.recipe import recipe_of
-    from bertprobe.run.sentence import open_sentence, tokenizer_for
-
-    recipe = recipe_of(checkpoint)
-    return open_sentence(checkpoint, recipe, tokenizer_for(checkpoint, recipe), prompt)
 
 
 def _findings(job: Job) -> tuple[Finding, ...]:

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from bertprobe.cli.options import (
+    ActorsOfRay,
     CorpusArgument,
     Field,
     Format,
+    GpusPerActor,
     Json,
     Layers,
     NoVerify,
     Printer,
     Quiet,
+    Ray,
     Root,
     ShardOfPlan,
     SkipBad,
@@ -25,6 +28,7 @@ from bertprobe.cli.options import (
     Tokenizer,
     Truncate,
     Weights,
+    actors_of,
 )
 from bertprobe.cli.text import Backend, BatchTokens, ComputeDtype, Device, ModelOption, Threads, open_here
 
@@ -75,6 +79,9 @@ def scan(
         typer.Option("--embed-text", help="Keep the texts of examples in the folder, to be shown without the corpus."),
     ] = False,
     shard: ShardOfPlan = None,
+    ray: Ray = None,
+    actors: ActorsOfRay = None,
+    gpus_per_actor: GpusPerActor = 0.0,
     shard_text: Annotated[
         int,
         typer.Option(
@@ -97,7 +104,8 @@ def scan(
     """
     from bertprobe.corpus import open_corpus
     from bertprobe.neurons import Kept
-    from bertprobe.neurons.job import Options, prepare_scan
+    from bertprobe.neurons.job import prepare_scan
+    from bertprobe.neurons.opening import Options
     from bertprobe.render.progress import progress_of_texts
     from bertprobe.run import Compute
     from bertprobe.sharded import WHOLE, Part
@@ -108,7 +116,8 @@ def scan(
     kept = Kept(top=top, thresholds=tuple(sorted(set(threshold or Kept().thresholds))))
     compute = Compute(backend, device, dtype, threads, batch_tokens)
     part = WHOLE if shard is None else Part.parsed(shard)
-    options = Options(kept, layers, seed, truncate, shard_text, not no_verify, compute, part, embed_text)
+    by = actors_of(ray, actors, gpus_per_actor)
+    options = Options(kept, layers, seed, truncate, shard_text, not no_verify, compute, part, embed_text, by)
     job = prepare_scan(checkpoint, anatomy, texts, output, options)
     with progress_of_texts(job.guessed_tokens, "scanning", quiet=quiet) as advance:
         job.run(advance)

@@ -15,6 +15,7 @@ from bertprobe.storages import endings
 
 if TYPE_CHECKING:
     from bertprobe.report import Report
+    from bertprobe.sharded import Actors
 
 Model = Annotated[
     str | None,
@@ -92,6 +93,36 @@ ShardOfPlan = Annotated[
         show_default=False,
     ),
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Have actors of Ray compute: local (a cluster on this machine), auto (the one that is there), host:port "
+        "or ray://host:port.",
+        show_default=False,
+    ),
+]
+ActorsOfRay = Annotated[
+    int | None,
+    typer.Option(
+        "--actors",
+        min=1,
+        metavar="N",
+        help="With --ray: N actors, of --threads each, 1 by default; as many as there is room for by default.",
+        show_default=False,
+    ),
+]
+GpusPerActor = Annotated[
+    float,
+    typer.Option(
+        "--gpus-per-actor",
+        min=0,
+        metavar="X",
+        help="With --ray: give each actor X GPUs, such as 1 or 0.5, to compute on.",
+        show_default=False,
+    ),
+]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Do not compare some texts with transformers first.")]
 ShardText = Annotated[
     int | None,
@@ -120,6 +151,15 @@ class Exported(StrEnum):
     intermediate = "intermediate"
     pooler = "pooler"
     model = "model"
+
+
+def actors_of(ray: str | None, count: int | None, gpus: float) -> Actors | None:
+    """Who computes, None for this process; raises `typer.BadParameter` for options of actors where there are none."""
+    from bertprobe.sharded import Actors
+
+    if ray is None and (count is not None or gpus):
+        raise typer.BadParameter("--actors and --gpus-per-actor go with --ray, such as --ray local")
+    return None if ray is None else Actors(ray, count, gpus)
 
 
 def _named(rows: Sequence[render.Format]) -> str:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import signal
+import uuid
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -376,6 +378,7 @@ def _check_no_input_below(path: Path) -> None:
 
 
 PART = ".part"
+_MARKED = re.compile(rf"\.[0-9a-f]{{32}}{re.escape(PART)}$")
 
 
 class FileInPlace:
@@ -415,10 +418,14 @@ class RunFolder:
     What it is lies in one file, `head`, which no other folder has. A file is written under its name with .part behind
     and takes its place once the disk keeps it; what a killed run left under such names is removed. Nothing else in the
     folder is touched.
+
+    While the run has the folder, helpers of it may write files there, too, each under `mark`: names of its own, so that
+    two who write the same file do not meet.
     """
 
-    def __init__(self, path: Path, head: str) -> None:
+    def __init__(self, path: Path, head: str, mark: str = "") -> None:
         self.path, self.head = path, head
+        self._part = mark + PART
         self._lock = -1
         shown = printable(str(path))
         try:
@@ -487,17 +494,26 @@ class RunFolder:
         with _made_in(self.path.absolute().parent):
             self.path.mkdir(exist_ok=True)
         self._lock = _locked(self.path)
+        self._sweep()
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._sweep()
         if self._lock >= 0:
             os.close(self._lock)
+
+    def _sweep(self) -> None:
+        """Removes what helpers left that were killed."""
+        with suppress(OSError):
+            for entry in self.path.iterdir():
+                if _MARKED.search(entry.name):
+                    entry.unlink(missing_ok=True)
 
     @contextmanager
     def file(self, name: str) -> Iterator[FileInPlace]:
         """A file that gets its name when the block ends, and is gone if anything goes wrong."""
         path = self.path / name
-        part = path.with_name(name + PART)
+        part = path.with_name(name + self._part)
         with _told_to_go_on(self.path):
             try:
                 with open(part, "w+b") as file:
@@ -511,6 +527,11 @@ class RunFolder:
                 _sync(self.path)
             finally:
                 part.unlink(missing_ok=True)
+
+
+def marked() -> str:
+    """A mark that nobody else has."""
+    return f".{uuid.uuid4().hex}"
 
 
 def _locked(folder: Path) -> int:

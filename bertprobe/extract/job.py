@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,20 @@ from bertprobe.checkpoint import Checkpoint
 from bertprobe.corpus import Corpus, Shard, plan
 from bertprobe.errors import BadSetting, CorruptFile, OutputError, printable
 from bertprobe.export.files import RunFolder
+from bertprobe.extract.apart import ShardWriting
 from bertprobe.extract.by_neuron import noted
 from bertprobe.extract.estimate import Estimate, estimate
+from bertprobe.extract.opening import opened, run_of
 from bertprobe.extract.rows import Keeper, Tensor
-from bertprobe.extract.shard import Advance, Done, Work, write_shard
+from bertprobe.extract.shard import Advance, Work, write_shard
 from bertprobe.extract.turn import missing, size_of, turn
 from bertprobe.extract.wish import Wish
-from bertprobe.run import Captured, Compute, Runner, Site, open_runner, run_batch
+from bertprobe.run import Compute
 from bertprobe.run.nonfinite import why_not_finite
 from bertprobe.run.sentence import Sentence
-from bertprobe.sharded import ACTIVATIONS, NAME, WHOLE, Manifest, Part, decided, differing, read_begun, stamp_of
+from bertprobe.sharded import ACTIVATIONS, NAME, WHOLE, Actors, Manifest, Part, decided, differing, read_begun, stamp_of
 from bertprobe.sharded import manifest as manifests
-from bertprobe.storages import endings
-from bertprobe.tokens import Encoded, Packed, pack
+from bertprobe.sharded.elsewhere import check_seen, check_shared, planning
 from bertprobe.verdicts import Finding
 
 MOST_TEXT = 2**22  # bytes of text in a shard
@@ -34,6 +36,9 @@ MOST_ROWS = 2**30  # bytes that the rows of a shard shall come to
 BYTES_A_TOKEN = 4  # of text, about
 ORDERS = ("corpus", "neurons")
 
+Told = Mapping[str, Any]
+"""What a shard came to, as it stands in the manifest."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -41,7 +46,8 @@ class Options:
 
     `truncate` cuts texts, `shard_text` is the bytes of text of a shard, `verify` has a few texts run through
     transformers, too, when a run begins, and `part` is what of the shards is computed here. `order` is of ORDERS: with
-    `neurons` each tensor is to be had neuron by neuron as well, in a copy that `Job.turn` writes.
+    `neurons` each tensor is to be had neuron by neuron as well, in a copy that `Job.turn` writes. `actors` compute the
+    shards, this process where there are none.
     """
 
     compute: Compute = field(default_factory=Compute)
@@ -50,6 +56,7 @@ class Options:
     verify: bool = True
     part: Part = WHOLE
     order: str = "corpus"
+    actors: Actors | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class Job:
     expected: Estimate | None
     work: Work
     resumed: bool
-    order: str
+    options: Options
 
     @property
     def own(self) -> Sequence[Shard]:
@@ -84,7 +91,7 @@ class Job:
     @property
     def to_turn(self) -> tuple[Tensor, ...]:
         """The tensors of which a copy in the order of neurons is still to be written."""
-        return missing(self.folder, self.manifest, self.work.tensors) if self.order == "neurons" else ()
+        return missing(self.folder, self.manifest, self.work.tensors) if self.options.order == "neurons" else ()
 
     @property
     def copies(self) -> Mapping[str, Mapping[str, Any]]:
@@ -104,7 +111,7 @@ class Job:
         """Bytes of the whole run, None where nobody knows."""
         if self.expected is None:
             return None
-        return self.expected.bytes + (self._turned(self.work.tensors) if self.order == "neurons" else 0)
+        return self.expected.bytes + (self._turned(self.work.tensors) if self.options.order == "neurons" else 0)
 
     def _turned(self, tensors: Sequence[Tensor]) -> int:
         """Bytes of copies of tensors, by what is there once all shards are."""
@@ -130,8 +137,11 @@ class Job:
         with self.folder as folder:
             if not self.resumed:
                 manifests.write(folder, self.manifest)
-            for shard, done in self._written(folder, advance):
-                self._note(folder, shard, done.told)
+            actors = self.options.actors
+            written = self._written(folder, advance) if actors is None else self._written_by(actors, folder, advance)
+            with closing(written):
+                for shard, done in written:
+                    self._note(folder, shard, done)
         return Outcome(
             self.manifest["documents"] - before[0],
             self.manifest["tokens"] - before[1],
@@ -153,19 +163,32 @@ class Job:
         done = [shard["done"] for shard in self.manifest["shards"] if shard["done"] is not None]
         if all(shard["finite"] for shard in done):
             return ()
-        return why_not_finite(self.anatomy, self.work.runner.backend.dtype)
+        return why_not_finite(self.anatomy, self.manifest["compute"]["dtype"])
 
     def first_document(self, shard: Shard) -> int:
         """The number of a shard's first text in the corpus; where nobody counted, of what was written before it."""
         before = self.manifest["shards"][: shard.number]
         return sum(row["documents"] if "documents" in row else row["done"]["documents"] for row in before)
 
-    def _written(self, folder: RunFolder, advance: Advance) -> Iterator[tuple[Shard, Done]]:
+    def _written(self, folder: RunFolder, advance: Advance) -> Generator[tuple[Shard, Told]]:
         """The shards that are left, each written when it is asked for."""
         for shard, documents in self.work.corpus.walk(self.left):
-            yield shard, write_shard(self.work, folder, shard, documents, self.first_document(shard), advance)
+            yield shard, write_shard(self.work, folder, shard, documents, self.first_document(shard), advance).told
 
-    def _note(self, folder: RunFolder, shard: Shard, done: Mapping[str, Any]) -> None:
+    def _written_by(self, actors: Actors, folder: RunFolder, advance: Advance) -> Generator[tuple[Shard, Told]]:
+        """The shards that are left, as actors have written them, in any order."""
+        from bertprobe.sharded.on_ray import computed
+
+        options = self.options
+        task = ShardWriting.of(self.work, folder.path, options.compute, options.truncate, self.manifest)
+        left = [(shard, self.first_document(shard)) for shard in self.left]
+        with closing(computed(actors, task, left, task.compute.threads or 1)) as found:
+            for shard, done in found:
+                check_seen(folder, {name: file["bytes"] for name, file in done["files"].items()})
+                advance(done["documents"], done["tokens"])
+                yield shard, done
+
+    def _note(self, folder: RunFolder, shard: Shard, done: Told) -> None:
         """Puts what a shard came to into the manifest."""
         counted = self.manifest["shards"][shard.number].get("documents")
         if counted not in (None, done["documents"]):
@@ -222,37 +245,20 @@ def prepare(
     folder = RunFolder(path, NAME)
     old = read_begun(folder, ACTIVATIONS)
     keeper = Keeper(wish, wish.columns(checkpoint, anatomy), sentence)
-    compute = decided(options.compute, anatomy, old)
-    tokenizer = None if sentence is None else sentence.tokenizer
-    runner = open_runner(checkpoint, anatomy, compute, needs=keeper.needs, tokenizer=tokenizer)
-    tensors = _tensors(runner, keeper)
-    longest, truncate = runner.engine.longest, options.truncate
-    if sentence is not None:
-        most, truncate = sentence.cut(longest, truncate)
-        longest = longest if most is None else most
-    work = Work(corpus, runner, keeper, tensors, longest, truncate)
-    size = options.shard_text or (old["options"]["shard_text"] if old else _text_of_a_shard(tensors))
-    run = manifests.deciding(
-        checkpoint,
-        anatomy,
-        corpus,
-        runner,
-        {
-            **_listed(wish),
-            "truncate": options.truncate,
-            "shard_text": size,
-            "recipe": None if sentence is None else _recipe(checkpoint, sentence),
-        },
-        options.part,
-        [asdict(tensor) for tensor in tensors],
-    )
+    if options.actors is not None:
+        check_shared(corpus)
+    compute = decided(options.compute, anatomy, old, options.actors)
+    options = replace(options, compute=compute)
+    work = opened(checkpoint, anatomy, corpus, keeper, planning(compute, options.actors), options.truncate)
+    size = options.shard_text or (old["options"]["shard_text"] if old else _text_of_a_shard(work.tensors))
+    run = run_of(work, compute, options.truncate, size, options.part)
     if old is not None and (other := differing(folder, ACTIVATIONS, old, run)) is not None:
         raise other
     shards = plan(corpus, text_bytes=size)
     if old is not None:
         expected = None if old["expected"] is None else Estimate(**old["expected"])
         _forget_what_is_gone(old, folder)
-        return Job(checkpoint, anatomy, folder, old, shards, expected, work, True, options.order)
+        return Job(checkpoint, anatomy, folder, old, shards, expected, work, True, options)
     counts = None
     if not any(shard.unit == "stream" for shard in shards):
         bare = len(manifests.dumped(manifests.planned(ACTIVATIONS, run, shards, None, None)))
@@ -261,10 +267,10 @@ def prepare(
         raise BadSetting("stdin cannot be cut into parts", "leave out `shard=`, or name a file")
     else:
         expected = None
-    stamp = stamp_of(checkpoint, anatomy, corpus, runner) if options.verify else None
+    stamp = stamp_of(checkpoint, anatomy, corpus, work.runner) if options.verify else None
     run["expected"] = None if expected is None else asdict(expected)
     anew = manifests.planned(ACTIVATIONS, run, shards, counts, stamp)
-    return Job(checkpoint, anatomy, folder, anew, shards, expected, work, False, options.order)
+    return Job(checkpoint, anatomy, folder, anew, shards, expected, work, False, options)
 
 
 def _check_order(wish: Wish, options: Options) -> None:
@@ -280,53 +286,6 @@ def _check_order(wish: Wish, options: Options) -> None:
             "`order=neurons` goes over all shards, `shard=` has some",
             "put the parts together, then repeat the command of the whole with it",
         )
-
-
-def _listed(wish: Wish) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(wish).items()}
-
-
-def _recipe(checkpoint: Checkpoint, sentence: Sentence) -> dict[str, str]:
-    """The prompt, and the hashes of all settings files and of the modules' weights."""
-    home = checkpoint.home
-    found = manifests.hashes(home, sorted(name for name in home.names if name.endswith(".json")))
-    for step in sentence.recipe.steps:
-        below = home.below(step.path) if getattr(step, "path", "") and home.is_folder(step.path) else None
-        if below is not None:
-            files = sorted(name for name in below.names if name.endswith((".json", *endings())))
-            found |= {f"{step.path}/{name}": text for name, text in manifests.hashes(below, files).items()}
-    return {"prompt": sentence.prompt, **found}
-
-
-class _Probe:
-    """A collector that keeps what it is shown."""
-
-    is_finite = True
-
-    def __init__(self, needs: frozenset[str]) -> None:
-        self.needs = needs
-        self.seen: list[Captured] = []
-
-    def reduce(self, captured: Captured) -> Captured:
-        return captured
-
-    def add(self, site: Site, batch: Packed, reduced: Captured) -> None:
-        self.seen.append(reduced)
-
-
-def _tensors(runner: Runner, keeper: Keeper) -> tuple[Tensor, ...]:
-    """What every shard has, by what a short text becomes."""
-    import numpy as np
-
-    text = runner.tokenizer.encode("a")
-    if not len(text):
-        text = Encoded(np.zeros(4, np.int64), np.zeros(4, np.int64), ())
-    probe = _Probe(keeper.needs)
-    run_batch(runner, pack([text]), probe)
-    found = keeper.tensors(probe.seen)
-    if not found:
-        raise BadSetting("nothing would be kept", "choose a `part=` or `vector=` that this model has")
-    return found
 
 
 def _text_of_a_shard(tensors: Sequence[Tensor]) -> int:

@@ -2,65 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from bertprobe.anatomy import Anatomy, select
+from bertprobe.anatomy import Anatomy
 from bertprobe.checkpoint import Checkpoint
-from bertprobe.corpus import Corpus, CorpusFile, Document, Documents, Shard, plan
-from bertprobe.errors import BadSetting, BertprobeError, NotFound, PartMissing, UnsupportedFile, printable
+from bertprobe.corpus import Corpus, Documents, Shard, plan
+from bertprobe.errors import BadSetting, NotFound
 from bertprobe.export.files import RunFolder
 from bertprobe.neurons import embedded
 from bertprobe.neurons import state as states
+from bertprobe.neurons.apart import ShardScanning
 from bertprobe.neurons.embedded import Needed, Passage, is_embedded, whole_text
-from bertprobe.neurons.scan import Kept, NeuronScan
-from bertprobe.neurons.state import Done, State
-from bertprobe.run import Captured, Compute, Runner, Site, open_runner, run_encoded
-from bertprobe.sharded import NAME, NEURONS, WHOLE, Manifest, Part, decided, differing, read_begun, stamp_of
+from bertprobe.neurons.opening import Options, opened, run_of
+from bertprobe.neurons.shard import Advance, Work
+from bertprobe.neurons.state import State
+from bertprobe.sharded import NAME, NEURONS, WHOLE, Actors, Manifest, decided, differing, read_begun, stamp_of
 from bertprobe.sharded import manifest as manifests
-from bertprobe.tokens import Encoded, beginning, check_length, chunks
+from bertprobe.sharded.elsewhere import check_shared, planning
 
-if TYPE_CHECKING:
-    from bertprobe.tokens import Packed
-
-SHARD_TEXT = 2**20  # bytes of text of a shard
 SAVING = 0.05  # of the time may go into saving the state: a large one is not written after every shard
-Advance = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to scan, beside what is kept of each neuron.
-
-    `seed` decides which random tokens are drawn, `part` which of the shards are scanned here; `embed_text` has the scan
-    carry the texts of its examples.
-    """
-
-    kept: Kept = field(default_factory=Kept)
-    layers: str | None = None
-    seed: int = 0
-    truncate: bool = False
-    shard_text: int = SHARD_TEXT
-    verify: bool = True
-    compute: Compute = field(default_factory=Compute)
-    part: Part = WHOLE
-    embed_text: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ScanJob:
     """A scan that is planned, with what is done of it already."""
 
-    checkpoint: Checkpoint
-    anatomy: Anatomy
-    corpus: Corpus
-    runner: Runner
+    work: Work
     folder: RunFolder
     options: Options
     manifest: Manifest
@@ -79,13 +51,15 @@ class ScanJob:
         with self.folder as folder:
             if not self.resumed:
                 manifests.write(folder, self.manifest)
-            for shard, documents in self.corpus.walk(left):
-                state = self._with_shard(state, shard, documents, advance)
-                start = time.monotonic()
-                if start - saved >= took / SAVING or shard is left[-1]:
-                    save(folder, state)
-                    saved = time.monotonic()
-                    took = saved - start
+            actors = self.options.actors
+            growing = self._states(advance) if actors is None else self._states_by(actors, advance)
+            with closing(growing):
+                for number, state in enumerate(growing, 1):
+                    start = time.monotonic()
+                    if start - saved >= took / SAVING or number == len(left):
+                        save(folder, state)
+                        saved = time.monotonic()
+                        took = saved - start
             if not self.own:
                 save(folder, state)
             for shard, done in zip(self.own, state.done, strict=True):
@@ -93,7 +67,7 @@ class ScanJob:
             manifests.write(folder, self.manifest)
             if self.options.embed_text and not is_embedded(folder, self.manifest):
                 texts = self._texts(state)
-                self.manifest["texts"] = embedded.write(folder, texts, self.runner.tokenizer.piece)
+                self.manifest["texts"] = embedded.write(folder, texts, self.work.runner.tokenizer.piece)
                 manifests.write(folder, self.manifest)
         return self.manifest
 
@@ -106,11 +80,11 @@ class ScanJob:
             for shard, (first, stop) in zip(self.own, pairwise(firsts), strict=True)
             if (chosen := needed.between(first, stop))
         }
-        for shard, documents in self.corpus.walk(inside):
+        for shard, documents in self.work.corpus.walk(inside):
             first, chosen = inside[shard]
             there = (document for document in documents if first + document.number in chosen)
             whole = (
-                whole_text(first + document.number, document.row, text) for document, text in self._tokenized(there)
+                whole_text(first + document.number, document.row, text) for document, text in self.work.tokenized(there)
             )
             yield from needed.of_passages(whole)
 
@@ -130,77 +104,35 @@ class ScanJob:
         left = self.left
         return sum(shard.stop - shard.start for shard in left) // 4 if all(s.unit == "bytes" for s in left) else None
 
+    def _states(self, advance: Advance) -> Generator[State]:
+        """What is found once each shard is scanned, when it is asked for."""
+        state = self.state
+        for shard, documents in self.work.corpus.walk(self.left):
+            state = self._with_shard(state, shard, documents, advance)
+            yield state
+
+    def _states_by(self, actors: Actors, advance: Advance) -> Generator[State]:
+        """The same, where actors scan shards and this process adds them up in their order."""
+        from bertprobe.sharded.on_ray import computed
+
+        task, state = ShardScanning.of(self.work, self.options, self.manifest), self.state
+        left = [(shard, 0) for shard in self.left]
+        with closing(computed(actors, task, left, task.compute.threads or 1, ordered=True)) as found:
+            for _, (sites, done) in found:
+                advance(done.documents, done.tokens)
+                state = state.joined(sites, [done], self.options.kept)
+                yield state
+
     def _with_shard(self, state: State, shard: Shard, documents: Documents, advance: Advance) -> State:
-        options, file = self.options, self.corpus.files[shard.file]
-        labels = labels_in(self.anatomy, options.layers)
-        scan = NeuronScan(labels, options.kept, salt_of(options.seed, file, shard), state.sites)
-        counted = _Counted(text for _, text in self._tokenized(documents))
-        run_encoded(self.runner, counted, scan, _Told(labels[0], advance))
-        if not scan.is_finite:
-            raise BertprobeError(
-                f"{printable(self.checkpoint.ref)} puts out NaN or infinity for a text of {file.shown}",
-                "look at its weights with: bertprobe inspect",
-            )
-        done = Done(counted.documents, counted.tokens, counted.truncated, sum(documents.skipped.values()))
-        return state.joined(scan.found, [done], options.kept)
-
-    def _tokenized(self, documents: Iterable[Document]) -> Iterator[tuple[Document, Encoded]]:
-        longest = self.runner.engine.longest
-        for chunk in chunks(documents, lambda document: len(document.text)):
-            texts = [document.text for document in chunk]
-            found = self.runner.tokenizer.encode_many(texts, longest=longest if self.options.truncate else None)
-            for document, text in zip(chunk, found, strict=True):
-                check_length(len(text), longest, partial(self._named, document))
-                yield document, text
-
-    def _named(self, document: Document) -> str:
-        shown = self.corpus.files[document.file].shown
-        return f"{shown}, row {document.row} from 0 ({beginning(document.text)}),"
-
-
-class _Told:
-    """A collector that keeps nothing and tells of each batch."""
-
-    is_finite = True
-
-    def __init__(self, label: str, advance: Advance) -> None:
-        self.needs = frozenset({label})
-        self._advance = advance
-
-    def reduce(self, captured: Captured) -> None:
-        return None
-
-    def add(self, site: Site, batch: Packed, reduced: None) -> None:
-        if site.call == 0:
-            self._advance(len(batch.lengths), len(batch.ids))
-
-
-class _Counted:
-    """Texts as they pass by."""
-
-    def __init__(self, texts: Iterator[Encoded]) -> None:
-        self._texts = texts
-        self.documents = self.tokens = self.truncated = 0
-
-    def __iter__(self) -> Iterator[Encoded]:
-        for text in self._texts:
-            self.documents += 1
-            self.tokens += len(text)
-            self.truncated += text.truncated > 0
-            yield text
-
-
-def salt_of(seed: int, file: CorpusFile, shard: Shard) -> int:
-    """What decides which tokens of a shard are drawn: the seed, the file by its hash, where the shard begins in it."""
-    digest = hashlib.blake2b(f"{seed} {file.sha256} {shard.start}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
+        sites, done = self.work.scanned(shard, documents, state.sites, advance)
+        return state.joined(sites, [done], self.options.kept)
 
 
 # ------------------------------------------------------------------------------------------------ planning
 
 
 def prepare_scan(
-    checkpoint: Checkpoint, anatomy: Anatomy, corpus: Corpus, path: Path, options: Options = Options()
+    checkpoint: Checkpoint, anatomy: Anatomy, corpus: Corpus, path: Path, options: Options | None = None
 ) -> ScanJob:
     """Plans a scan into a folder, or goes on with the one that is there.
 
@@ -209,17 +141,15 @@ def prepare_scan(
         PartMissing: there is no such layer.
         BertprobeError: as `open_runner` does.
     """
-    labels = labels_in(anatomy, options.layers)
+    options = options or Options()
     folder = RunFolder(path, NAME)
     old = read_begun(folder, NEURONS)
-    runner = open_runner(checkpoint, anatomy, decided(options.compute, anatomy, old), needs=frozenset(labels))
-    if not runner.engine.rows_are_tokens:
-        raise UnsupportedFile(
-            f"the rows that {printable(checkpoint.ref)} computes are not tokens, and examples would refer to nothing",
-            "choose a model that keeps a row for each token",
-        )
-    told = {**_told(options, labels), "longest": runner.engine.longest}
-    run = manifests.deciding(checkpoint, anatomy, corpus, runner, told, options.part)
+    if options.actors is not None:
+        check_shared(corpus)
+    compute = decided(options.compute, anatomy, old, options.actors)
+    options = replace(options, compute=compute)
+    work = opened(checkpoint, anatomy, corpus, options, planning(compute, options.actors))
+    run = run_of(work, options, compute)
     if old is not None and (other := differing(folder, NEURONS, old, run)) is not None:
         raise other
     shards = plan(corpus, text_bytes=options.shard_text)
@@ -232,30 +162,12 @@ def prepare_scan(
             "stdin cannot be read again for the texts of examples", "leave out `embed_text=True`, or name a file"
         )
     if old is None:
-        stamp = stamp_of(checkpoint, anatomy, corpus, runner, labels.__contains__) if options.verify else None
+        concerns = work.labels.__contains__
+        stamp = stamp_of(checkpoint, anatomy, corpus, work.runner, concerns) if options.verify else None
         anew = manifests.planned(NEURONS, run, shards, None, stamp)
-        return ScanJob(checkpoint, anatomy, corpus, runner, folder, options, anew, shards, State({}), False)
+        return ScanJob(work, folder, options, anew, shards, State({}), False)
     state = states.load(path / states.NAME) if (path / states.NAME).is_file() else State({})
-    return ScanJob(checkpoint, anatomy, corpus, runner, folder, options, old, shards, state, True)
-
-
-def labels_in(anatomy: Anatomy, layers: str | None) -> list[str]:
-    """The intermediate modules of some layers, None for all, by label."""
-    found = [part.label for part in select(anatomy, ["intermediate"], layers) if part.role == "intermediate"]
-    if not found:
-        raise PartMissing("there is no intermediate module", "look at what there is with: bertprobe inspect --shapes")
-    return found
-
-
-def _told(options: Options, labels: Sequence[str]) -> dict[str, Any]:
-    kept = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(options.kept).items()}
-    return {
-        **kept,
-        "parts": list(labels),
-        "seed": options.seed,
-        "truncate": options.truncate,
-        "shard_text": options.shard_text,
-    }
+    return ScanJob(work, folder, options, old, shards, state, True)
 
 
 def save(folder: RunFolder, state: State) -> None:

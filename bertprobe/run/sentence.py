@@ -14,7 +14,7 @@ from bertprobe.checkpoint import Checkpoint, TensorHeader, headers_in, read_tens
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, quoted, shortened
 from bertprobe.filenames import MODULES
 from bertprobe.notices import say
-from bertprobe.recipe import Dense, LayerNorm, Pooling, Recipe, Step, Unsupported
+from bertprobe.recipe import Dense, LayerNorm, Pooling, Recipe, Step, Unsupported, recipe_of
 from bertprobe.recipe.rules import judge_recipe
 from bertprobe.recipe.text import flags, tokenizer_class
 from bertprobe.run.captured import FIRST, HIDDEN, Captured, Collector
@@ -144,6 +144,12 @@ def _of_text(text: Floats, kept: Floats, mode: str, left_out: int) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------ made of a recipe
+
+
+def sentence_of(checkpoint: Checkpoint, prompt: str | None = None) -> Sentence:
+    """A checkpoint's own recipe, ready to run; raises as `open_sentence` does."""
+    recipe = recipe_of(checkpoint)
+    return open_sentence(checkpoint, recipe, tokenizer_for(checkpoint, recipe), prompt)
 
 
 def open_sentence(checkpoint: Checkpoint, recipe: Recipe, tokenizer: Tokenizer, prompt: str | None = None) -> Sentence:

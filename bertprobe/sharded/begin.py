@@ -11,6 +11,7 @@ from bertprobe.anatomy.native import why_not_native
 from bertprobe.errors import OutputError, printable
 from bertprobe.export.files import RunFolder
 from bertprobe.run import Compute
+from bertprobe.sharded.elsewhere import Actors, placed
 from bertprobe.sharded.manifest import Kind, Manifest, differences
 
 
@@ -42,11 +43,13 @@ def differing(folder: RunFolder, kind: Kind, old: Manifest, run: Mapping[str, An
     )
 
 
-def decided(compute: Compute, anatomy: Anatomy, old: Manifest | None) -> Compute:
+def decided(compute: Compute, anatomy: Anatomy, old: Manifest | None, actors: Actors | None = None) -> Compute:
     """How to compute, with what was left open as it was when the run began: another machine must not go on otherwise.
 
-    A corpus is worth the import of torch, whatever its first texts are.
+    A corpus is worth the import of torch, whatever its first texts are. Raises `BadSetting` where `actors` cannot.
     """
+    if actors is not None:
+        compute = placed(compute, actors, old)
     was: Mapping[str, Any] = {} if old is None else old["compute"]
     native = why_not_native(anatomy) is None
     backend = str(was.get("backend", "torch")) if compute.backend == "auto" and native else compute.backend

@@ -10,15 +10,14 @@ from importlib.metadata import version
 from typing import Any
 
 from bertprobe._version import __version__
-from bertprobe.anatomy import Anatomy
-from bertprobe.checkpoint import Checkpoint
+from bertprobe.backends.protocol import GPU_TOKENS
 from bertprobe.checkpoint.folder import Folder
 from bertprobe.corpus import Corpus, Shard
 from bertprobe.errors import CorruptFile, OutputError, escaped, is_text, printable
 from bertprobe.export.files import RunFolder
 from bertprobe.export.tensors import digests
 from bertprobe.filenames import CONFIGS, TOKENIZER_SETTINGS, VOCABULARIES
-from bertprobe.run import Runner
+from bertprobe.run import Compute, Runner
 from bertprobe.sharded.part import Part
 from bertprobe.sharded.stamp import Stamp
 
@@ -85,15 +84,17 @@ _PLACES = {("model", "ref"), ("tokenizer", "name")}
 _DECIDING = ("model", "tokenizer", "corpus", "options", "compute", "made_by", "tensors", "part")
 
 
-def _computed(runner: Runner) -> dict[str, Any]:
-    """Where and how a run is computed, which decides its bytes as well."""
+def _computed(runner: Runner, compute: Compute) -> dict[str, Any]:
+    """Where and how a run is computed, which decides its bytes as well; the runner that plans it may be elsewhere."""
     backend = runner.backend
+    device = backend.device if compute.device == "auto" else compute.device
+    suits = backend.batch_tokens if device == backend.device else GPU_TOKENS
     return {
         "backend": runner.engine.name,
-        "device": backend.device,
-        "dtype": backend.dtype,
-        "threads": backend.workers if backend.device == "cpu" else None,
-        "batch_tokens": runner.compute.batch_tokens or backend.batch_tokens,
+        "device": device,
+        "dtype": compute.dtype,
+        "threads": backend.workers if device == "cpu" else None,
+        "batch_tokens": compute.batch_tokens or suits,
     }
 
 
@@ -126,15 +127,15 @@ def shard_of(row: Mapping[str, Any]) -> Shard:
 
 
 def deciding(
-    checkpoint: Checkpoint,
-    anatomy: Anatomy,
     corpus: Corpus,
     runner: Runner,
+    compute: Compute,
     options: Mapping[str, Any],
     part: Part,
     tensors: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """All that decides a run's bytes: the model, the tokenizer and the corpus by their hashes, and the options."""
+    checkpoint, anatomy = runner.checkpoint, runner.anatomy
     return {
         "model": {
             "ref": _text(checkpoint.ref),
@@ -155,7 +156,7 @@ def deciding(
             "skip_bad": corpus.skip_bad,
         },
         "options": options,
-        "compute": _computed(runner),
+        "compute": _computed(runner, compute),
         "made_by": {
             "bertprobe": __version__,
             **{name: version(name) for name in ("numpy", "torch", "tokenizers", "pyarrow")},
