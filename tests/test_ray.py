@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import os
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -36,6 +38,10 @@ from bertprobe.neurons.opening import Options as ScanOptions
 from bertprobe.run import Compute
 from bertprobe.sharded import WHOLE, Actors, Part, on_ray
 from bertprobe.sharded.elsewhere import Task, placed
+
+pytestmark = pytest.mark.filterwarnings(  # files that Ray leaves to be closed
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 
 WORDS = ["the", "ship", "left", "harbour", "and", "he", "was", "paid", "a", "shilling", "she", "walked", "on"]
 LIGHT = Compute(backend="numpy", threads=1)  # actors that need not load torch begin sooner
@@ -199,6 +205,8 @@ def nodes() -> Iterator[Nodes]:
     yield running
     on_ray_module.shutdown()
     running.end()
+    with warnings.catch_warnings(action="ignore"):
+        gc.collect()
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
@@ -360,9 +368,57 @@ def test_what_ends_every_actor_ends_the_run(
     nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
 ) -> None:
     monkeypatch.setattr(on_ray, "LOSSES", 3)
-    with pytest.raises(BertprobeError, match="3 times the actors that computed shard 4 were lost"):
+    with pytest.raises(BertprobeError, match=r"shard 4 ended 3 actors \(.*\); look at the log"):
         list(on_ray.computed(ACTORS, Toy(ends_at=4), shards(8), 1))
     assert told == ["an actor was lost: shard 4 is computed again"] * 2
+
+
+def lacking() -> None:
+    raise ModuleNotFoundError("No module named 'bertprobe'")
+
+
+class Unknown:
+    """A task that no actor can make anything of."""
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        return lacking, ()
+
+
+def test_where_nothing_can_begin_it_is_said_at_once(nodes: Nodes) -> None:
+    start = time.monotonic()
+    with pytest.raises(BertprobeError, match=r"an actor cannot begin \(.*No module named 'bertprobe'\); have this ver"):
+        list(on_ray.computed(ACTORS, Unknown(), shards(2), 1))
+    assert time.monotonic() - start < 60
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A task whose process ends where it is opened, the first time or always."""
+
+    log: Path
+    always: bool
+
+    def open(self) -> Callable[[Shard, int], Any]:
+        before = len(list(self.log.iterdir()))
+        (self.log / str(os.getpid())).touch()
+        if self.always or not before:
+            os._exit(1)
+        return lambda shard, first: first
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_an_actor_that_does_not_begin_is_tried_again_for_a_while(
+    always: bool, nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_ray, "PAUSE", 0.1)
+    monkeypatch.setattr(on_ray, "GIVING_UP", 3.0 if always else 120.0)
+    results = on_ray.computed(replace(ACTORS, count=1), Ending(tmp_path, always), shards(2), 1)
+    if always:
+        with pytest.raises(BertprobeError, match="an actor cannot begin"):
+            list(results)
+    else:
+        assert sorted(found for _, found in results) == [0, 10]
+    assert len(list(tmp_path.iterdir())) >= 2
 
 
 @dataclass(frozen=True)

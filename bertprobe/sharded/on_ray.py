@@ -27,11 +27,14 @@ from bertprobe.errors import BadSetting, BertprobeError, NotFound, UnsupportedFi
 from bertprobe.notices import say
 from bertprobe.sharded.elsewhere import Actors, Task
 
-AHEAD = 4  # shards for each actor that may be done before the one that is next in order
+AHEAD = 2  # shards for each actor that may be done before the one that is next in order: memory holds them
 PATIENCE = 30.0  # seconds without any actor after which it is said that none begins
 LISTENING = 10.0  # seconds in which the head of a cluster has to answer
-LOSSES = 10  # of one shard, or of actors before one began: then it is not the machines
-PAUSE = 2.0  # seconds more each time that an actor does not begin: a machine that is gone is not known to be at once
+LOSSES = 10  # of actors that computed one shard: then it is not the machines
+PAUSE = (
+    5.0  # seconds after which an actor that did not begin is tried again: a machine that is gone is not known at once
+)
+GIVING_UP = 180.0  # seconds in which none begins and none is at work
 
 Item = tuple[Shard, int]
 """A shard and the number of its first text."""
@@ -103,9 +106,9 @@ class _Pool:
         self._waiting = list(range(len(left)))  # a heap: what was lost is next
         self._given: dict[Any, _Given] = {}
         self._free: list[Any] = []
-        self._losses: Counter[int | None] = Counter()
+        self._losses: Counter[int] = Counter()
         self._next = 0  # in order: the first place that nobody has taken yet
-        self._begun = False
+        self._begun, self._answered = False, time.monotonic()
         self._due = [0.0] * count  # when an actor is to begin, of each that is not there
 
     def as_done(self) -> Iterator[tuple[Shard, Any]]:
@@ -170,27 +173,34 @@ class _Pool:
         self._free.append(given.actor)
         if isinstance(found, BertprobeError):
             raise found
-        if given.place is None:
-            self._begun = True
-            self._losses[None] = 0
+        self._begun, self._answered = True, time.monotonic()
         return given.place, found
 
     def _lost(self, given: _Given, error: Exception) -> None:
         self._kill(given.actor)
+        if given.place is None:
+            self._not_begun(error)
+            return
         self._losses[given.place] += 1
+        number = self._left[given.place][0].number
         if self._losses[given.place] >= LOSSES:
-            what = "actors" if given.place is None else f"the actors that computed shard {self._number(given.place)}"
             raise BertprobeError(
-                f"{LOSSES} times {what} were lost ({printable(_first_line(error))})",
+                f"shard {number} ended {LOSSES} actors ({_told(error)})",
                 "look at the log of Ray; where memory is short, have fewer `actors=` or smaller `batch_tokens=`",
             ) from error
-        if given.place is not None:
-            say(f"an actor was lost: shard {self._number(given.place)} is computed again")
-            heapq.heappush(self._waiting, given.place)
-        self._due.append(time.monotonic() + (PAUSE * self._losses[None] if given.place is None else 0.0))
+        say(f"an actor was lost: shard {number} is computed again")
+        heapq.heappush(self._waiting, given.place)
+        self._due.append(0.0)
 
-    def _number(self, place: int) -> int:
-        return self._left[place][0].number
+    def _not_begun(self, error: Exception) -> None:
+        """Of an error in its own beginning there is no other end; a machine that is gone gets some time to be known."""
+        now, works = time.monotonic(), any(given.place is not None for given in self._given.values())
+        if "creation task" in str(error) or (not works and now - self._answered > GIVING_UP):
+            raise BertprobeError(
+                f"an actor cannot begin ({_told(error)})",
+                "have this version of bertprobe on all machines; the log of Ray has more",
+            ) from error
+        self._due.append(now + PAUSE)
 
     def _hand_out(self) -> None:
         while self._free and self._waiting and self._waiting[0] < self._next + self._ahead:
@@ -202,8 +212,10 @@ class _Pool:
             self._ray.kill(actor)
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _told(error: Exception) -> str:
+    """What an error says: of one that was raised elsewhere the last line of its traceback, else its first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return printable(lines[-1] if "Traceback" in str(error) or "creation task" in lines[0] else lines[0])
 
 
 # ------------------------------------------------------------------------------------------------ the cluster
@@ -243,7 +255,7 @@ def _join(ray: Any, actors: Actors, threads: int, shards: int) -> None:
             ray.init(address=actors.address, **quiet)
         except (OSError, ValueError, RuntimeError, ImportError) as error:
             raise NotFound(
-                f"there is no cluster of Ray at {printable(actors.address)} ({printable(_first_line(error))})",
+                f"there is no cluster of Ray at {printable(actors.address)} ({_told(error)})",
                 "check the address, set RAY_AUTH_MODE=token where it asks for a token, or have one here: `ray=local`",
             ) from error
         return
