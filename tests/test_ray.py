@@ -423,7 +423,7 @@ def test_an_actor_that_does_not_begin_is_tried_again_for_a_while(
 
 @dataclass(frozen=True)
 class Toy:
-    """A task whose later shards are done sooner; at one of them the process ends, or fails."""
+    """A task whose first shard is done once three others have begun; at one of them the process ends, or fails."""
 
     ends_at: int = -1
     fails_at: int = -1
@@ -437,7 +437,9 @@ class Toy:
                 os._exit(1)
             if shard.number == self.fails_at:
                 raise ZeroDivisionError("a bug")
-            time.sleep(1.0 if shard.number == 0 else 0.01)
+            until = time.monotonic() + 60
+            while self.log and shard.number == 0 and len(list(self.log.iterdir())) < 4 and time.monotonic() < until:
+                time.sleep(0.01)
             return shard.number, first
 
         return compute
@@ -463,15 +465,14 @@ def test_in_order_some_are_done_ahead_but_not_all(nodes: Nodes, tmp_path: Path) 
     first = next(results)
     ahead = [shard for shard, _ in log.began]
     assert (first[0].number, first[1]) == (0, (0, 0))
-    assert 1 in ahead
-    assert len(ahead) <= 2 * on_ray.AHEAD + 2
+    assert 4 <= len(ahead) <= 2 * on_ray.AHEAD + 2
     assert [found for _, found in results] == [(number, 10 * number) for number in range(1, 40)]
 
 
-def test_as_they_are_done_nothing_waits(nodes: Nodes) -> None:
-    found = [result[0] for _, result in on_ray.computed(replace(ACTORS, count=2), Toy(), shards(20), 1)]
+def test_as_they_are_done_nothing_waits(nodes: Nodes, tmp_path: Path) -> None:
+    found = [result[0] for _, result in on_ray.computed(replace(ACTORS, count=2), Toy(log=tmp_path), shards(20), 1)]
     assert sorted(found) == list(range(20))
-    assert found[0] == 1
+    assert found[0] != 0
 
 
 def test_a_bug_keeps_its_traceback(nodes: Nodes) -> None:
