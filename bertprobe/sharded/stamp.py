@@ -23,7 +23,7 @@ FITTING = range(3, 129)  # tokens
 class Stamp:
     """How many texts ran through transformers, too, and the largest difference of any of the `parts` compared.
 
-    `limit` is the lowest of the parts' limits; `activation` what is in force.
+    `limit` is that of the part with the largest difference; `activation` what is in force.
     """
 
     texts: int
@@ -61,13 +61,14 @@ def stamp_of(
             f"{printable(odd.part)} differs from transformers' by {_largest(odd):.2g}",
             "look at it with: bertprobe verify",
         )
+    worst = max(found, key=_largest, default=None)
     activations = sorted({part.activation for part in anatomy.of("intermediate", "gate") if part.activation})
     return Stamp(
         len(texts),
         len(found),
         activations[0] if activations else anatomy.config_spec.activation,
-        float(max(map(_largest, found), default=0.0)),
-        float(min((one.limit for one in found), default=0.0)),
+        0.0 if worst is None else float(_largest(worst)),
+        0.0 if worst is None else float(worst.limit),
         True,
     )
 
