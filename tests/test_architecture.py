@@ -91,6 +91,7 @@ DOORKEEPERS = {
     "cramjam": {"checkpoint/tensorflow/table.py"},
     "pickle": set(),
     "datasets": {"extract/reading.py"},
+    "fsspec": {"export/places.py"},
     "safetensors": {"export/files.py"},
     "ray": {"sharded/on_ray.py"},
 }

@@ -62,7 +62,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def extraction(
-    corpus: list[Path], place: Path, compute: Compute = LIGHT, model: str = "pocket", wish: Wish = BOTH, **options: Any
+    corpus: list[Path],
+    place: Path | str,
+    compute: Compute = LIGHT,
+    model: str = "pocket",
+    wish: Wish = BOTH,
+    **options: Any,
 ) -> Job:
     opened = bertprobe.open(model)
     settings = Options(**{"compute": compute, "shard_text": 700, "verify": False, **options})
@@ -304,6 +309,11 @@ def test_actors_extract_the_same_bytes(
     assert told == {"texts": 90, "tokens": manifest["tokens"]}
     assert manifest["complete"]
     assert not extraction(corpus, tmp_path / "out").left
+
+
+def test_actors_write_where_fsspec_reaches(nodes: Nodes, corpus: list[Path], extracted: Path, tmp_path: Path) -> None:
+    extraction(corpus, f"file://{tmp_path}/far/out", actors=ACTORS).run()
+    assert bytes_in(tmp_path / "far" / "out") == bytes_in(extracted)
 
 
 def test_actors_scan_the_same_bytes(nodes: Nodes, corpus: list[Path], scanned: Path, tmp_path: Path) -> None:

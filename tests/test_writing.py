@@ -216,8 +216,9 @@ def test_only_one_room_writes() -> None:
         if found:
             rooms[str(path.relative_to(PACKAGE))] = found
     assert set(rooms) == {
-        "export/files.py", "cli/__init__.py", "transformers_model/staging.py", "corpus/parquet.py"
+        "export/files.py", "export/places.py", "cli/__init__.py", "transformers_model/staging.py", "corpus/parquet.py"
     }, rooms  # fmt: skip
+    assert rooms["export/places.py"] == {"self._files.makedirs"}, "where fsspec reaches, and not on this disk"
     assert rooms["corpus/parquet.py"] == {"TemporaryFile"}, "without a name, for a .parquet that was compressed"
     assert rooms["cli/__init__.py"] == {"os.open"}, "of os.devnull, for a reader that is gone"
     assert "TemporaryDirectory" in rooms["transformers_model/staging.py"], "a folder of its own, gone afterwards"

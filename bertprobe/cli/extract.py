@@ -57,12 +57,13 @@ class KeptVector(StrEnum):
 def extract(
     corpus: CorpusArgument,
     output: Annotated[
-        Path,
+        str,
         typer.Option(
             "-o",
             "--output",
             metavar="DIR",
-            help="The folder to write: new, empty, or that of the same command, which is then gone on with.",
+            help="The folder to write: new, empty, or that of the same command, which is then gone on with; or an "
+            "address that fsspec knows, such as s3://bucket/folder.",
             show_default=False,
         ),
     ],

@@ -14,7 +14,7 @@ import re
 import shutil
 import signal
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedRandom
@@ -442,6 +442,16 @@ class RunFolder:
             raise OutputError(f"{shown} holds other files, such as {printable(others[0])}", "choose another folder")
 
     @property
+    def place(self) -> str:
+        """The path, as it was given."""
+        return str(self.path)
+
+    @property
+    def address(self) -> str:
+        """The path, from wherever it is asked for."""
+        return str(self.path.absolute())
+
+    @property
     def free(self) -> int:
         """Bytes that the disk has left."""
         there = self.path if self.path.is_dir() else self.path.absolute().parent
@@ -527,6 +537,22 @@ class RunFolder:
                 _sync(self.path)
             finally:
                 part.unlink(missing_ok=True)
+
+
+@contextmanager
+def file_elsewhere(name: str, put: Callable[[Path], None]) -> Iterator[FileInPlace]:
+    """A file that is written on this disk first, and handed to `put` under its name once it is whole."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder, _told_to_go_on(Path(folder)):
+        path = Path(folder) / name
+        with open(path, "w+b") as file:
+            placed = FileInPlace(file)
+            yield placed
+            placed.finish()
+        if path.suffix == ".safetensors":
+            check_safetensors(path)
+        put(path)
 
 
 def marked() -> str:

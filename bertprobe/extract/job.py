@@ -14,6 +14,7 @@ from bertprobe.checkpoint import Checkpoint
 from bertprobe.corpus import Corpus, Shard, plan
 from bertprobe.errors import BadSetting, CorruptFile, OutputError, printable
 from bertprobe.export.files import RunFolder
+from bertprobe.export.places import RunPlace, is_address, run_place
 from bertprobe.extract.apart import ShardWriting
 from bertprobe.extract.by_neuron import noted
 from bertprobe.extract.estimate import Estimate, estimate
@@ -65,7 +66,7 @@ class Job:
 
     checkpoint: Checkpoint
     anatomy: Anatomy
-    folder: RunFolder
+    folder: RunPlace
     manifest: Manifest
     shards: tuple[Shard, ...]
     expected: Estimate | None
@@ -123,10 +124,10 @@ class Job:
 
     def check_room(self) -> None:
         """Raises `OutputError` where the disk has not the room for what is left."""
-        if self.needed is not None and self.needed > self.folder.free:
+        needed, free = self.needed, self.folder.free
+        if needed is not None and free is not None and needed > free:
             raise OutputError(
-                f"{printable(str(self.folder.path))} needs {self.needed:,} more bytes, its disk has "
-                f"{self.folder.free:,} left",
+                f"{printable(self.folder.place)} needs {needed:,} more bytes, its disk has {free:,} left",
                 "make room, choose another disk, or keep less: `dtype=float16`, fewer `layers=`, `top=`",
             )
 
@@ -153,6 +154,8 @@ class Job:
 
         `advance` is called with the bytes of each block that is done. Raises `CorruptFile` where a shard is damaged.
         """
+        if not isinstance(self.folder, RunFolder):
+            return
         with self.folder as folder:
             for tensor in self.to_turn:
                 turn(folder, self.manifest, tensor, advance)
@@ -170,17 +173,17 @@ class Job:
         before = self.manifest["shards"][: shard.number]
         return sum(row["documents"] if "documents" in row else row["done"]["documents"] for row in before)
 
-    def _written(self, folder: RunFolder, advance: Advance) -> Generator[tuple[Shard, Told]]:
+    def _written(self, folder: RunPlace, advance: Advance) -> Generator[tuple[Shard, Told]]:
         """The shards that are left, each written when it is asked for."""
         for shard, documents in self.work.corpus.walk(self.left):
             yield shard, write_shard(self.work, folder, shard, documents, self.first_document(shard), advance).told
 
-    def _written_by(self, actors: Actors, folder: RunFolder, advance: Advance) -> Generator[tuple[Shard, Told]]:
+    def _written_by(self, actors: Actors, folder: RunPlace, advance: Advance) -> Generator[tuple[Shard, Told]]:
         """The shards that are left, as actors have written them, in any order."""
         from bertprobe.sharded.on_ray import computed
 
         options = self.options
-        task = ShardWriting.of(self.work, folder.path, options.compute, options.truncate, self.manifest)
+        task = ShardWriting.of(self.work, folder.address, options.compute, options.truncate, self.manifest)
         left = [(shard, self.first_document(shard)) for shard in self.left]
         with closing(computed(actors, task, left, task.compute.threads or 1)) as found:
             for shard, done in found:
@@ -188,7 +191,7 @@ class Job:
                 advance(done["documents"], done["tokens"])
                 yield shard, done
 
-    def _note(self, folder: RunFolder, shard: Shard, done: Told) -> None:
+    def _note(self, folder: RunPlace, shard: Shard, done: Told) -> None:
         """Puts what a shard came to into the manifest."""
         counted = self.manifest["shards"][shard.number].get("documents")
         if counted not in (None, done["documents"]):
@@ -219,7 +222,7 @@ def prepare(
     checkpoint: Checkpoint,
     anatomy: Anatomy,
     corpus: Corpus,
-    path: Path,
+    place: Path | str,
     wish: Wish,
     options: Options = Options(),
     sentence: Sentence | None = None,
@@ -230,7 +233,7 @@ def prepare(
         checkpoint: the model, on this disk.
         anatomy: what it is made of.
         corpus: the texts.
-        path: a folder that is new, empty, or of this same run.
+        place: a folder that is new, empty, or of this same run; or its address, as fsspec has it: `s3://bucket/folder`.
         wish: what to keep.
         options: how to run.
         sentence: the model's recipe, ready to run, where `wish` has its vector.
@@ -241,8 +244,8 @@ def prepare(
         BertprobeError: as `open_runner` does, or a text that was looked at does not fit.
     """
     wish = wish.checked()
-    _check_order(wish, options)
-    folder = RunFolder(path, NAME)
+    _check_order(wish, options, place)
+    folder = run_place(place, NAME)
     old = read_begun(folder, ACTIVATIONS)
     keeper = Keeper(wish, wish.columns(checkpoint, anatomy), sentence)
     if options.actors is not None:
@@ -273,13 +276,18 @@ def prepare(
     return Job(checkpoint, anatomy, folder, anew, shards, expected, work, False, options)
 
 
-def _check_order(wish: Wish, options: Options) -> None:
+def _check_order(wish: Wish, options: Options, place: Path | str) -> None:
     """Raises `BadSetting` for an order that there is not, or not of this."""
     if options.order not in ORDERS:
         raise BadSetting(f"there is no `order={options.order}`", f"choose {', '.join(ORDERS)}")
     if options.order == "neurons" and wish.top:
         raise BadSetting(
             "`top=` keeps other neurons of each row, which have no order", "leave out `order=`, or choose `neurons=`"
+        )
+    if options.order == "neurons" and is_address(place):
+        raise BadSetting(
+            f"`order=neurons` goes over the files of {printable(str(place))}, which are not on this disk",
+            "leave out `order=`",
         )
     if options.order == "neurons" and options.part != WHOLE:
         raise BadSetting(
@@ -294,7 +302,7 @@ def _text_of_a_shard(tensors: Sequence[Tensor]) -> int:
     return min(MOST_TEXT, max(LEAST_TEXT, MOST_ROWS * BYTES_A_TOKEN // max(a_token, 1)))
 
 
-def _forget_what_is_gone(manifest: Manifest, folder: RunFolder) -> None:
+def _forget_what_is_gone(manifest: Manifest, folder: RunPlace) -> None:
     """Shards whose files are no longer there are written again."""
     for shard in manifest["shards"]:
         files = {} if shard["done"] is None else shard["done"]["files"]

@@ -9,7 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bertprobe.corpus import Corpus, Document, Documents, Shard
-from bertprobe.export.files import FileInPlace, RunFolder
+from bertprobe.export.files import FileInPlace
+from bertprobe.export.places import RunPlace
 from bertprobe.extract.rows import Keeper, Layout, Rows, Tensor
 from bertprobe.extract.tables import DOCUMENTS, TOKENS, Table
 from bertprobe.run import Runner, run_encoded
@@ -133,7 +134,7 @@ def names_of(number: int) -> tuple[str, str, str]:
 
 
 def write_shard(
-    work: Work, folder: RunFolder, shard: Shard, documents: Documents, number: int, advance: Advance
+    work: Work, folder: RunPlace, shard: Shard, documents: Documents, number: int, advance: Advance
 ) -> Done:
     """Writes a shard's files; its first document has the `number` in the corpus."""
     rows, of_documents, of_tokens = names_of(shard.number)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertprobe.checkpoint.tensors import numpy_dtype
 from bertprobe.export.files import FileInPlace, RunFolder
+from bertprobe.export.places import RunPlace
 from bertprobe.extract.by_neuron import KEY, Layout, file_of, noted, source_of
 from bertprobe.extract.reading import ActivationFolder, Stretch, stretches
 from bertprobe.extract.rows import STORED, Tensor
@@ -26,7 +27,7 @@ def size_of(tensor: Tensor, documents: int, tokens: int) -> int:
     return Layout.of(tensor, tensor.count(documents, tokens)).size
 
 
-def missing(folder: RunFolder, manifest: Mapping[str, Any], tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def missing(folder: RunPlace, manifest: Mapping[str, Any], tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The tensors that have no copy of the shards as they are now."""
 
     def is_there(tensor: Tensor) -> bool:

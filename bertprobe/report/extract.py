@@ -34,13 +34,13 @@ def extraction(job: Job, outcome: Outcome | None = None, findings: Sequence[Find
     if not counts[0] and job.expected is not None:
         counts = (job.expected.documents, job.expected.tokens)
     tensors = list(_tensors(job.work.tensors, *counts))
-    title = _expected(job) if outcome is None else _title(job.manifest, job.folder.path, job.copies)
+    title = _expected(job) if outcome is None else _title(job.manifest, job.folder.place, job.copies)
     view = View("tensors", title, _COLUMNS, tuple(tensors))
     data = {
         "model": job.checkpoint.ref,
         "facts": facts(job.checkpoint, job.anatomy),
         "planned": _planned(job),
-        "written": _written(job.manifest, job.folder.path, tensors, job.copies),
+        "written": _written(job.manifest, job.folder.place, tensors, job.copies),
         "run": None if outcome is None else _run(job, outcome),
     }
     return report_of(data, [view], findings, warn_first=True)
@@ -49,21 +49,21 @@ def extraction(job: Job, outcome: Outcome | None = None, findings: Sequence[Find
 def merged(folder: ActivationFolder, parts: Sequence[Path]) -> Report:
     """The report of a folder that was put together of parts."""
     tensors = list(_tensors(folder.tensors.values(), folder.documents, folder.tokens))
-    view = View("tensors", _title(folder.manifest, folder.path, {}), _COLUMNS, tuple(tensors))
-    data = {"parts": [str(part) for part in parts], "written": _written(folder.manifest, folder.path, tensors, {})}
+    view = View("tensors", _title(folder.manifest, str(folder.path), {}), _COLUMNS, tuple(tensors))
+    data = {"parts": [str(part) for part in parts], "written": _written(folder.manifest, str(folder.path), tensors, {})}
     return report_of(data, [view], ())
 
 
 def plan_line(job: Job) -> str:
     """What is to be written, against what the disk has left; and where a run is gone on with, how far it was."""
-    path = str(job.folder.path)
+    path, free = job.folder.place, job.folder.free
     if not job.left and not job.to_turn:
         return f"{path} is complete: nothing is left to do"
     what = _expected(job)
     if job.resumed:
         done = len(job.own) - len(job.left)
         what = f"going on after {done:,} of {_count(len(job.own), 'shard')}: {what}"
-    return f"{what}; the disk of {path} has {_size(job.folder.free)} left"
+    return f"{what} to {path}" if free is None else f"{what}; the disk of {path} has {_size(free)} left"
 
 
 def done_line(outcome: Outcome) -> str:
@@ -83,7 +83,7 @@ def _expected(job: Job) -> str:
     return f"{texts}, {tokens}: {about}{_size(job.needed)} to write, in {' and '.join(where)}"
 
 
-def _title(told: Manifest, path: Path, copies: Copies) -> str:
+def _title(told: Manifest, path: str, copies: Copies) -> str:
     found = [_count(told["documents"], "text"), _count(told["tokens"], "token")]
     found += [f"{_count(told['truncated'], 'text')} truncated"] if told["truncated"] else []
     found += [f"{_count(told['skipped'], 'bad row')} skipped"] if told["skipped"] else []
@@ -105,9 +105,9 @@ def _planned(job: Job) -> nodes.PlannedRun:
     }
 
 
-def _written(told: Manifest, path: Path, tensors: list[nodes.WrittenRows], copies: Copies) -> nodes.WrittenRun:
+def _written(told: Manifest, path: str, tensors: list[nodes.WrittenRows], copies: Copies) -> nodes.WrittenRun:
     return {
-        "path": str(path),
+        "path": path,
         "complete": told["complete"],
         "shards": _done(told),
         "documents": told["documents"],

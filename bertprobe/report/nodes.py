@@ -397,7 +397,7 @@ class PlannedRun(TypedDict):
     bytes: int | None
     exact: bool
     shards: int
-    free: int
+    free: int | None
 
 
 class WrittenRows(TypedDict):

@@ -9,13 +9,13 @@ from typing import Any
 from bertprobe.anatomy import Anatomy
 from bertprobe.anatomy.native import why_not_native
 from bertprobe.errors import OutputError, printable
-from bertprobe.export.files import RunFolder
+from bertprobe.export.places import RunPlace
 from bertprobe.run import Compute
 from bertprobe.sharded.elsewhere import Actors, placed
 from bertprobe.sharded.manifest import Kind, Manifest, differences
 
 
-def read_begun(folder: RunFolder, kind: Kind) -> Manifest | None:
+def read_begun(folder: RunPlace, kind: Kind) -> Manifest | None:
     """The manifest of the run that a folder holds, None where none began there.
 
     Raises `OutputError` where it cannot be gone on with, `CorruptFile` where it is none of that kind.
@@ -23,22 +23,22 @@ def read_begun(folder: RunFolder, kind: Kind) -> Manifest | None:
     text = folder.text()
     if text is None:
         return None
-    old = kind.parsed(text, str(folder.path / folder.head))
+    old = kind.parsed(text, f"{folder.place}/{folder.head}")
     if any(not file["sha256"] for file in old["corpus"]["files"]):
         raise OutputError(
-            f"{printable(str(folder.path))} was made of stdin, which cannot be read again", "choose another folder"
+            f"{printable(folder.place)} was made of stdin, which cannot be read again", "choose another folder"
         )
     return old
 
 
-def differing(folder: RunFolder, kind: Kind, old: Manifest, run: Mapping[str, Any]) -> OutputError | None:
+def differing(folder: RunPlace, kind: Kind, old: Manifest, run: Mapping[str, Any]) -> OutputError | None:
     """Why a run cannot go on in a folder whose run is another one; None where it is the same."""
     found = differences(old, run)
     if not found:
         return None
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     return OutputError(
-        f"{printable(str(folder.path))} holds another {kind.run}: {'; '.join(found[:3])}{more}",
+        f"{printable(folder.place)} holds another {kind.run}: {'; '.join(found[:3])}{more}",
         "repeat its command to go on with it, or choose another folder",
     )
 

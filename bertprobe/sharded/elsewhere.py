@@ -16,7 +16,7 @@ from bertprobe.checkpoint.folder import LocalFolder
 from bertprobe.corpus import Corpus, Documents, Shard
 from bertprobe.corpus.files import inspected
 from bertprobe.errors import BadSetting, CorruptFile, OutputError, printable
-from bertprobe.export.files import RunFolder
+from bertprobe.export.places import RunPlace, is_address
 from bertprobe.run import Compute
 from bertprobe.sharded.manifest import Manifest, differences
 
@@ -154,23 +154,23 @@ def check_same(run: Mapping[str, Any], here: Mapping[str, Any]) -> None:
         )
 
 
-def check_there(path: Path) -> None:
+def check_there(place: str) -> None:
     """Raises `OutputError` where a process does not see the folder of the run."""
-    if not path.is_dir():
+    if not is_address(place) and not Path(place).is_dir():
         raise OutputError(
-            f"{printable(str(path))} is not there on {printable(platform.node())}",
+            f"{printable(place)} is not there on {printable(platform.node())}",
             "write to a folder that all machines see under one name",
         )
 
 
-def check_seen(folder: RunFolder, files: Mapping[str, int]) -> None:
+def check_seen(folder: RunPlace, files: Mapping[str, int]) -> None:
     """Raises `OutputError` where files that another process wrote, by their bytes, do not arrive here."""
     until = time.monotonic() + ARRIVING
     for name, size in files.items():
         while not folder.has(name, size):
             if time.monotonic() > until:
                 raise OutputError(
-                    f"{printable(str(folder.path / name))} was written by an actor, but is not seen here",
+                    f"{printable(folder.place)}/{printable(name)} was written by an actor, but is not seen here",
                     "write to a folder that all machines see under one name",
                 )
             time.sleep(0.1)

@@ -14,7 +14,7 @@ from bertprobe.backends.protocol import GPU_TOKENS
 from bertprobe.checkpoint.folder import Folder
 from bertprobe.corpus import Corpus, Shard
 from bertprobe.errors import CorruptFile, OutputError, escaped, is_text, printable
-from bertprobe.export.files import RunFolder
+from bertprobe.export.places import RunPlace
 from bertprobe.export.tensors import digests
 from bertprobe.filenames import CONFIGS, TOKENIZER_SETTINGS, VOCABULARIES
 from bertprobe.run import Compute, Runner
@@ -188,7 +188,7 @@ def dumped(manifest: Manifest) -> bytes:
     return f'{text},\n "shards": [\n{rows}\n ]\n}}\n'.encode()
 
 
-def write(folder: RunFolder, manifest: Manifest) -> None:
+def write(folder: RunPlace, manifest: Manifest) -> None:
     """Writes the manifest of a folder anew."""
     with folder.file(NAME) as file:
         file.put(0, dumped(manifest))
