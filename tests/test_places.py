@@ -154,6 +154,12 @@ def test_neither_user_nor_password_is_shown(corpus: Path, run: Run) -> None:
     assert "nosuch://bucket/run cannot be reached" in ran.err
 
 
+def test_what_writes_to_folders_only_says_so(corpus: Path, run: Run) -> None:
+    ran = run(["neurons", "scan", corpus, "-o", "s3://bucket/scan", "--no-verify"])
+    assert ran.code == 1
+    assert "name a folder of this disk: only extract writes to an address" in ran.err
+
+
 def test_on_the_command_line(corpus: Path, run: Run) -> None:
     ran = run(["extract", corpus, "-o", ADDRESS, "--no-verify", "--vector", "mean", "--json"])
     assert ran.code == 0, ran.err

@@ -430,7 +430,11 @@ class RunFolder:
         shown = printable(str(path))
         try:
             if not path.absolute().parent.is_dir():
-                raise OutputError(f"there is no folder {printable(str(path.parent))}", "make it first")
+                # A path has lost one of the slashes of an address by now.
+                is_address = re.match(r"\w+:/", str(path)) is not None
+                here = "name a folder of this disk: only extract writes to an address"
+                advice = here if is_address else "make it first"
+                raise OutputError(f"there is no folder {printable(str(path.parent))}", advice)
             if os.path.lexists(path) and not path.is_dir():
                 raise OutputError(f"{shown} is there already, and no folder", "choose another name")
             _check_no_input_below(path)
@@ -526,12 +530,8 @@ class RunFolder:
         part = path.with_name(name + self._part)
         with _told_to_go_on(self.path):
             try:
-                with open(part, "w+b") as file:
-                    placed = FileInPlace(file)
+                with _filled(part, path.suffix) as placed:
                     yield placed
-                    placed.finish()
-                if path.suffix == ".safetensors":
-                    check_safetensors(part)
                 _check_no_input(path)
                 part.replace(path)
                 _sync(self.path)
@@ -546,13 +546,20 @@ def file_elsewhere(name: str, put: Callable[[Path], None]) -> Iterator[FileInPla
 
     with tempfile.TemporaryDirectory() as folder, _told_to_go_on(Path(folder)):
         path = Path(folder) / name
-        with open(path, "w+b") as file:
-            placed = FileInPlace(file)
+        with _filled(path, path.suffix) as placed:
             yield placed
-            placed.finish()
-        if path.suffix == ".safetensors":
-            check_safetensors(path)
         put(path)
+
+
+@contextmanager
+def _filled(path: Path, suffix: str) -> Iterator[FileInPlace]:
+    """A file that the disk keeps once the block ends, and that its library reads where its suffix will be that."""
+    with open(path, "w+b") as file:
+        placed = FileInPlace(file)
+        yield placed
+        placed.finish()
+    if suffix == ".safetensors":
+        check_safetensors(path)
 
 
 def marked() -> str:

@@ -78,8 +78,10 @@ class RemoteRunFolder:
             from fsspec.core import url_to_fs
 
             self._files, self._root = url_to_fs(address)
-            there = self._files.ls(self._root, detail=False) if self._files.exists(self._root) else []
-        names = {PurePosixPath(str(name)).name for name in there} - {head + PART}
+            self._files.invalidate_cache()  # of listings, which are kept for the whole process
+            there = self._files.ls(self._root, detail=True) if self._files.exists(self._root) else []
+        self._sizes = {PurePosixPath(str(entry["name"])).name: entry["size"] for entry in there}
+        names = self._sizes.keys() - {head + PART}
         if names and head not in names:
             other = printable(min(names))
             raise OutputError(f"{self._shown} holds other files, such as {other}", "choose another place")
@@ -100,6 +102,8 @@ class RemoteRunFolder:
             raise OutputError(f"{self._shown}/{self.head} is not text", "choose another place") from error
 
     def has(self, name: str, size: int) -> bool:
+        if self._sizes.get(name) == size:  # as it was listed: a request for each file of a large run would take long
+            return True
         with self._told("cannot be read"):
             self._files.invalidate_cache()  # of listings: other machines write here, too
             try:
