@@ -22,9 +22,9 @@ from test_safetensors import TORCH, packed
 
 from bertprobe.checkpoint import open_checkpoint
 from bertprobe.checkpoint import safetensors as format_
+from bertprobe.checkpoint.reading import read_tensor, read_tensors
 from bertprobe.checkpoint.source import LocalFile
-from bertprobe.checkpoint.tensorflow.wire import Broken, Message
-from bertprobe.checkpoint.tensors import read_tensor, read_tensors
+from bertprobe.checkpoint.wire import Broken, Message
 from bertprobe.errors import BertprobeError
 
 FUZZ = settings(

@@ -19,8 +19,9 @@ from safetensors.torch import save_file
 from test_bad_input import BERT, refused, weights
 
 from bertprobe.checkpoint import safetensors as format_
+from bertprobe.checkpoint.reading import read_tensor, read_tensors
 from bertprobe.checkpoint.source import LocalFile
-from bertprobe.checkpoint.tensors import DTYPES, TensorHeader, check_readable, numpy_dtype, read_tensor, read_tensors
+from bertprobe.checkpoint.tensors import DTYPES, TensorHeader, check_readable, numpy_dtype
 from bertprobe.errors import BertprobeError, UnsupportedFile
 
 TORCH = {

@@ -23,10 +23,11 @@ from test_architecture import imported, modules
 from test_bad_input import refused
 
 from bertprobe import storages
-from bertprobe.anatomy import find_parts, spelling
-from bertprobe.checkpoint import Checkpoint, open_checkpoint, read_tensors, tensors
-from bertprobe.checkpoint.tensors import Dtype, Piece, TensorHeader
+from bertprobe.anatomy import dialects, find_parts
+from bertprobe.checkpoint import Checkpoint, LocalFile, open_checkpoint, read_tensor, read_tensors, tensors
+from bertprobe.checkpoint.tensors import Derived, Dtype, Piece, TensorHeader
 from bertprobe.cli import completion
+from bertprobe.errors import CorruptFile
 from bertprobe.verdicts import Evidence, judge
 
 HERE = Path(__file__).parent
@@ -53,7 +54,7 @@ EXCEPTIONS = {
     "export/vectors.py": WRITES,
     "transformers_model/allowed.py": "a setting of transformers has such a name",
     "recipe/tools.py": "what files other tools need",
-    "anatomy/spelling.py": "the rows of DIALECTS say whose names they are",
+    "anatomy/dialects/tensorflow.py": "the rows of DIALECTS say whose names they are",
     "verdicts/headers.py": "hints write safetensors; a finding has the name of its format, and wrappers are of pickles",
 }
 
@@ -159,11 +160,11 @@ def test_names_of_its_own_are_a_row_of_dialects(
 ) -> None:
     """`bert.encoder.layer.0.intermediate.dense.weight` as `block/0/up/matrix`, (in, out)."""
     rules = ((re.compile(r"^block/(\d+)/up/"), r"bert/encoder/layer/\1/intermediate/dense/"),)
-    row = spelling.Dialect(
+    row = dialects.Dialect(
         "Toy 1", "Toy", re.compile("/matrix$"), (), lambda _: rules, {"matrix": "weight"}, frozenset({"matrix"}),
         re.compile("^step$"),
     )  # fmt: skip
-    monkeypatch.setattr(spelling, "DIALECTS", (row, *spelling.DIALECTS))
+    monkeypatch.setattr(dialects, "DIALECTS", (row, *dialects.DIALECTS))
     ours = re.compile(r"bert\.encoder\.layer\.(\d+)\.intermediate\.dense\.weight")
     renamed = {ours.sub(r"block/\1/up/matrix", name): t.T if ours.match(name) else t for name, t in stored.items()}
     (tmp_path / "some.toy").write_bytes(toy.written({**renamed, "step": np.ones(1)}, {}))
@@ -231,3 +232,52 @@ def test_a_type_may_lie_in_blocks(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         tensors.check_readable(header)
     with pytest.raises(tensors.UnsupportedFile, match="odd way"):
         TensorHeader("x", "Q4", (6, 16), (Piece(source, 0, 54),)).rows(1, 3)
+
+
+# ------------------------------------------------------------------------------------------------ numbers that are made
+
+
+def _source(tmp_path: Path, *arrays: np.ndarray) -> tuple[LocalFile, list[TensorHeader]]:
+    """A file with arrays of bytes one after the other, and a header of each."""
+    path = tmp_path / "bytes"
+    path.write_bytes(b"".join(array.tobytes() for array in arrays))
+    source, end, headers = LocalFile(path), 0, []
+    for place, array in enumerate(arrays):
+        piece = Piece(source, end, end + array.nbytes)
+        names = {np.dtype(np.int8): "I8", np.dtype(np.float32): "F32"}
+        headers.append(TensorHeader(f"part {place}", names[array.dtype], array.shape, (piece,)))
+        end = piece.stop
+    return source, headers
+
+
+def _scaled(codes: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    return codes.astype(np.float32) * scale
+
+
+def test_numbers_may_be_made_of_several_tensors(tmp_path: Path) -> None:
+    codes, scale = np.arange(-6, 6, dtype=np.int8).reshape(3, 4), np.array([0.5, 2, 4], np.float32)[:, None]
+    _, parts = _source(tmp_path, codes, np.zeros(100_000, np.int8), scale)
+    made = TensorHeader("x", "F32", (3, 4), derived=Derived((parts[0], parts[2]), _scaled, "int8", "by a scale a row"))
+    wanted = codes.astype(np.float32) * scale
+    found = dict(read_tensors({"x": made, "turned": made.permuted((1, 0)), "rows": made.rows(1, 3), "raw": parts[0]}))
+    assert np.array_equal(found["x"], wanted)
+    assert np.array_equal(found["turned"], wanted.T)
+    assert np.array_equal(found["rows"], wanted[1:])
+    assert np.array_equal(found["raw"], codes)
+    assert (made.stored_as, made.rows(1, 3).stored_as, parts[0].stored_as) == ("int8", "int8", "I8")
+    assert [piece.start for piece in made.all_pieces] == [0, 100_012]
+    again = TensorHeader("y", "F32", (4,), derived=Derived((made,), lambda whole: whole.sum(0), "sums"))
+    assert np.array_equal(read_tensor(again), wanted.sum(0))
+
+
+def test_what_is_made_must_be_what_was_promised(tmp_path: Path) -> None:
+    _, parts = _source(tmp_path, np.ones((3, 4), np.int8), np.ones(1, np.float32))
+    for shape, dtype in (((4, 3), "F32"), ((3, 4), "F16")):
+        with pytest.raises(CorruptFile, match="comes to"):
+            read_tensor(TensorHeader("x", dtype, shape, derived=Derived(tuple(parts), _scaled, "int8")))
+    huge = TensorHeader("x", "F32", (2**30,), derived=Derived(tuple(parts), _scaled, "int8"))
+    with pytest.raises(tensors.UnsupportedFile, match="of which the file holds 16"):
+        read_tensor(huge)
+    refused_part = replace(parts[0], refusal="because")
+    with pytest.raises(tensors.UnsupportedFile, match="because"):
+        read_tensor(TensorHeader("x", "F32", (3, 4), derived=Derived((refused_part, parts[1]), _scaled, "int8")))

@@ -26,8 +26,9 @@ from pickles import indexed, old, saved, text, zipped
 from reading import by_name
 
 from bertprobe.checkpoint import torch_pickle
+from bertprobe.checkpoint.reading import read_tensor, read_tensors
 from bertprobe.checkpoint.source import LocalFile
-from bertprobe.checkpoint.tensors import Index, read_tensor, read_tensors
+from bertprobe.checkpoint.tensors import Index
 from bertprobe.checkpoint.torch_pickle.state_dict import WRAPPERS
 from bertprobe.errors import BertprobeError, CorruptFile, UnsupportedFile
 

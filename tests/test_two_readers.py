@@ -19,7 +19,7 @@ from pickles import get, indexed, mapping, name, number, numbers, old, put, save
 from reading import by_name
 from test_torch_pickle import DTYPES, bits, tarred
 
-from bertprobe.checkpoint.tensors import read_tensor, read_tensors
+from bertprobe.checkpoint.reading import read_tensor, read_tensors
 from bertprobe.errors import BertprobeError, CorruptFile, UnsupportedFile
 
 FOUR = np.arange(1, 5, dtype="<f4").tobytes()

@@ -38,7 +38,7 @@ def index(source: Source) -> Index:
 
 
 READER = Reader(recognises, index)
-ROW = storages.Storage("Toy", (".toy",), lambda: READER)
+ROW = storages.Storage("Toy", (".toy",), lambda: READER, unread="transformers reads no toys")
 
 
 def written(tensors: Mapping[str, np.ndarray], settings: Mapping[str, str]) -> bytes:

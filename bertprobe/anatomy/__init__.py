@@ -1,6 +1,6 @@
 """Which tensors are which part, under one name and in one orientation whatever the file calls them.
 
-Names of other libraries are put into PyTorch's spelling first (`spelling`); from there on nobody knows the difference.
+Names of other libraries are put into PyTorch's spelling first (`dialects`); from there on nobody knows the difference.
 A model is judged by the names and shapes of its tensors (`naming`); its config is asked for the activation, for what
 names alone cannot tell, and to compare what it promises with what is there (`config`).
 """
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from bertprobe.anatomy.config import ConfigSpec, config_spec_of, model_type_of, text_config, towers_of
+from bertprobe.anatomy.dialects import dialect_of, to_pytorch
 from bertprobe.anatomy.families import FAMILIES, Family
 from bertprobe.anatomy.layouts import Layout
 from bertprobe.anatomy.naming import Naming, family_of, halved, recognise, unwrapped, whole
-from bertprobe.anatomy.spelling import dialect_of, to_pytorch
 from bertprobe.checkpoint import Checkpoint, TensorHeader
 from bertprobe.errors import BadSetting, NotAnEncoder, PartMissing, quoted
 from bertprobe.shown import ReprMixin
@@ -140,7 +140,7 @@ class Anatomy:
 def find_parts(checkpoint: Checkpoint) -> Anatomy:
     """The parts of a checkpoint, from tensor names and shapes; raises `NotAnEncoder` for what is none."""
     config = text_config(checkpoint.config or {})
-    stored, wrapping = unwrapped(_marked(to_pytorch(checkpoint.headers), checkpoint.config or {}))
+    stored, wrapping = unwrapped(_marked(to_pytorch(checkpoint.headers, checkpoint.spelled), checkpoint.config or {}))
     layout = recognise(checkpoint, stored, config)
     towers = towers_of(checkpoint.config or {})
     naming = Naming(layout, model_type_of(config), stored, composite=bool(towers))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from bertprobe.checkpoint.choose import Located, OpenOptions, locate_in
 from bertprobe.checkpoint.config import checked
 from bertprobe.checkpoint.folder import Folder, FolderWithin, LocalFolder, parse_json
 from bertprobe.checkpoint.locate import locate, locate_tokenizer
+from bertprobe.checkpoint.reading import read_tensor, read_tensors
 from bertprobe.checkpoint.source import LocalFile, Source
-from bertprobe.checkpoint.tensors import DTYPES, Index, Piece, TensorHeader, check_readable, read_tensor, read_tensors
+from bertprobe.checkpoint.tensors import DTYPES, Index, Piece, Spelled, TensorHeader, check_readable
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, quoted, shortened
 from bertprobe.filenames import CONFIGS
 from bertprobe.storages import UNREAD_BY_START, UNREAD_BY_SUFFIX, storage_called, storage_of
@@ -25,6 +26,7 @@ __all__ = [
     "LocalFile",
     "Piece",
     "Source",
+    "Spelled",
     "TensorHeader",
     "check_readable",
     "headers_in",
@@ -47,7 +49,7 @@ class Checkpoint:
     with the tokenizer's files, `settings` itself unless another was named; `pooling` the settings of
     sentence-transformers' `1_Pooling` or None; `metadata` the notes in the weights files; `wrapper` the dictionary key
     the tensors lay under in a pickle, and `root` which model was asked for where a file holds several; `revision` a
-    commit of the Hub or None.
+    commit of the Hub or None; `spelled` is what tensors are by a graph in the file, by stored name.
     """
 
     ref: str
@@ -66,6 +68,7 @@ class Checkpoint:
     root: str
     revision: str | None
     notes: tuple[str, ...]
+    spelled: Mapping[str, Spelled] = field(default_factory=dict)
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -173,7 +176,8 @@ def open_checkpoint(
         wrapper=indexes[0][1].wrapper,
         root=root,
         revision=located.revision,
-        notes=(*located.notes, *_several(indexes, root)),
+        notes=(*located.notes, *_several(indexes, root), *(said for _, index in indexes for said in index.remarks)),
+        spelled={name: told for _, index in indexes for name, told in index.spelled.items() if name in headers},
     )
 
 

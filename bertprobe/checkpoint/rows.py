@@ -6,8 +6,9 @@ import mmap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from bertprobe.checkpoint.reading import read_tensor
 from bertprobe.checkpoint.source import LocalFile
-from bertprobe.checkpoint.tensors import Array, TensorHeader, check_readable, numpy_dtype, read_tensor
+from bertprobe.checkpoint.tensors import Array, TensorHeader, check_readable, numpy_dtype
 
 if TYPE_CHECKING:
     import numpy.typing as npt

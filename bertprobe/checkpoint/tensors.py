@@ -1,21 +1,17 @@
-"""Tensors as byte ranges: the header of one, and the one function that reads them, whatever the format."""
+"""Tensors as byte ranges: element types, and the header of a tensor that has not been read. `reading` reads them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bertprobe.checkpoint.prefetch import prefetch
-from bertprobe.checkpoint.source import Memory, Source, machine_memory
-from bertprobe.errors import CorruptFile, UnsupportedFile, printable
+from bertprobe.checkpoint.source import Source, machine_memory
+from bertprobe.errors import UnsupportedFile, printable
 
 if TYPE_CHECKING:
     import numpy as np
-
-K = TypeVar("K", bound=Hashable)
-"""What a caller knows a tensor by."""
 
 Array = Any
 """A numpy array; its dtype may be one of ml_dtypes', which numpy's own types cannot name."""
@@ -24,8 +20,8 @@ MAX_DIMENSIONS = 32  # of numpy 1; numpy 2 has 64
 MAX_EMPTY = 50_000  # rows of a tensor without elements: they take memory, though no file has to hold them
 MAX_ELEMENTS = 2**60  # of one without elements if its axes of length 0 had length 1: numpy's limit for float64
 CODES = "it holds codes of a quantisation"
-NEAR = 64 * 1024  # ranges closer than this are fetched as one
-RUN_LIMIT = 16 * 2**20  # and no merged read grows past this, so that memory follows the largest tensor
+MOST_UNPACKED = 64 * 2**20  # bytes of a tensor that may come of any number of bytes in a file
+MOST_RATIO = 20  # beyond that, how many times the bytes in the file
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +127,29 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Derived:
+    """How a tensor's numbers are made of what the file holds: unpacked, put together, or dequantised.
+
+    `make` is given the arrays of `inputs`, which it does not change, and gives that of the tensor, of its dtype and
+    in the shape that is stored; it raises `CorruptFile` for what cannot be. `stored_as` is what the format calls the
+    type that the file has them in. `quantised` says in words how numbers near the original ones are made, empty where
+    they are the original ones.
+    """
+
+    inputs: tuple[TensorHeader, ...]
+    make: Callable[..., Array]
+    stored_as: str
+    quantised: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TensorHeader:
     """A named array that has not been read: type, shape and where its bytes lie.
 
     `strides` are in elements, None where rows follow each other; `axes` is the permutation that turns what is stored
-    into `shape`, None where nothing is turned. A header with a `refusal` is listed, and refused when it is read.
+    into `shape`, None where nothing is turned. Where the file does not hold the numbers as they are, `derived` says how
+    they are made, and `pieces` are those of its inputs. A header with a `refusal` is listed, and refused when it is
+    read.
     """
 
     name: str
@@ -145,6 +159,7 @@ class TensorHeader:
     strides: tuple[int, ...] | None = None
     axes: tuple[int, ...] | None = None
     refusal: str | None = None
+    derived: Derived | None = None
 
     @property
     def is_code(self) -> bool:
@@ -162,9 +177,30 @@ class TensorHeader:
         return DTYPES[self.dtype].nbytes(self.count) if self.dtype in DTYPES else 0
 
     @property
+    def stored_as(self) -> str:
+        """The type that the file holds: `dtype`, or that of a packing or a quantisation."""
+        return self.dtype if self.derived is None else self.derived.stored_as
+
+    @property
+    def all_pieces(self) -> tuple[Piece, ...]:
+        """The pieces, also those of what it is made of."""
+        inputs = () if self.derived is None else self.derived.inputs
+        return (*self.pieces, *(piece for header in inputs for piece in header.all_pieces))
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape before the axes change places."""
+        if self.axes is None:
+            return self.shape
+        stored = [0] * len(self.shape)
+        for axis, n in zip(self.axes, self.shape, strict=True):
+            stored[axis] = n
+        return tuple(stored)
+
+    @property
     def location(self) -> tuple[tuple[str, int, int], ...]:
         """The byte ranges, comparable: two names for the same bytes have the same location."""
-        return tuple((piece.source.name, piece.start, piece.stop) for piece in self.pieces)
+        return tuple((piece.source.name, piece.start, piece.stop) for piece in self.all_pieces)
 
     def permuted(self, axes: tuple[int, ...]) -> TensorHeader:
         """The same bytes seen with their axes in another order, as `numpy.transpose` has it."""
@@ -175,6 +211,10 @@ class TensorHeader:
         """The rows `start` to `stop` of a matrix in one piece, as a header over fewer bytes."""
         if self.refusal is not None:
             return self
+        if self.derived is not None and self.shape and 0 <= start <= stop <= self.shape[0]:
+            shape = (stop - start, *self.shape[1:])
+            made = Derived((self,), lambda whole: whole[start:stop], self.stored_as, self.derived.quantised)
+            return TensorHeader(self.name, self.dtype, shape, derived=made)
         plain = self.axes is None and len(self.pieces) == 1 and self.shape
         dtype = DTYPES[self.dtype]
         step = self.strides[0] if self.strides else math.prod(self.shape[1:])
@@ -185,8 +225,15 @@ class TensorHeader:
         (piece,) = self.pieces
         shape = (stop - start, *self.shape[1:])
         first = piece.start + dtype.nbytes(start * step)
-        last = first + dtype.nbytes(_extent(shape, self.strides))
+        last = first + dtype.nbytes(extent(shape, self.strides))
         return replace(self, shape=shape, pieces=(replace(piece, start=first, stop=last, checksum=None),))
+
+
+class Spelled(NamedTuple):
+    """What PyTorch's modules call a tensor, empty for what is no weight, and the axes that turn it as they have it."""
+
+    name: str
+    axes: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +242,9 @@ class Index:
 
     `models` are other models in the file, by the dotted keys they lay under; `others` are the files that hold the data,
     where they are not in the one with the index. `settings` are the texts of small files that the file carries, each
-    under the name it has where it lies beside the weights: config.json, tokenizer.json, vocab.txt.
+    under the name it has where it lies beside the weights: config.json, tokenizer.json, vocab.txt. `spelled` has, by
+    stored name, what a tensor is by a graph in the file, where its name does not tell; a name that is not there speaks
+    for itself. `remarks` are sentences on what was found that whoever reads a number should know.
     """
 
     headers: tuple[TensorHeader, ...]
@@ -204,44 +253,17 @@ class Index:
     models: Mapping[str, tuple[TensorHeader, ...]] = field(default_factory=dict)
     others: tuple[Source, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
+    spelled: Mapping[str, Spelled] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
 
-def _extent(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> int:
+def extent(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> int:
     """How many elements of storage a view of this shape spans."""
     if 0 in shape:
         return 0
     if strides is None:
         return math.prod(shape)
     return 1 + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
-
-
-def read_tensors(wanted: Mapping[K, TensorHeader], memory: Memory | None = None) -> Iterator[tuple[K, Array]]:
-    """Each array under the key that its header was asked for by, in the order in which they lie in the files.
-
-    The whole wish list is seen before the first byte is read, so that neighbours become one read, and what comes over
-    a network is asked for side by side. Arrays lie in `memory`, where some is given. Raises `UnsupportedFile` for a
-    header that is refused and `CorruptFile` for bytes that are not what the index promised.
-    """
-    wanted = dict(wanted)
-    for header in wanted.values():
-        check_readable(header)
-    begun: dict[K, _Whole] = {}
-    for run, data in prefetch(_plan(wanted), memory):
-        for key, piece, block in run.blocks(data):
-            header = wanted[key]
-            if len(header.pieces) == 1:
-                yield key, _array(header, block)
-            elif begun.setdefault(key, _Whole(header)).take(piece, block):
-                yield key, begun.pop(key).array
-    for key, header in wanted.items():
-        if not header.pieces:
-            yield key, _Whole(header).array
-
-
-def read_tensor(header: TensorHeader) -> Array:
-    """The array of one header; raises as `read_tensors` does."""
-    ((_, array),) = read_tensors({header.name: header})
-    return array
 
 
 def check_readable(header: TensorHeader) -> None:
@@ -259,6 +281,8 @@ def check_readable(header: TensorHeader) -> None:
             f"tensor {name} has {header.nbytes:,} bytes, more than the {machine_memory():,} of this machine's memory",
             "bertprobe inspect --shapes tells its shape",
         )
+    if header.derived is not None:
+        _check_derived(header, header.derived)
     largest = math.prod(n or 1 for n in header.shape)
     if header.count == 0 and (header.shape[0] > MAX_EMPTY or largest >= MAX_ELEMENTS):
         raise UnsupportedFile(
@@ -267,128 +291,16 @@ def check_readable(header: TensorHeader) -> None:
         )
 
 
-@dataclass(slots=True)
-class _Run(Generic[K]):
-    """One read: neighbouring ranges of one source, and the pieces and guards it serves."""
-
-    source: Source
-    start: int
-    stop: int
-    pieces: list[tuple[K, TensorHeader, Piece]]
-    guards: list[Guard]
-
-    def blocks(self, data: memoryview) -> Iterator[tuple[K, Piece, memoryview]]:
-        """Each piece with its bytes, once everything that can be checked of them is."""
-        for guard in self.guards:
-            guard.check(bytes(data[guard.start - self.start : guard.stop - self.start]))
-        for key, header, piece in self.pieces:
-            block = data[piece.start - self.start : piece.stop - self.start]
-            _check_sum(header, piece, block)
-            yield key, piece, block
-
-
-def _plan(wanted: Mapping[K, TensorHeader]) -> list[_Run[K]]:
-    """The reads that serve every piece of every header, guards among them, in file order."""
-    ranges: list[_Range[K]] = []
-    files: dict[int, int] = {}  # sources by identity, numbered as they are met: a source has no name to sort by
-    guarded: set[int] = set()
-    for key, header in wanted.items():
-        for piece in header.pieces:
-            file = files.setdefault(id(piece.source), len(files))
-            ranges.append(_Range(file, piece.start, piece.stop, piece, (key, header)))
-            # Pieces may share a guard, as those of one member of a zip do: it is read and checked once.
-            if piece.guard is not None and id(piece.guard) not in guarded:
-                guarded.add(id(piece.guard))
-                ranges.append(_Range(file, piece.guard.start, piece.guard.stop, piece, None))
-    runs: list[_Run[K]] = []
-    # In file order a range can join only the run before it: where it is near enough, and the run stays in bounds.
-    for wish in sorted(ranges, key=lambda wish: (wish.file, wish.start, wish.stop)):
-        run = runs[-1] if runs else None
-        source = wish.piece.source
-        if run is None or run.source is not source or wish.start > run.stop + NEAR or not _fits(run, wish):
-            run = _Run(source, wish.start, wish.stop, [], [])
-            runs.append(run)
-        run.stop = max(run.stop, wish.stop)
-        if wish.serves is not None:
-            run.pieces.append((*wish.serves, wish.piece))
-        elif wish.piece.guard is not None:
-            run.guards.append(wish.piece.guard)
-    return runs
-
-
-class _Range(NamedTuple, Generic[K]):
-    """Bytes of one file that somebody needs: those of a piece, or, where it `serves` nobody, those of its guard."""
-
-    file: int
-    start: int
-    stop: int
-    piece: Piece
-    serves: tuple[K, TensorHeader] | None
-
-
-def _fits(run: _Run[K], wish: _Range[K]) -> bool:
-    """Whether a range may join a run: always when it adds little or overlaps, else up to the limit."""
-    overlaps, small = wish.start < run.stop, wish.stop - wish.start <= NEAR
-    return overlaps or small or max(run.stop, wish.stop) - run.start <= RUN_LIMIT
-
-
-def _array(header: TensorHeader, data: memoryview) -> Array:
-    import numpy as np
-
-    dtype = numpy_dtype(header.dtype)
-    flat = np.frombuffer(data, dtype)
-    stored = _stored_shape(header)
-    if flat.size != _extent(stored, header.strides):
-        raise CorruptFile(
-            f"tensor {printable(header.name)} has {len(data):,} bytes, its shape {list(stored)} in {header.dtype} "
-            f"needs {_extent(stored, header.strides) * dtype.itemsize:,}",
-            "the file is damaged: fetch it again",
+def _check_derived(header: TensorHeader, derived: Derived) -> None:
+    """What a few bytes unpack to must not fill the memory; no packing of weights comes near this."""
+    for part in derived.inputs:
+        check_readable(part)
+    held = sum(piece.stop - piece.start for piece in header.all_pieces)
+    if header.nbytes > max(MOST_UNPACKED, MOST_RATIO * held):
+        raise UnsupportedFile(
+            f"tensor {printable(header.name)} has {header.nbytes:,} bytes, of which the file holds {held:,}",
+            "no weights can be packed so far: is it the right file?",
         )
-    if header.strides is None:
-        array = flat.reshape(stored)
-    else:
-        strides = [step * dtype.itemsize for step in header.strides]
-        array = np.ndarray(stored, dtype, data, strides=strides)  # as_strided does not know ml_dtypes' types
-    return array if header.axes is None else array.transpose(header.axes)
-
-
-def _stored_shape(header: TensorHeader) -> tuple[int, ...]:
-    if header.axes is None:
-        return header.shape
-    stored = [0] * len(header.shape)
-    for axis, n in zip(header.axes, header.shape, strict=True):
-        stored[axis] = n
-    return tuple(stored)
-
-
-class _Whole:
-    """A tensor of several pieces while it is put together; one of no piece has no elements."""
-
-    def __init__(self, header: TensorHeader) -> None:
-        import numpy as np
-
-        self._header = header
-        self._missing = len(header.pieces)
-        self._whole = np.zeros(_stored_shape(header), numpy_dtype(header.dtype))
-
-    def take(self, piece: Piece, data: memoryview) -> bool:
-        """Puts a block in its place; whether it was the last one."""
-        import numpy as np
-
-        block = self._whole[piece.place or ()]
-        flat = np.frombuffer(data, self._whole.dtype)
-        if flat.size != block.size:
-            raise CorruptFile(
-                f"a block of tensor {printable(self._header.name)} has {len(data):,} bytes, not {block.nbytes:,}",
-                "the file is damaged: fetch it again",
-            )
-        block[...] = flat.reshape(block.shape)
-        self._missing -= 1
-        return self._missing == 0
-
-    @property
-    def array(self) -> Array:
-        return self._whole if self._header.axes is None else self._whole.transpose(self._header.axes)
 
 
 def checksum(data: bytes | memoryview) -> int:
@@ -396,15 +308,3 @@ def checksum(data: bytes | memoryview) -> int:
     import crc32c
 
     return crc32c.crc32c(data)
-
-
-def _check_sum(header: TensorHeader, piece: Piece, data: memoryview) -> None:
-    if piece.checksum is None:
-        return
-    found = checksum(data)
-    if found != piece.checksum:
-        raise CorruptFile(
-            f"tensor {printable(header.name)} in {piece.source.name} has the checksum {found:08x}, "
-            f"its index says {piece.checksum:08x}",
-            "its bytes are damaged: fetch the file again",
-        )

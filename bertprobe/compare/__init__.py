@@ -142,7 +142,7 @@ def _common_rows(name: str, a: TensorHeader, b: TensorHeader) -> int | None:
     if not tables or a.shape == b.shape or a.shape[1] != b.shape[1]:
         return None
     rows = min(a.shape[0], b.shape[0])
-    plain = all(h.axes is None and len(h.pieces) == 1 and h.refusal is None for h in (a, b))
+    plain = all(h.axes is None and len(h.pieces) == 1 and h.refusal is None and h.derived is None for h in (a, b))
     return rows if rows and plain else None
 
 
@@ -203,7 +203,7 @@ def _rows(header: TensorHeader, rows: int | None) -> TensorHeader:
 
 
 def _where(pair: Pair) -> tuple[str, int]:
-    first = pair.a.pieces[0] if pair.a.pieces else None
+    first = next(iter(pair.a.all_pieces), None)
     return ("", 0) if first is None else (first.source.address, first.start)
 
 
@@ -212,7 +212,7 @@ def _together(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
     group: list[Pair] = []
     size = 0
     for pair in pairs:
-        far = any(piece.source.max_parallel > 1 for header in (pair.a, pair.b) for piece in header.pieces)
+        far = any(piece.source.max_parallel > 1 for header in (pair.a, pair.b) for piece in header.all_pieces)
         most = AT_ONCE_FAR if far else AT_ONCE
         bytes_here = max(pair.a.nbytes, pair.b.nbytes)
         if group and size + bytes_here > most:

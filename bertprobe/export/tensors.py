@@ -182,7 +182,7 @@ def provenance(checkpoint: Checkpoint, items: Sequence[Item]) -> dict[str, str]:
 
     Of a file larger than `MOST_HASHED`, which would be read for minutes, its size: a sparse one costs nobody a disk.
     """
-    used = {piece.source.name for item in items for piece in item.header.pieces}
+    used = {piece.source.name for item in items for piece in item.header.all_pieces}
     return digests(checkpoint, [file for file in checkpoint.files if file.name in used])
 
 

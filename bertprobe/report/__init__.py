@@ -120,7 +120,7 @@ def facts(checkpoint: Checkpoint, anatomy: Anatomy) -> Facts:
         "intermediate_size": inner,
         "activation": next(iter(sorted(acts)), anatomy.config_spec.activation),
         "parameters": sum(header.count for header in floats),
-        "dtypes": dict(Counter(h.dtype for h in anatomy.tensors.values() if h.dtype in DTYPES).most_common()),
+        "dtypes": dict(Counter(h.stored_as for h in anatomy.tensors.values() if h.dtype in DTYPES).most_common()),
         "files": [{"name": file.name, "bytes": file.size} for file in checkpoint.files],
         "bytes_read": checkpoint.bytes_read,
         "bytes_total": checkpoint.bytes_total,

@@ -247,7 +247,9 @@ def names_hidden(evidence: Evidence) -> Iterator[Observation]:
             {"wrapper": wrapper, "prefix": evidence.anatomy.prefix, "hiding": unknown_prefix},
             f"rewrite the file with {anew}, and put config.json beside it",
         )
-    elif evidence.anatomy.spelling not in ("", evidence.checkpoint.storage):
+    elif storage_called(evidence.checkpoint.storage).unread:
+        return  # it looks at no name in such a file
+    elif evidence.anatomy.spelling:
         yield Observation(
             None,
             f"tensor names are in {evidence.anatomy.spelling}'s spelling, which transformers does not look for: {fate}",
@@ -262,7 +264,7 @@ def names_hidden(evidence: Evidence) -> Iterator[Observation]:
             {"prefix": evidence.anatomy.prefix, "hiding": unknown_prefix, "wrapping": word},
             f"rewrite the file with {anew}, and put config.json beside it",
         )
-    elif unknown_prefix and not evidence.anatomy.spelling:
+    elif unknown_prefix:
         pattern = f"^{re.escape(unknown_prefix)}"
         plain = pattern.isprintable() and '"' not in pattern  # else it would be other code than it looks
         mapping = f'key_mapping={{r"{pattern}": ""}}' if plain else f'key_mapping={{{pattern!r}: ""}}'
@@ -304,7 +306,8 @@ def dtype_narrowed(evidence: Evidence) -> Iterator[Observation]:
     config = evidence.checkpoint.config or {}
     said = config.get("dtype") or config.get("torch_dtype")
     target = _WIDTH.get(str(said).removeprefix("torch."))
-    stored = sorted({h.dtype for h in evidence.anatomy.tensors.values() if h.dtype in _DIGITS})
+    whole = (h for h in evidence.anatomy.tensors.values() if h.derived is None or not h.derived.quantised)
+    stored = sorted({h.dtype for h in whole if h.dtype in _DIGITS})
     narrowed = [
         dtype for dtype in stored if target and any(a > b for a, b in zip(_DIGITS[dtype], _DIGITS[target], strict=True))
     ]

@@ -14,8 +14,8 @@ from itertools import pairwise
 from bertprobe.checkpoint.source import Source
 from bertprobe.checkpoint.tensorflow.naming import SUFFIX, shard_name
 from bertprobe.checkpoint.tensorflow.table import DAMAGED, rows, unmasked
-from bertprobe.checkpoint.tensorflow.wire import Broken, Message
 from bertprobe.checkpoint.tensors import DTYPES, MAX_DIMENSIONS, Index, Piece, TensorHeader
+from bertprobe.checkpoint.wire import Broken, Message
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable
 
 MAX_SHARDS = 99_999  # their numbers have five digits

@@ -12,8 +12,8 @@ import struct
 from collections.abc import Iterator
 
 from bertprobe.checkpoint.source import Source
-from bertprobe.checkpoint.tensorflow.wire import Broken, varint
 from bertprobe.checkpoint.tensors import checksum
+from bertprobe.checkpoint.wire import Broken, varint
 from bertprobe.errors import CorruptFile, UnsupportedFile
 
 MAGIC = 0xDB4775248B80FB57
