@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bertprobe.checkpoint import read_tensors
+from bertprobe.checkpoint import DTYPES, read_tensors
 from bertprobe.verdicts import Evidence, Finding, judge
 
 if TYPE_CHECKING:
     from bertprobe.anatomy import Anatomy, Part
-    from bertprobe.checkpoint import Checkpoint
+    from bertprobe.checkpoint import Checkpoint, TensorHeader
     from bertprobe.stats.numbers import Numbers
 
 R = TypeVar("R")
@@ -39,18 +39,51 @@ def measure_parts(
         CorruptFile: the bytes are not what the file's header promised.
         UnsupportedFile: a tensor's dtype is one that no array can hold.
     """
+    from bertprobe.stats.fingerprint import fingerprint
     from bertprobe.stats.numbers import measure
 
     wanted = {name: h for part in parts for name, h in part.tensors.items() if h.refusal is None}
 
     def work(name: str, array: Any) -> tuple[str, Numbers]:
         try:
-            return name, measure(array, spectrum=spectrum and array.ndim > 1, bins=bins and array.ndim > 1)
+            numbers = measure(array, spectrum=spectrum and array.ndim > 1, bins=bins and array.ndim > 1)
+            return name, replace(numbers, fingerprint=fingerprint(array))
         finally:
             if progress is not None:
                 progress(wanted[name].nbytes)
 
     return dict(side_by_side(read_tensors(wanted), work))
+
+
+def measure_others(wanted: Mapping[str, TensorHeader], *, progress: Progress | None = None) -> dict[str, Numbers]:
+    """Reads the tensors that `others_of` gives and sums them up: no singular values are taken.
+
+    Raises as `measure_parts` does.
+    """
+    from bertprobe.stats.fingerprint import fingerprint
+    from bertprobe.stats.numbers import Numbers, summarize
+
+    def work(name: str, array: Any) -> tuple[str, Numbers]:
+        try:
+            return name, Numbers(summarize(array), fingerprint=fingerprint(array))
+        finally:
+            if progress is not None:
+                progress(wanted[name].nbytes)
+
+    return dict(side_by_side(read_tensors(wanted), work))
+
+
+def others_of(anatomy: Anatomy, parts: Sequence[Part]) -> dict[str, TensorHeader]:
+    """The tensors that are none of the parts', by canonical name; of fused matrices whole, also of those in the parts.
+
+    What is complex, or packed so that no array can hold it, is left out.
+    """
+    of_parts = {name for part in parts for name in part.tensors}
+    return {
+        name: header
+        for name, header in anatomy.tensors.items()
+        if name not in of_parts and header.refusal is None and is_real(header)
+    }
 
 
 def side_by_side(arguments: Iterable[tuple[Any, ...]], work: Callable[..., R]) -> list[R]:
@@ -104,7 +137,7 @@ class MeasureTee:
         from bertprobe.stats.numbers import measure
 
         if name in self._wanted:
-            self._numbers[name] = measure(array, spectrum=False)
+            self._numbers[name] = measure(array)
 
     def numbers(self) -> dict[str, Numbers]:
         """The numbers of all tensors of the parts, by canonical name."""
@@ -118,3 +151,9 @@ class MeasureTee:
 def bytes_to_measure(parts: Iterable[Part]) -> int:
     """Bytes of all tensors of the parts: what a progress bar counts to."""
     return sum(header.nbytes for part in parts for header in part.tensors.values())
+
+
+def is_real(header: TensorHeader) -> bool:
+    """Whether an array of real numbers can hold a tensor."""
+    dtype = DTYPES.get(header.dtype)
+    return dtype is not None and dtype.numpy is not None and dtype.kind != "complex"

@@ -29,6 +29,7 @@ FLOORS = {
     "sharded": 5,
     "encoder": 3,
     "measurement": 3,
+    "fingerprint": 3,
     "recipe": 3,
     "corpus": 3,
     "modules": 3,

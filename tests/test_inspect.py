@@ -38,9 +38,10 @@ FACTS = [
     "resolved", "revision", "storage", "family", "layout", "recognised_by", "prefix", "layers", "hidden_size",
     "intermediate_size", "activation", "parameters", "dtypes", "files", "bytes_read", "bytes_total", "notes",
     "recipe",
+    "fingerprint",
 ]  # fmt: skip
 PART = ["label", "role", "layer", "stack", "index", "activation", "verdict", "tensors"]
-TENSOR = ["name", "stored_name", "dtype", "shape", "statistics"]
+TENSOR = ["name", "stored_name", "dtype", "stored_as", "shape", "statistics", "fingerprint"]
 FINDING = ["rule", "severity", "part", "message", "evidence", "hint"]
 
 

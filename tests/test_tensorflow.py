@@ -270,7 +270,7 @@ def test_the_exported_model_loads_in_transformers_with_nothing_missing(
     settle(model)
     data = json_of(run, "export", model, "-o", new / "model.safetensors", "--part", "model")
     (finding,) = data["findings"]
-    assert finding["rule"] == "tensorflow-checkpoint"
+    assert finding["rule"] == "not-loaded-by-transformers"
     subprocess.run(finding["hint"], shell=True, check=True)  # what it says is done, and is enough
     loaded, info = BertModel.from_pretrained(new, output_loading_info=True)
     assert not info["missing_keys"]
@@ -288,13 +288,13 @@ def test_the_exported_model_loads_in_transformers_with_nothing_missing(
 def test_inspect_tells_the_conversion(google: Path, theirs: Path, tmp_path: Path, run: Run) -> None:
     data = json_of(run, "inspect", google, "--strict")
     (finding,) = data["findings"]
-    assert (finding["rule"], finding["severity"]) == ("tensorflow-checkpoint", "note")
+    assert (finding["rule"], finding["severity"]) == ("not-loaded-by-transformers", "note")
     for command in finding["hint"].removeprefix("convert it: ").replace("NEW", str(tmp_path / "NEW")).split(" && "):
         words = shlex.split(command)
         ran = run(words[1:]).code if words[0] == "bertprobe" else subprocess.run(words, check=True).returncode
         assert ran == 0
     assert {path.name for path in (tmp_path / "NEW").iterdir()} == {"model.safetensors", "config.json", "vocab.txt"}
-    assert "tensorflow-checkpoint" not in run(["inspect", theirs]).out
+    assert "not-loaded-by-transformers" not in run(["inspect", theirs]).out
 
 
 def test_what_is_suggested_names_the_folder_that_was_meant(google: Path, run: Run) -> None:
@@ -679,7 +679,7 @@ def test_all_commands_work_on_a_real_one(real: Path, tmp_path: Path, run: Run) -
     data = json_of(run, "inspect", real, "--strict")
     assert {part["verdict"] for part in data["parts"]} == {"too small to tell"}
     assert (data["facts"]["layers"], data["facts"]["hidden_size"], data["facts"]["intermediate_size"]) == (2, 4, 16)
-    assert [finding["rule"] for finding in data["findings"]] == ["tensorflow-checkpoint"]
+    assert [finding["rule"] for finding in data["findings"]] == ["not-loaded-by-transformers"]
     assert json_of(run, "verify", "all work and no play", "-m", real)["holds"] is True
     pooled = json_of(run, "pool", "all work and no play", "-m", real, "--backend", "torch")["texts"][0]
     assert pooled["tokens"] == ["[CLS]", "all", "work", "and", "no", "play", "[SEP]"]

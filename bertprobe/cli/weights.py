@@ -53,6 +53,9 @@ def inspect(
             help="Show the N neurons with the largest, smallest and most outlying norms.",
         ),
     ] = 0,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Read every tensor: list them, and give the whole model's fingerprint.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="End with exit code 3 on a warning or an error.")] = False,
     table: Table = None,
     subfolder: Subfolder = "",
@@ -68,7 +71,7 @@ def inspect(
     """
     from bertprobe.anatomy import find_parts, select
     from bertprobe.checkpoint import open_checkpoint
-    from bertprobe.measurement import bytes_to_measure, measure_parts
+    from bertprobe.measurement import bytes_to_measure, measure_others, measure_parts, others_of
     from bertprobe.render.progress import progress
     from bertprobe.report.inspection import inspection
     from bertprobe.verdicts import Evidence, judge, worst_first
@@ -78,6 +81,8 @@ def inspect(
         raise typer.BadParameter("--layers chooses among intermediate modules: the pooler has none")
     if shapes and (spectrum or neurons):
         raise typer.BadParameter("--shapes reads no numbers: leave it out for --spectrum or --neurons")
+    if everything and (part or layers is not None):
+        raise typer.BadParameter("--all is every tensor: leave it out for --part or --layers")
     checkpoint = open_checkpoint(
         resolve_model(model), subfolder=subfolder, weights=weights, root=root, download=download
     )
@@ -89,12 +94,15 @@ def inspect(
 
         prepare(checkpoint.home)
         limit_blas_threads()
-        with progress(bytes_to_measure(parts), "reading weights") as advance:
+        others = others_of(anatomy, parts) if everything else {}
+        total = bytes_to_measure(parts) + sum(header.nbytes for header in others.values())
+        with progress(total, "reading weights") as advance:
             numbers = measure_parts(parts, spectrum=spectrum, progress=advance)
+            numbers |= measure_others(others, progress=advance)
     evidence = Evidence(checkpoint, anatomy, numbers)
     line, beside = ("", ()) if shapes else _recipe(checkpoint)
     findings = worst_first([*judge(evidence), *beside])
-    report = inspection(evidence, parts, findings, neurons=neurons, recipe=line)
+    report = inspection(evidence, parts, findings, neurons=neurons, recipe=line, everything=everything)
     printer.show(report)
     if strict and report.is_alarming:
         raise typer.Exit(3)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bertprobe.anatomy import Anatomy, Part
+from bertprobe.anatomy.places import Place, Tensors, tensors_of
 from bertprobe.checkpoint import Checkpoint, TensorHeader, read_tensors
 from bertprobe.checkpoint.tensors import check_readable
-from bertprobe.compare.places import Place, Tensors, tensors_of
 from bertprobe.errors import UnsupportedFile
 from bertprobe.measurement import Progress, side_by_side
 from bertprobe.verdicts import Evidence

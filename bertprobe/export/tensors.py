@@ -16,8 +16,11 @@ from bertprobe.checkpoint import DTYPES, Checkpoint, LocalFile, Source, TensorHe
 from bertprobe.checkpoint.tensors import numpy_dtype
 from bertprobe.errors import OutputError, PartMissing, UnsupportedFile, escaped, is_text, printable, quoted
 from bertprobe.export.files import Output, atomic_write, check_place
+from bertprobe.fingerprint import of_tensors
 
 MOST_HASHED = 20 * 10**9  # bytes of a weights file: some half a minute
+FINGERPRINT = "fingerprint"
+UNKNOWN = "0" * 64  # as long as a fingerprint, in a header that is written before the data
 METADATA = "__metadata__"  # safetensors' name for the notes in a header
 CASTS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
@@ -90,7 +93,7 @@ def export(
         _check_dtypes(items)
     metadata = _metadata(checkpoint, anatomy, parts, items)
     with atomic_write(output) as file:
-        writer(file, items, item_arrays(items, on_tensor), metadata)
+        writer(file, items, _with_fingerprint(item_arrays(items, on_tensor), anatomy, metadata), metadata)
         file.flush()
         size = file.tell()
     tensors = tuple(WrittenTensor(i.name, i.header.name, i.dtype, i.header.dtype, i.header.shape) for i in items)
@@ -169,7 +172,26 @@ def _metadata(
         "intermediate_size": None if inner is None else str(inner),
         "hidden_act": next(iter(sorted(acts)), anatomy.config_spec.activation),
     }
+    found[FINGERPRINT] = UNKNOWN
     return utf8_notes({key: value for key, value in found.items() if value is not None})
+
+
+def _with_fingerprint(arrays: Arrays, anatomy: Anatomy, metadata: dict[str, str]) -> Arrays:
+    """The arrays as they are; once all have passed, the metadata has the fingerprint of what they hold.
+
+    It is that of the tensors as they are written, by canonical name, whatever the file calls them.
+    """
+    from bertprobe.stats.fingerprint import fingerprint
+
+    known = {header.name: (name, header.axes) for name, header in anatomy.tensors.items()}
+    found = {}
+    for item, array in arrays:
+        name, axes = known[item.header.name]
+        values = array.view(numpy_dtype(item.dtype)).reshape(item.header.shape)
+        turned = item.canonical is None and axes is not None
+        found[name] = fingerprint(values.transpose(axes) if turned else values)
+        yield item, array
+    metadata[FINGERPRINT] = of_tensors(found)
 
 
 def utf8_notes(found: Mapping[str, str]) -> dict[str, str]:
@@ -245,6 +267,9 @@ def write_safetensors(file: IO[bytes], items: Sequence[Item], arrays: Arrays, me
     for item, array in arrays:
         file.seek(places[item.name])
         file.write(memoryview(array).cast("B") if array.nbytes else b"")
+    # Once more: what the metadata tell of the data is known only now; it is as long as what stood there.
+    file.seek(0)
+    file.write(safetensors_header(((i.name, i.dtype, i.header.shape, i.nbytes) for i in items), metadata)[0])
     file.seek(starts[-1])
 
 

@@ -45,7 +45,7 @@ def _table_line(cells: Iterable[str]) -> str:
 
 
 def _rule(column: Column) -> str:
-    return "---" if column.kind in ("text", "place", "verdict", "flag") else "---:"
+    return "---" if column.kind in ("text", "place", "verdict", "flag", "digest") else "---:"
 
 
 def write_sections(sections: Sequence[Section], out: TextIO) -> None:

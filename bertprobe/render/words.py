@@ -11,12 +11,14 @@ from bertprobe.errors import printable, shortened
 from bertprobe.report import Column
 
 if TYPE_CHECKING:
-    from bertprobe.report.nodes import Facts, FileSize, RecipeFacts, ScanCounts, Summary, Truncated
+    from bertprobe.report.nodes import Facts, FileSize, Fingerprints, RecipeFacts, ScanCounts, Summary, Truncated
 
 Row = TypeVar("Row", bound=Mapping[str, Any])
 
 NOT_GOOD = ("untrained", "probably untrained", "undecided", "cannot tell", "flattened")  # verdicts that stand out
 SHADES = " ░▒▓█"
+DIGITS = 16  # of a fingerprint
+SHORT = 11  # of one among many
 BAR = 8  # cells to either side of zero
 
 
@@ -29,6 +31,7 @@ def fact_lines(model: str, facts: Facts) -> list[tuple[str, str]]:
         ("parameters", f"{facts['parameters']:,}, stored as {_dtypes(facts['dtypes'])}"),
         ("files", f"{_files(facts['files'])}; read {_size(facts['bytes_read'])} of {_size(facts['bytes_total'])}"),
         *([("recipe", facts["recipe"])] if "recipe" in facts else []),
+        *([("fingerprint", _fingerprint(facts["fingerprint"]))] if "fingerprint" in facts else []),
         *([("run", _run(facts))] if "backend" in facts else []),
         *(
             [("truncated", _truncated(facts["truncated"], "recipe" in facts))]
@@ -140,6 +143,14 @@ def _shape(facts: Facts) -> str:
     return ", ".join(words)
 
 
+def _fingerprint(found: Fingerprints) -> str:
+    """The first digits of each: the whole is in JSON."""
+    told = [("model", found["model"]), ("encoder", found["encoder"]), ("pooler", found["pooler"])]
+    if found["encoder"] is None:
+        told.insert(0, ("intermediate", found["intermediate"]))
+    return ", ".join(f"{what} {digits[:DIGITS]}" for what, digits in told if digits) or "not all could be read"
+
+
 def _dtypes(dtypes: Mapping[str, int]) -> str:
     if len(dtypes) == 1:
         return next(iter(dtypes))
@@ -171,6 +182,8 @@ def text_of(column: Column, value: Any) -> str:
         return f"{value:,}"
     if column.kind == "real":
         return four_digits(float(value))
+    if column.kind == "digest":
+        return str(value)[:SHORT]
     if column.kind == "flag":
         return "yes" if value else "no"
     if column.kind == "share":

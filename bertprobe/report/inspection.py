@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bertprobe.anatomy import Anatomy, Part
+from bertprobe.anatomy.places import Place, places_of
 from bertprobe.checkpoint import Checkpoint, TensorHeader
+from bertprobe.fingerprint import fingerprints
 from bertprobe.report import Column, Report, View, facts, report_of, with_tensors
 from bertprobe.stats.table import STATISTICS, Statistic, columns_of, statistics
 from bertprobe.verdicts import Evidence, Finding, verdict
@@ -30,19 +32,24 @@ def inspection(
     *,
     neurons: int = 0,
     recipe: str = "",
+    everything: bool = False,
 ) -> Report:
     """The report of `inspect`: facts, parts with their statistics, findings, and `neurons` rows a part of each kind.
 
-    A `recipe` in a line is one of the facts.
+    A `recipe` in a line is one of the facts. With `everything` it has all tensors of the checkpoint as well.
     """
     line = {"recipe": recipe} if recipe else {}
     found = [_part(evidence, part, neurons) for part in parts]
+    tensors = [_any_tensor(evidence, name, place) for name, place in places_of(evidence.anatomy).items()]
+    told: dict[str, Any] = {**facts(evidence.checkpoint, evidence.anatomy), **line, **_fingerprints(evidence, parts)}
     data = {
         "model": evidence.checkpoint.ref,
-        "facts": {**facts(evidence.checkpoint, evidence.anatomy), **line},
+        "facts": told,
         "parts": found,
+        **({"tensors": tensors} if everything else {}),
     }
     views = [*_part_views(evidence, parts, found), *_spectrum_view(found), *_neuron_view(found)]
+    views += [_everything_view(tensors)] if everything else []
     return report_of(data, (*views, _tensor_view(found)), findings, say_none=True)
 
 
@@ -113,9 +120,23 @@ def _tensor(evidence: Evidence, name: str, header: TensorHeader) -> nodes.Tensor
         "name": name,
         "stored_name": header.name,
         "dtype": header.dtype,
+        "stored_as": header.stored_as,
         "shape": list(header.shape),
         "statistics": {} if numbers is None else statistics(numbers),
+        "fingerprint": None if numbers is None else numbers.fingerprint or None,
     }
+
+
+def _any_tensor(evidence: Evidence, name: str, place: Place) -> nodes.AnyTensor:
+    header = evidence.anatomy.tensors[name]
+    return {**_tensor(evidence, name, header), "place": place.label, "refusal": header.refusal}
+
+
+def _fingerprints(evidence: Evidence, parts: Sequence[Part]) -> dict[str, Any]:
+    """The fingerprints of what was read, nothing where only headers were."""
+    known = {name: numbers.fingerprint for name, numbers in evidence.numbers.items() if numbers.fingerprint}
+    found = fingerprints(evidence.anatomy, parts, known)
+    return {"fingerprint": asdict(found)} if known else {}
 
 
 def _neurons(norms: Floats, most: int) -> nodes.ExtremeNeurons:
@@ -214,6 +235,22 @@ def _tensor_view(found: Sequence[nodes.Part]) -> View:
     columns += [Column("dtype", ("dtype",), "text"), Column("shape", ("shape",), "shape")]
     columns += [Column(row.title, ("statistics", row.name), row.kind, _priority(row)) for row in STATISTICS]
     return View("tensors", "tensors", tuple(columns), rows, machine_only=True)
+
+
+def _everything_view(tensors: Sequence[nodes.AnyTensor]) -> View:
+    """Every tensor of a checkpoint in the order of its places."""
+    columns = (
+        Column("tensor", ("name",), "text"),
+        Column("shape", ("shape",), "shape"),
+        Column("type", ("stored_as",), "text", 2),
+        Column("std", ("statistics", "std"), "real", 1),
+        Column("|max|", ("statistics", "abs_max"), "real", 3),
+        Column("zeros", ("statistics", "zeros"), "integer", 4),
+        Column("not finite", ("statistics", "nonfinite"), "integer", 4),
+        Column("stored name", ("stored_name",), "text", 9),
+        Column("fingerprint", ("fingerprint",), "digest"),
+    )
+    return View("all", f"all {len(tensors):,} tensors", columns, tuple(tensors))
 
 
 def _priority(row: Statistic) -> int:

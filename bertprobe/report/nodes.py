@@ -24,6 +24,15 @@ class Truncated(TypedDict):
     tokens: int
 
 
+class Fingerprints(TypedDict):
+    """Fingerprints of what was read: null for what was not, or not in full."""
+
+    intermediate: str | None
+    pooler: str | None
+    encoder: str | None
+    model: str | None
+
+
 class Facts(TypedDict):
     """What is true of a checkpoint as a whole, and where texts ran, of the run."""
 
@@ -51,6 +60,7 @@ class Facts(TypedDict):
     tokenizer_notes: NotRequired[list[str]]
     truncated: NotRequired[Truncated]
     recipe: NotRequired[str]
+    fingerprint: NotRequired[Fingerprints]
 
 
 class Finding(TypedDict):
@@ -68,13 +78,23 @@ class Finding(TypedDict):
 
 
 class Tensor(TypedDict):
-    """A tensor of a part, with the statistics of `STATISTICS` by name."""
+    """A tensor, with the statistics of `STATISTICS` by name; `stored_as` is the type that the file has it in."""
 
     name: str
     stored_name: str
     dtype: str
+    stored_as: str
     shape: list[int]
     statistics: dict[str, Number]
+    fingerprint: str | None
+
+
+class AnyTensor(Tensor):
+    """A tensor of a checkpoint and where it stands: `layer 3`, `embeddings`, `pooler` or `heads`, and why it has no
+    numbers, where it has none."""
+
+    place: str
+    refusal: str | None
 
 
 class NeuronNorm(TypedDict):
@@ -113,6 +133,7 @@ class Inspection(TypedDict):
     model: str
     facts: Facts
     parts: list[Part]
+    tensors: NotRequired[list[AnyTensor]]
     findings: list[Finding]
     version: str
 

@@ -27,6 +27,7 @@ class Numbers:
     singular value, None also for an empty matrix or one with non-finite values. `row_norms` are (I,) float64, the L2
     norm of each row, NaN for a row with a non-finite value. `noise_sigma` is the largest singular value that random
     numbers would have with these row norms, these column norms, this mean or this largest entry, whichever is most.
+    `fingerprint` is that of shape and values, empty where it was not taken.
     """
 
     summary: Summary
@@ -36,6 +37,7 @@ class Numbers:
     spectrum: Spectrum | None = None
     histogram: Histogram | None = None
     noise_sigma: float | None = None
+    fingerprint: str = ""
 
     @property
     def noise_ratio(self) -> float | None:

@@ -64,6 +64,7 @@ RULES: tuple[Rule[Evidence], ...] = (
     Rule("unreadable", "error", "A tensor of a part is stored in a way that gives no values.", headers.unreadable),
     Rule("constant-weights", "error", "All weights of a matrix are the same number.", numbers.constant_weights),
     Rule("quantised", "warning", "Weights are stored as codes, which are not the model's numbers.", headers.quantised),
+    Rule("all-zero", "warning", "A tensor outside the two modules holds nothing but zeros.", numbers.all_zero),
     Rule("pooler-untrained", "warning", "The pooler shows no trace of training.", numbers.untrained("pooler")),
     Rule("intermediate-untrained", "warning", "A layer shows no trace of training.", numbers.untrained("intermediate")),
     Rule(
@@ -80,6 +81,7 @@ RULES: tuple[Rule[Evidence], ...] = (
     ),
     Rule("duplicate-tensors", "warning", "Two tensors claim one name, or two layers are one.", duplicates),
     Rule("zero-neurons", "warning", "Neurons whose incoming weights are all zero.", numbers.zero_neurons),
+    Rule("dequantised", "note", "Weights are computed from the codes of a quantisation.", headers.dequantised),
     Rule("outlier-neurons", "note", "Neurons whose norms lie far from the others'.", numbers.outlier_neurons),
     Rule("verdict-withheld", "note", "Whether a matrix was trained cannot be told from it.", numbers.verdict_withheld),
     Rule("pooler-absent", "note", "The checkpoint holds no pooler.", headers.pooler_absent),

@@ -15,7 +15,7 @@ from bertprobe.storages import storage_called
 from bertprobe.verdicts.evidence import MOST_NAMES, MOST_NUMBERS, Evidence
 from bertprobe.verdicts.rule import Observation
 
-UNREAD_STORAGE = "tensorflow-checkpoint"  # of the one format that transformers does not read
+UNREAD_STORAGE = "not-loaded-by-transformers"
 
 
 def pooler_absent(evidence: Evidence) -> Iterator[Observation]:
@@ -64,6 +64,20 @@ def quantised(evidence: Evidence) -> Iterator[Observation]:
             f"{printable(name)} cannot be read: {header.refusal}{f'; nor can {count - 1:,} more' if count > 1 else ''}",
             {"tensors": list(islice(codes, MOST_NAMES)), "count": count},
             "name the checkpoint that it was made from, or one that the library wrote after dequantising",
+        )
+
+
+def dequantised(evidence: Evidence) -> Iterator[Observation]:
+    """Weights that a quantisation left, and that are computed from its codes and scales as its maker does."""
+    made = {name: h.derived for name, h in evidence.anatomy.tensors.items() if h.derived and h.derived.quantised}
+    if made:
+        ways = list(dict.fromkeys(derived.quantised for derived in made.values()))
+        yield Observation(
+            None,
+            f"{len(made):,} of {len(evidence.anatomy.tensors):,} tensors are quantised "
+            f"({printable(shortened(ways, 3))}): their numbers are dequantised, near the original ones and not those",
+            {"tensors": list(islice(made, MOST_NAMES)), "count": len(made), "ways": ways},
+            "take the checkpoint that it was made from where digits matter; bertprobe diff tells the error beside it",
         )
 
 

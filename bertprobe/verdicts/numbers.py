@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from bertprobe.anatomy import Part
+from bertprobe.anatomy.places import BUFFERS
 from bertprobe.anatomy.poolers import pooler_reader
 from bertprobe.errors import printable
 from bertprobe.verdicts.evidence import (
@@ -95,6 +97,35 @@ def not_finite(evidence: Evidence) -> Iterator[Observation]:
             numbers = evidence.numbers.get(name)
             if numbers is not None and numbers.summary.nonfinite:
                 yield _not_finite(name, part.label, numbers.summary.nonfinite, numbers.summary.count)
+    for name, numbers in _elsewhere(evidence):
+        if numbers.summary.nonfinite:
+            yield _not_finite(name, None, numbers.summary.nonfinite, numbers.summary.count)
+
+
+def all_zero(evidence: Evidence) -> Iterator[Observation]:
+    """Tensors that no training leaves at zero: matrices, and the weights of layer norms, which multiply."""
+    for name, numbers in _elsewhere(evidence):
+        header, summary = evidence.anatomy.tensors[name], numbers.summary
+        matrix = len(header.shape) > 1 and not (header.shape[0] == 1 and name.endswith(_ONE_SEGMENT))
+        if summary.count and summary.zeros == summary.count and (matrix or _NORM.search(name)):
+            yield Observation(
+                None,
+                f"{printable(name)} holds {summary.count:,} zeros and nothing else",
+                {"tensor": name, "count": summary.count},
+                "the module was never initialised or was overwritten: load the weights again and save anew",
+            )
+
+
+_NORM = re.compile(r"(?:^|[._])(?:layer_?norm|norm|ln)\w*\.weight$", re.IGNORECASE)
+_ONE_SEGMENT = "token_type_embeddings.weight"  # of one row, as RoBERTa's, it adds nothing in many a model
+
+
+def _elsewhere(evidence: Evidence) -> Iterator[tuple[str, Numbers]]:
+    """The numbers of learned tensors that are none of a part's, where all tensors were read."""
+    of_parts = {name for part in evidence.anatomy.parts for name in part.tensors}
+    for name, numbers in evidence.numbers.items():
+        if name not in of_parts and not BUFFERS.search(name):
+            yield name, numbers
 
 
 def not_finite_tensor(name: str, part: str | None, bad: int, count: int) -> Finding:

@@ -57,8 +57,17 @@ def tensors_of(anatomy: Anatomy) -> Tensors:
     places = {}
     for name in kept:
         role = of_parts[name][0].role if name in of_parts else None
-        places[name] = _place(name, "intermediate" if role == "gate" else role)
+        places[name] = place_of(name, "intermediate" if role == "gate" else role)
     return Tensors(kept, places)
+
+
+def places_of(anatomy: Anatomy) -> dict[str, Place]:
+    """The place of every tensor by canonical name, fused matrices whole."""
+    roles = {whole(name)[0]: part.role for part in anatomy.parts for name in part.tensors}
+    return {
+        name: place_of(name, "intermediate" if roles.get(name) == "gate" else roles.get(name))
+        for name in anatomy.tensors
+    }
 
 
 def _named_once(headers: Mapping[str, TensorHeader]) -> Iterator[tuple[str, TensorHeader]]:
@@ -72,7 +81,8 @@ def _named_once(headers: Mapping[str, TensorHeader]) -> Iterator[tuple[str, Tens
         yield name, header
 
 
-def _place(name: str, role: str | None) -> Place:
+def place_of(name: str, role: str | None) -> Place:
+    """The place of a tensor by its canonical name, and the role of its part where it is one's."""
     match = _LAYER.search(name)
     if role == "pooler":
         return Place(None, "pooler")
