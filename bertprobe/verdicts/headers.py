@@ -254,6 +254,8 @@ def names_hidden(evidence: Evidence) -> Iterator[Observation]:
     unknown_prefix, wrapper = evidence.anatomy.unknown_prefix, evidence.checkpoint.wrapper
     anew = command("bertprobe", "export", *evidence.checkpoint.words, "--part", "model", "-o", "NEW/model.safetensors")
     fate = "transformers would load random weights and raise no error"
+    if storage_called(evidence.checkpoint.storage).unread:
+        return  # it looks at no name in such a file
     if wrapper:
         yield Observation(
             None,
@@ -261,8 +263,6 @@ def names_hidden(evidence: Evidence) -> Iterator[Observation]:
             {"wrapper": wrapper, "prefix": evidence.anatomy.prefix, "hiding": unknown_prefix},
             f"rewrite the file with {anew}, and put config.json beside it",
         )
-    elif storage_called(evidence.checkpoint.storage).unread:
-        return  # it looks at no name in such a file
     elif evidence.anatomy.spelling:
         yield Observation(
             None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from bertprobe.anatomy.dialects.dialect import Dialect, Rules
+from bertprobe.anatomy.dialects.flax import FLAX
 from bertprobe.anatomy.dialects.tensorflow import TENSORFLOW
 from bertprobe.anatomy.layouts import OPTIMIZER
 from bertprobe.checkpoint import Spelled, TensorHeader
@@ -17,7 +18,7 @@ from bertprobe.checkpoint import Spelled, TensorHeader
 __all__ = ["DIALECTS", "Dialect", "dialect_of", "to_pytorch"]
 
 # The first whose sign is found counts.
-DIALECTS: tuple[Dialect, ...] = (*TENSORFLOW,)
+DIALECTS: tuple[Dialect, ...] = (*FLAX, *TENSORFLOW)
 
 
 def dialect_of(names: Iterable[str]) -> Dialect | None:
