@@ -58,6 +58,18 @@ def _flax() -> Reader:
     return READER
 
 
+def _numpy_archive() -> Reader:
+    from bertprobe.checkpoint.numpy_archive import ARCHIVE
+
+    return ARCHIVE
+
+
+def _numpy_arrays() -> Reader:
+    from bertprobe.checkpoint.numpy_archive import ARRAYS
+
+    return ARRAYS
+
+
 STORAGES: tuple[Storage, ...] = (
     Storage(
         name="safetensors",
@@ -92,6 +104,20 @@ STORAGES: tuple[Storage, ...] = (
         shard_index=".index.json",
         called="a Flax {}",
         unread="transformers 5 reads no Flax files, and says that there is no model.safetensors",
+    ),
+    Storage(
+        name="NumPy",
+        suffixes=(".npz",),
+        reader=_numpy_archive,
+        called="a numpy {}",
+        unread="transformers reads no .npz, and says that there is no model.safetensors",
+    ),
+    Storage(
+        name="NumPy, a file a tensor",
+        suffixes=(),
+        reader=_numpy_arrays,
+        called="a folder of .npy files",
+        unread="transformers reads no .npy, and says that there is no model.safetensors",
     ),
 )
 
@@ -170,4 +196,4 @@ def only_these() -> str:
 
 def listed(words: Sequence[str], last: str, comma: str = " ") -> str:
     """Words as a sentence lists them; `comma` is what stands before the `last` word."""
-    return f"{comma}{last} ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+    return f"{comma}{last} ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))

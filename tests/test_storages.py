@@ -35,7 +35,7 @@ HERE = Path(__file__).parent
 # ------------------------------------------------------------------------------------------------ one place
 
 NAMES = re.compile(
-    r"safetensors|pytorch_model|^pytorch$|torch\.save|tensorflow|flax|msgpack|gguf|onnx|pickle|\.(?:bin|pth?|ckpt|index|h5)\b",
+    r"safetensors|pytorch_model|^pytorch$|torch\.save|tensorflow|flax|msgpack|\.np[yz]\b|gguf|onnx|pickle|\.(?:bin|pth?|ckpt|index|h5)\b",
     re.IGNORECASE,
 )
 HOMES = (
@@ -82,7 +82,9 @@ def test_no_module_but_a_row_imports_a_format() -> None:
     for path, tree in modules():
         if not path.startswith(HOMES):
             names = " ".join(imported(tree))
-            assert not re.search(r"bertprobe\.checkpoint\.(safetensors|torch_pickle|tensorflow|flax)\b", names), path
+            assert not re.search(
+                r"bertprobe\.checkpoint\.(safetensors|torch_pickle|tensorflow|flax|numpy_archive)\b", names
+            ), path
 
 
 # ------------------------------------------------------------------------------------------------ a row more

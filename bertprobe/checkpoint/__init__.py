@@ -35,7 +35,7 @@ __all__ = [
     "read_tensors",
 ]
 
-HEAD = 64
+HEAD = 512  # bytes by which a format is told: of a zip, the name of its first member is among them
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,12 +213,21 @@ class _Whole:
 
 
 def _check_sum(header: TensorHeader, piece: Piece, data: memoryview) -> None:
-    if piece.checksum is None:
-        return
-    found = checksum(data)
-    if found != piece.checksum:
-        raise CorruptFile(
-            f"tensor {printable(header.name)} in {piece.source.name} has the checksum {found:08x}, "
-            f"its index says {piece.checksum:08x}",
-            "its bytes are damaged: fetch the file again",
-        )
+    for found, expected in _sums(piece, data):
+        if found != expected:
+            raise CorruptFile(
+                f"tensor {printable(header.name)} in {piece.source.name} has the checksum {found:08x}, "
+                f"its index says {expected:08x}",
+                "its bytes are damaged: fetch the file again",
+            )
+
+
+def _sums(piece: Piece, data: memoryview) -> Iterator[tuple[int, int]]:
+    """The checksums of a piece's bytes, each as it is and as it should be."""
+    if piece.checksum is not None:
+        yield checksum(data), piece.checksum
+    if piece.crc is not None:
+        import zlib
+
+        before, expected = piece.crc
+        yield zlib.crc32(data, before), expected

@@ -60,7 +60,7 @@ def row_table(header: TensorHeader) -> RowTable | Array:
     check_readable(header)
     if len(header.pieces) == 1 and len(header.shape) == 2 and header.nbytes > SMALL:
         (piece,) = header.pieces
-        plain = header.strides is None and header.axes is None and piece.checksum is None
+        plain = header.strides is None and header.axes is None and not piece.is_checked
         if plain and isinstance(piece.source, LocalFile):
             return RowTable(header, piece.source)
     return read_tensor(header)

@@ -115,7 +115,8 @@ class Guard:
 class Piece:
     """Where a tensor, or a block of it, lies: bytes `start` to `stop` of `source`; `place` is None for all of it.
 
-    `checksum` is the CRC-32C of those bytes where the format keeps one.
+    `checksum` is the CRC-32C of those bytes where the format keeps one; `crc` a zip's CRC-32, first of what lies before
+    them in the same member, then of that and them.
     """
 
     source: Source
@@ -124,6 +125,12 @@ class Piece:
     place: tuple[slice, ...] | None = None
     guard: Guard | None = None
     checksum: int | None = None
+    crc: tuple[int, int] | None = None
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether its bytes are held against a checksum, so that all of them must be read."""
+        return self.checksum is not None or self.crc is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +233,7 @@ class TensorHeader:
         shape = (stop - start, *self.shape[1:])
         first = piece.start + dtype.nbytes(start * step)
         last = first + dtype.nbytes(extent(shape, self.strides))
-        return replace(self, shape=shape, pieces=(replace(piece, start=first, stop=last, checksum=None),))
+        return replace(self, shape=shape, pieces=(replace(piece, start=first, stop=last, checksum=None, crc=None),))
 
 
 class Spelled(NamedTuple):

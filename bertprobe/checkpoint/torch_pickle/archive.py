@@ -9,20 +9,18 @@ missing or outside the folder, gaps between members, checksums (torch leaves the
 
 from __future__ import annotations
 
-import struct
 from functools import cache, partial
 
 from bertprobe.checkpoint.source import Source
 from bertprobe.checkpoint.tensors import Guard
-from bertprobe.checkpoint.torch_pickle.directory import TAIL, Member, read_directory, shown
 from bertprobe.checkpoint.torch_pickle.hints import DAMAGED, RESAVE
 from bertprobe.checkpoint.torch_pickle.rebuild import Locate, Place, declared_storages
 from bertprobe.checkpoint.torch_pickle.stack_machine import MAX_PICKLE, Malformed, Pickle, interpret
+from bertprobe.checkpoint.zipped.directory import Member, read_directory, shown
+from bertprobe.checkpoint.zipped.members import LOCKED, Ends, data_start
 from bertprobe.errors import CorruptFile, UnsupportedFile, printable, shortened
 
 ALIGNMENT = 64  # of every member torch writes
-_LOCAL = struct.Struct("<4s2xHH8xIIHH")
-_LOCKED = 0x2061  # the bits of the flags for encryption of any kind, and for data that only change another file
 
 
 def contents(source: Source, head: bytes) -> tuple[Pickle, Locate]:
@@ -31,23 +29,6 @@ def contents(source: Source, head: bytes) -> tuple[Pickle, Locate]:
     saved = archive.pickle()
     declared_storages(source, saved.persistent)
     return saved, cache(archive.place)
-
-
-class _Ends:
-    """The two ends of a source, where a zip has what an index needs, fetched once."""
-
-    def __init__(self, source: Source, head: bytes) -> None:
-        self._source = source
-        start = max(0, source.size - TAIL)
-        tail = head[start:] if len(head) == source.size else source.read(start, source.size)
-        self._ends = ((0, head), (start, tail))
-
-    def span(self, start: int, stop: int) -> bytes:
-        """The bytes from `start` to `stop`, from memory where they are there."""
-        for first, data in self._ends:
-            if first <= start and stop <= first + len(data):
-                return data[start - first : stop - first]
-        return self._source.read(start, stop)
 
 
 def _aligned_start(member: Member) -> int | None:
@@ -66,7 +47,7 @@ class _Archive:
 
     def __init__(self, source: Source, head: bytes) -> None:
         self._source = source
-        self._span = _Ends(source, head).span
+        self._span = Ends(source, head).span
         self._members = read_directory(source, self._span)
         self._folder = _folder(source, self._members)
         storages = [self._members[name] for name in self._members if name.startswith(self._folder + b"/data/")]
@@ -113,7 +94,7 @@ class _Archive:
         return data[start : start + member.size]
 
     def _start(self, member: Member, header: bytes) -> int:
-        start = _data_start(self._source, member, header)
+        start = data_start(self._source, member, header)
         if start + member.size > member.stop:
             raise CorruptFile(f"{shown(self._source, member.name)} runs into the one after it", DAMAGED)
         return start
@@ -142,25 +123,13 @@ def _check_stored(source: Source, member: Member) -> None:
         raise UnsupportedFile(
             f"{shown(source, member.name)} is marked as a folder", f"torch does not read its bytes: {RESAVE}"
         )
-    if member.method or member.flags & _LOCKED:
-        how = "encrypted" if member.flags & _LOCKED else "compressed"
+    if member.method or member.flags & LOCKED:
+        how = "encrypted" if member.flags & LOCKED else "compressed"
         raise UnsupportedFile(
             f"{shown(source, member.name)} is {how}", f"zip members written by torch itself never are: {RESAVE}"
         )
 
 
-def _data_start(source: Source, member: Member, header: bytes) -> int:
-    """Where a member's data start by its local header; raises `CorruptFile` if the table of contents contradicts it."""
-    signature, flags, method, size, whole, named, extra = _LOCAL.unpack_from(header)
-    same = (signature, method) == (b"PK\x03\x04", member.method) and not flags & _LOCKED
-    same &= named == len(member.name) and header[30 : 30 + named] == member.name
-    # A zip written in one go has the sizes after the data; a long one has them in another field.
-    same &= bool(flags & 8) or {size, whole} <= {member.size, 0xFFFFFFFF}
-    if not same:
-        raise CorruptFile(f"{shown(source, member.name)} does not start as the table of contents says", DAMAGED)
-    return int(member.first + 30 + named + extra)
-
-
 def _check_local_header(source: Source, member: Member, start: int, header: bytes) -> None:
-    if _data_start(source, member, header) != start:
+    if data_start(source, member, header) != start:
         raise CorruptFile(f"{shown(source, member.name)} is not where the table of contents puts it", RESAVE)

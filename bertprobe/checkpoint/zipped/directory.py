@@ -1,4 +1,4 @@
-"""A zip's table of contents as torch's own reader (miniz) sees it, or a refusal where another would see something else.
+"""A zip's table of contents as every reader sees it, torch's own (miniz) too, or a refusal where two see other things.
 
 Source: PKWARE's APPNOTE.TXT 4.3 to 4.5 and miniz_zip.c. Readers differ in where they look for the table (at the place
 that the end record names, or right before that record), in how many entries they take, and in which names they hold to
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from bertprobe.checkpoint.source import Source
-from bertprobe.checkpoint.torch_pickle.hints import DAMAGED, READERS_DISAGREE
+from bertprobe.checkpoint.zipped.hints import DAMAGED, READERS_DISAGREE
 from bertprobe.errors import CorruptFile, UnsupportedFile, printable
 
 MAX_DIRECTORY = 32 * 2**20  # a zip's table of contents has some 80 bytes a tensor
@@ -30,7 +30,8 @@ _FOLDER = 0x10  # the attribute of a folder, in the file system of MS-DOS
 class Member(NamedTuple):
     """A file in a zip: its local header starts at `first`, and everything that is its own ends before `stop`.
 
-    Its data do not start before `earliest`. A `folder` has none for torch, whatever its size says.
+    Its data do not start before `earliest`, have `size` bytes, and `whole` unpacked, whose CRC-32 is `crc`. A `folder`
+    has none for torch, whatever its size says.
     """
 
     name: bytes
@@ -41,6 +42,8 @@ class Member(NamedTuple):
     method: int
     flags: int
     folder: bool
+    whole: int
+    crc: int
 
 
 def read_directory(source: Source, span: Callable[[int, int], bytes]) -> dict[bytes, Member]:
@@ -56,8 +59,8 @@ def read_directory(source: Source, span: Callable[[int, int], bytes]) -> dict[by
     entries = sorted(_entries(source, span(start, stop), count))
     ends = [*(entry[0] for entry in entries[1:]), start]
     found: dict[bytes, Member] = {}
-    for (first, name, size, method, flags, folder), end in zip(entries, ends, strict=False):
-        member = Member(name, first, end, first + 30 + len(name), size, method, flags, folder)
+    for (first, name, size, method, flags, folder, whole, crc), end in zip(entries, ends, strict=False):
+        member = Member(name, first, end, first + 30 + len(name), size, method, flags, folder, whole, crc)
         if member.earliest + size > member.stop:
             raise CorruptFile(f"{shown(source, name)} overlaps the one after it or the end of the file", DAMAGED)
         if found.setdefault(name.lower(), member) is not member:
@@ -129,8 +132,8 @@ def _long_record(source: Source, record: bytes, located: bytes, at: int) -> list
 
 # ---- What it lists ----
 
-_Entry = tuple[int, bytes, int, int, int, bool]
-"""Where the local header starts, name, size, method, flags, whether it is a folder."""
+_Entry = tuple[int, bytes, int, int, int, bool, int, int]
+"""Where the local header starts, name, size, method, flags, whether it is a folder, size unpacked, CRC-32."""
 
 
 def _entries(source: Source, directory: bytes, count: int) -> list[_Entry]:
@@ -138,7 +141,7 @@ def _entries(source: Source, directory: bytes, count: int) -> list[_Entry]:
     found: list[_Entry] = []
     at = 0
     while at + _ENTRY.size <= len(directory):
-        (signature, _, _, flags, method, _, _, _, size, whole, named, extra, comment, disk, _, attributes, first) = (
+        (signature, _, _, flags, method, _, _, crc, size, whole, named, extra, comment, disk, _, attributes, first) = (
             _ENTRY.unpack_from(directory, at)
         )
         name = directory[at + _ENTRY.size : at + _ENTRY.size + named]
@@ -151,7 +154,8 @@ def _entries(source: Source, directory: bytes, count: int) -> list[_Entry]:
             raise CorruptFile(f"{shown(source, name)} has an odd name or lies in another part", READERS_DISAGREE)
         if not method and whole != size:
             raise CorruptFile(f"{shown(source, name)} has two sizes", DAMAGED)
-        found.append((first, name, size, method, flags, bool(attributes & _FOLDER) or name.endswith(b"/")))
+        folder = bool(attributes & _FOLDER) or name.endswith(b"/")
+        found.append((first, name, size, method, flags, folder, whole, crc))
         at += _ENTRY.size + named + extra + comment
     if at != len(directory) or len(found) != count:
         raise CorruptFile(
