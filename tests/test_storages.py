@@ -44,6 +44,8 @@ HOMES = (
     "checkpoint/torch_pickle/",
     "checkpoint/tensorflow/",
     "checkpoint/flax/",
+    "checkpoint/numpy_archive/",
+    "checkpoint/zipped/",
 )
 WRITES = "what bertprobe writes is safetensors, whatever it reads"
 EXCEPTIONS = {
