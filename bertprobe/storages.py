@@ -58,6 +58,12 @@ def _flax() -> Reader:
     return READER
 
 
+def _onnx() -> Reader:
+    from bertprobe.checkpoint.onnx import READER
+
+    return READER
+
+
 def _numpy_archive() -> Reader:
     from bertprobe.checkpoint.numpy_archive import ARCHIVE
 
@@ -97,6 +103,14 @@ STORAGES: tuple[Storage, ...] = (
         unread="transformers 5 reads no TensorFlow checkpoints, and says that there is no model.safetensors",
     ),
     Storage(
+        name="ONNX",
+        suffixes=(".onnx",),
+        reader=_onnx,
+        file="model.onnx",
+        called="an {} model",
+        unread="transformers 5 reads no ONNX models, and says that there is no model.safetensors",
+    ),
+    Storage(
         name="Flax",
         suffixes=(".msgpack", ".mpk"),
         reader=_flax,
@@ -132,7 +146,6 @@ class Unread(NamedTuple):
 # By the ending of its files; a row of `STORAGES` goes before.
 UNREAD_BY_SUFFIX = {
     ".h5": Unread("a Keras file"),
-    ".onnx": Unread("an ONNX file"),
     ".gguf": Unread("a GGUF file"),
     ".ckpt": Unread(
         "a Lightning checkpoint, or one of TensorFlow before 1.0", "name the file itself, if torch wrote it"

@@ -107,7 +107,7 @@ NOT_THERE: dict[str, tuple[Files, str, tuple[str, ...]]] = {
     ),
     "Keras": ({"m/tf_model.h5": b"\x89HDF", "m/config.json": {}}, "m", ("tf_model.h5, a Keras file", "looked for")),
     "Flax": ({"m/flax_model.msgpack": b"\x80"}, "m", ("holds no tensors", "is it a checkpoint")),
-    "ONNX": ({"m/model.onnx": b"\x08"}, "m", ("model.onnx, an ONNX file", "looked for")),
+    "ONNX": ({"m/model.onnx": b"\x08"}, "m", ("model.onnx is damaged, or no ONNX model", "fetch it again")),
     "TensorFlow": (
         {"m/bert_model.ckpt.index": b"", "m/bert_model.ckpt.data-00000-of-00001": b"", "m/bert_config.json": {}},
         "m",

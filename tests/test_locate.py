@@ -361,10 +361,10 @@ def test_real_small_checkpoints(name: str, file: str, pooling: bool, shared_chec
 
 
 def test_other_formats_are_told_by_name(tmp_path: Path, run: Run) -> None:
-    """An ONNX file has no first bytes of its own."""
-    (tmp_path / "model.onnx").write_bytes(b"\x08\x06\x12\x07pytorch")
-    ran = run(["inspect", tmp_path / "model.onnx"])
-    refused(ran, "model.onnx is an ONNX file", "only safetensors, PyTorch")
-    (tmp_path / "model.onnx").unlink()
+    """A rust-bert file has no first bytes of its own."""
+    (tmp_path / "model.ot").write_bytes(b"\x08\x06\x12\x07")
+    ran = run(["inspect", tmp_path / "model.ot"])
+    refused(ran, "model.ot is a rust-bert file", "only safetensors, PyTorch")
+    (tmp_path / "model.ot").unlink()
     (tmp_path / "epoch=3.ckpt").write_bytes(b"PK\3\4")
     refused(run(["inspect", tmp_path]), "a Lightning checkpoint", "name the file itself")

@@ -46,6 +46,7 @@ HOMES = (
     "checkpoint/flax/",
     "checkpoint/numpy_archive/",
     "checkpoint/zipped/",
+    "checkpoint/onnx/",
 )
 WRITES = "what bertprobe writes is safetensors, whatever it reads"
 EXCEPTIONS = {
@@ -85,7 +86,7 @@ def test_no_module_but_a_row_imports_a_format() -> None:
         if not path.startswith(HOMES):
             names = " ".join(imported(tree))
             assert not re.search(
-                r"bertprobe\.checkpoint\.(safetensors|torch_pickle|tensorflow|flax|numpy_archive)\b", names
+                r"bertprobe\.checkpoint\.(safetensors|torch_pickle|tensorflow|flax|numpy_archive|onnx)\b", names
             ), path
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from bertprobe import storages
 from bertprobe.checkpoint.choose import Located, OpenOptions, locate_in
-from bertprobe.checkpoint.config import checked
+from bertprobe.checkpoint.config import checked, contradictions
 from bertprobe.checkpoint.folder import Folder, FolderWithin, LocalFolder, parse_json
 from bertprobe.checkpoint.locate import locate, locate_tokenizer
 from bertprobe.checkpoint.reading import read_tensor, read_tensors
@@ -176,7 +176,7 @@ def open_checkpoint(
         wrapper=indexes[0][1].wrapper,
         root=root,
         revision=located.revision,
-        notes=(*located.notes, *_several(indexes, root), *(said for _, index in indexes for said in index.remarks)),
+        notes=(*located.notes, *_several(indexes, root), *_remarks(indexes), *_differing(located, carried)),
         spelled={name: told for _, index in indexes for name, told in index.spelled.items() if name in headers},
     )
 
@@ -196,6 +196,16 @@ def _config(folder: Folder, carried: Mapping[str, str]) -> Mapping[str, Any] | N
     """The config that a weights file carries, where none lies beside it."""
     name = next((name for name in CONFIGS if name in carried), None)
     return None if name is None else parse_json(carried[name], folder.at(name))
+
+
+def _remarks(indexes: Sequence[tuple[str, Index]]) -> list[str]:
+    return [said for _, index in indexes for said in index.remarks]
+
+
+def _differing(located: Located, carried: Mapping[str, str]) -> list[str]:
+    """What the config beside the weights gives otherwise than they do themselves; it goes before."""
+    own = None if located.config is None else _config(located.folder, carried)
+    return [] if own is None or located.config is None else list(contradictions(located.config, own))
 
 
 def _rooted(file: Source, index: Index, root: str) -> Index:

@@ -19,7 +19,7 @@ from bertprobe.checkpoint.folder import Folder, read_json
 from bertprobe.checkpoint.reader import Choice, usual_config
 from bertprobe.checkpoint.source import Source
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, quoted, shortened
-from bertprobe.filenames import CONFIGS, MODULES, POOLING
+from bertprobe.filenames import CONFIGS, MODULES, POOLING, VOCABULARIES
 from bertprobe.storages import UNREAD_BY_SUFFIX, Storage, storage_of
 
 # Files that training leaves beside the weights, and adapters, which are no model of their own.
@@ -49,7 +49,8 @@ class Located:
 
     `shards` are the names of files beside them that hold the data, where `files` do not. `ref` names it
     again where what was typed should not be repeated, an address with a password in it. `home` is
-    the folder that describes the model as a whole, where the weights lie in one below, as in `0_Transformer`.
+    the folder that describes the model as a whole, where the weights lie in one below, as in `0_Transformer`. `within`
+    is the folder below `folder` that holds weights alone, empty where they lie beside the settings.
     """
 
     resolved: str
@@ -63,6 +64,7 @@ class Located:
     shards: tuple[str, ...] = field(default=())
     ref: str = ""
     home: Folder | None = None
+    within: str = ""
 
 
 def locate_in(folder: Folder, wanted: OpenOptions) -> Located:
@@ -127,13 +129,18 @@ def _located(folder: Folder, choice: Choice, resolved: str) -> Located:
     """The chosen files, with the config beside them, or where they lie below the folder in that."""
     inside = folder.below(choice.folder) if choice.folder else folder
     storage = storage_of(choice.files[0])
-    find = storage.reader().config if storage else usual_config
+    reader = storage.reader() if storage else None
+    if folder is inside and reader and inside.name in reader.above and (outer := inside.above) is not None:
+        folder = outer
+    find = reader.config if reader else usual_config
     named = ((where, find(where)) for where in (inside, folder))
     where, config = next(((where, name) for where, name in named if name is not None), (folder, None))
     odd = () if config is None or config in CONFIGS else (f"{config} is taken for the config",)
+    settings = _with_settings(inside, folder)
     return Located(
         resolved=resolved,
-        folder=inside,
+        folder=settings,
+        within="" if settings is inside else inside.name,
         files=tuple(inside.source(name) for name in choice.files),
         config=None if config is None else read_json(where, config),
         pooling=_pooling(folder),
@@ -141,6 +148,12 @@ def _located(folder: Folder, choice: Choice, resolved: str) -> Located:
         notes=(*choice.notes, *odd),
         shards=tuple(other for name in choice.files for other in others_of(name, inside)),
     )
+
+
+def _with_settings(inside: Folder, folder: Folder) -> Folder:
+    """The folder with a model's small files: that of the weights, or the one above it where only that has some."""
+    own = (*CONFIGS, *VOCABULARIES)
+    return folder if any(map(folder.is_file, own)) and not any(map(inside.is_file, own)) else inside
 
 
 def others_of(name: str, folder: Folder) -> tuple[str, ...]:
@@ -208,7 +221,7 @@ def _by_suffix(storage: Storage, folder: Folder) -> Choice | None:
     if len(complete) == 1 and not singles:
         return Choice(tuple(complete[0]))
     if len(singles) == 1 and not complete:
-        return Choice((singles[0],))
+        return None if _is_anybodys(storage, singles[0], folder) else Choice((singles[0],))
     if singles or len(complete) > 1:
         raise NotFound(
             f"{folder.address} holds several weights files ({shortened(singles + [found[0] for found in complete])})",
@@ -220,6 +233,12 @@ def _by_suffix(storage: Storage, folder: Folder) -> Choice | None:
             "fetch the missing ones, or name one shard to see what is in it",
         )
     return None
+
+
+def _is_anybodys(storage: Storage, name: str, folder: Folder) -> bool:
+    """Whether a lone file of an ending that many tools use lies beside the usual file of another format."""
+    usual = (other.file for other in storages.STORAGES if other is not storage and other.file)
+    return not storage.exclusive and name.endswith(storage.suffixes[0]) and any(map(folder.is_file, usual))
 
 
 def _shard() -> re.Pattern[str]:

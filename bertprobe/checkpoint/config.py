@@ -119,6 +119,22 @@ def _shown(value: Any) -> str:
     return quoted(value) if isinstance(value, str) else json.dumps(value)[:60]
 
 
+_TANH = "gelu_new"
+_SAME = {"gelu_python": "gelu", **dict.fromkeys(("gelu_fast", "gelu_pytorch_tanh", "gelu_python_tanh"), _TANH)}
+_BY_GRAPH = ("hidden_act", "num_attention_heads", "layer_norm_eps")  # that no tensor's shape tells
+
+
+def contradictions(beside: Mapping[str, Any], carried: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence for each setting that config.json and a weights file with settings of its own give differently."""
+    for key in _BY_GRAPH:
+        said, told = beside.get(key), carried.get(key)
+        if said is None or told is None or _SAME.get(said, said) == _SAME.get(told, told):
+            continue
+        numbers = isinstance(said, float) and isinstance(told, float)
+        if not numbers or abs(said - told) > 1e-3 * abs(told):
+            yield f"config.json gives {key} as {_shown(said)}, the weights file itself as {_shown(told)}"
+
+
 def check_faults(faults: Mapping[str, str], shown: str, needed: Iterable[str] | None = None) -> None:
     """Raises `UnsupportedFile` for a setting that is needed, on any level, and cannot be.
 

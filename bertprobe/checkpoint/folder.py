@@ -54,6 +54,11 @@ class Folder(Protocol):
         """A folder in it."""
         ...
 
+    @property
+    def above(self) -> Folder | None:
+        """The folder that it lies in, None where it is the outermost."""
+        ...
+
     def text(self, name: str) -> str:
         """A small file whole; raises `NotFound` or `UnsupportedFile`."""
         ...
@@ -159,6 +164,11 @@ class LocalFolder:
     def below(self, name: str) -> LocalFolder:
         return LocalFolder(self.path / name, self._read)
 
+    @property
+    def above(self) -> LocalFolder | None:
+        path = self.path.resolve()
+        return None if path.parent == path else LocalFolder(path.parent, self._read)
+
     def text(self, name: str) -> str:
         file = LocalFile(self.path / name)
         self._read.append(file)
@@ -241,6 +251,10 @@ class FolderWithin:
 
     def below(self, name: str) -> Folder:
         return self._folder.below(name)
+
+    @property
+    def above(self) -> Folder | None:
+        return self._folder.above
 
     def text(self, name: str) -> str:
         return self._carried[name] if self.carries(name) else self._folder.text(name)

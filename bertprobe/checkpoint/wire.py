@@ -6,6 +6,10 @@ Source: https://protobuf.dev/programming-guides/encoding
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bertprobe.checkpoint.source import Source
 
 MAX_FIELDS = 16  # of a message, but for those that a field of it may have: TensorFlow's have up to six
 
@@ -72,6 +76,91 @@ class Message:
             if not isinstance(value, bytes):
                 raise Broken("a message in it has a number for a message")
             yield value
+
+
+Field = tuple[int, int, int, int]
+"""A field of a message in a file: its number, its kind, and from where to where its bytes lie; a number's own value
+stands in place of the first, and 0 of the second."""
+
+NUMBER, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5
+FIRST = 16 * 1024  # bytes of the window after a leap: what is leapt over is mostly followed by a few short fields
+LARGEST = 512 * 1024  # to which windows grow that follow each other
+_HEAD = 20  # bytes of a key and a number at most
+
+
+class Walk:
+    """A file of messages that is gone through from its start, a window at a time: what is leapt over is not read.
+
+    Fields are asked for by the bytes of their message, and those of a message in it while that one is gone through.
+    `bytes_seen` are those of all windows.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.bytes_seen = 0
+        self._base = 0
+        self._data = b""
+        self._window = FIRST
+
+    def fields(self, start: int, stop: int) -> Iterator[Field]:
+        """The fields of the message in some bytes of the file; raises `Broken` where they do not fill them."""
+        at = start
+        while at < stop:
+            self._reach(at, min(at + _HEAD, stop))
+            data, base = self._data, self._base
+            key, here = varint(data, at - base)
+            kind = key & 7
+            if kind == NUMBER:
+                value, here = varint(data, here)
+                first, last, at = value, 0, base + here
+            elif kind == BYTES:
+                size, here = varint(data, here)
+                first = base + here
+                last = at = first + size
+            elif kind in (FIXED_32, FIXED_64):
+                size = 8 if kind == FIXED_64 else 4
+                first, last, at = int.from_bytes(data[here : here + size], "little"), 0, base + here + size
+            else:
+                raise Broken("a message in it has a field of no known kind")
+            if at > stop:
+                raise Broken("a message in it is cut short")
+            yield key >> 3, kind, first, last
+
+    def take(self, start: int, stop: int) -> bytes:
+        """Some bytes of the file, near those that were asked for last."""
+        self._reach(start, stop)
+        return self._data[start - self._base : stop - self._base]
+
+    def _reach(self, start: int, stop: int) -> None:
+        """Has the window hold some bytes."""
+        end = self._base + len(self._data)
+        if self._base <= start and stop <= end:
+            return
+        follows = self._base <= start <= end and len(self._data) > 0
+        self._window = min(2 * self._window, LARGEST) if follows else FIRST
+        size = self.source.size
+        here = max(start, end) if follows else start
+        there = min(max(here + self._window, stop), size)
+        if stop > size:
+            raise Broken("it ends amid a message")
+        kept = self._data[start - self._base :] if follows else b""
+        self._data, self._base = kept + self.source.read(here, there), start
+        self.bytes_seen += there - here
+
+
+def raw_fields(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The fields of a message by number, each as the bytes of its value."""
+    at = 0
+    while at < len(data):
+        key, at = varint(data, at)
+        start = at
+        value, at = _value(data, at, key & 7)
+        yield key >> 3, value if isinstance(value, bytes) else data[start:at]
+
+
+def signed(value: int) -> int:
+    """A number of 64 bits as one that may be negative."""
+    return value - 2**64 if value >= 2**63 else value
 
 
 def _first_number(data: bytes) -> int:

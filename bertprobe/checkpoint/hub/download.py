@@ -50,14 +50,14 @@ def download(folder: HubFolder, weights: Iterable[str], revision: str, home: Hub
     paths = [*map(folder.inside, beside), *map(home.inside, around)]
     settings = [path for path in dict.fromkeys(paths) if (repository.sizes[path] or 0) <= MOST_SETTINGS]
     modules = [path for path in map(home.inside, module_files(home)) if path not in settings]
-    here = Path()
+    here, path = Path(), ""
     for path in (*settings, *modules, *map(folder.inside, weights)):
         here = Path(_downloaded(repository, path, repository.commit, folder.address))
     known = snapshot(repository.id, revision)
     if settings and (known is None or known.name != repository.commit):
         # By the name that was typed, so that the cache, and transformers, know what it led to.
         _downloaded(repository, settings[0], revision or "main", folder.address)
-    return LocalFolder(here.parent)
+    return LocalFolder(here.parents[path.count("/") - folder.inside("").count("/")])
 
 
 def _downloaded(repository: Repository, path: str, revision: str, what: str) -> str:

@@ -84,7 +84,8 @@ def _fetched(address: Address, wanted: OpenOptions, located: Located) -> Located
     folder = located.folder
     if not wanted.download or not isinstance(folder, HubFolder):
         return located
-    names = [*(file.name for file in located.files), *located.shards]
+    below = f"{located.within}/" if located.within else ""
+    names = [below + name for name in (*(file.name for file in located.files), *located.shards)]
     home = located.home if isinstance(located.home, HubFolder) else folder
     local = download(folder, names, address.revision, home)
     above = len(folder.path.split("/")) - len(home.path.split("/")) + (bool(folder.path) and not home.path)
@@ -93,7 +94,7 @@ def _fetched(address: Address, wanted: OpenOptions, located: Located) -> Located
         resolved=str(local.path),
         folder=local,
         home=LocalFolder([local.path, *local.path.parents][above]) if home is not folder else None,
-        files=tuple(file if isinstance(file, LocalFile) else local.source(file.name) for file in located.files),
+        files=tuple(file if isinstance(file, LocalFile) else local.source(below + file.name) for file in located.files),
     )
 
 

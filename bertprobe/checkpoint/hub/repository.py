@@ -146,6 +146,10 @@ class HubFolder:
     def below(self, name: str) -> HubFolder:
         return HubFolder(self.repository, self.inside(name))
 
+    @property
+    def above(self) -> HubFolder | None:
+        return HubFolder(self.repository, self.path.rpartition("/")[0]) if self.path else None
+
     def text(self, name: str) -> str:
         if name not in self._texts:
             self._texts[name] = small_text(self.source(name))

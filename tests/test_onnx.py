@@ -1,0 +1,199 @@
+"""ONNX: graphs in every form that exporters and optimisers give them, held against the weights they were made from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import graphs
+import numpy as np
+import onnx
+import pytest
+from conftest import Run
+from graphs import FORMS, LAYERS, Bert, Dynamo, Fused, anonymous, pocket, written
+from kin import POCKET
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
+from test_bad_input import refused
+
+import bertprobe
+from bertprobe.anatomy import Anatomy, find_parts
+from bertprobe.checkpoint import Checkpoint, open_checkpoint, read_tensors
+
+TEXTS = ["A first text, of some length.", "short"]
+
+
+@pytest.fixture(scope="module")
+def weights() -> graphs.Weights:
+    return pocket()
+
+
+def opened(ref: Path, **how: Any) -> tuple[Checkpoint, Anatomy]:
+    checkpoint = open_checkpoint(str(ref), **how)
+    return checkpoint, find_parts(checkpoint)
+
+
+def same(anatomy: Anatomy, weights: graphs.Weights) -> bool:
+    """Whether all of an encoder's tensors are there, and have the same bits."""
+    read = dict(read_tensors({name: anatomy.tensors[name] for name in weights}))
+    return all(read[name].dtype == t.dtype and np.array_equal(read[name], t) for name, t in weights.items())
+
+
+# ------------------------------------------------------------------------------------------------ every form
+
+
+@pytest.mark.parametrize("prefix", ["", "bert.", "model.0.auto_model."])
+@pytest.mark.parametrize("form", FORMS)
+def test_weights_have_their_names_and_bits(form: str, prefix: str, weights: graphs.Weights, tmp_path: Path) -> None:
+    checkpoint, anatomy = opened(written(FORMS[form](weights, prefix).model(), tmp_path / "m"))
+    assert checkpoint.storage == "ONNX"
+    assert same(anatomy, weights)
+    assert anatomy.layers == tuple(range(LAYERS))
+    assert [part.label for part in anatomy.parts][-1] == "pooler"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_names_that_are_lost_are_found_in_the_graph(form: str, weights: graphs.Weights, tmp_path: Path) -> None:
+    checkpoint, anatomy = opened(written(anonymous(FORMS[form](weights).model()), tmp_path / "m"))
+    assert same(anatomy, weights)
+    assert f"{len(weights)} by the flow of data" in " ".join(checkpoint.notes)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_config_is_made_of_the_graph(form: str, weights: graphs.Weights, tmp_path: Path) -> None:
+    checkpoint, _ = opened(written(FORMS[form](weights).model(), tmp_path / "m", config=False))
+    told = graphs.CONFIG
+    wanted = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act")
+    wanted += ("vocab_size", "type_vocab_size", "max_position_embeddings", "layer_norm_eps", "model_type")
+    assert checkpoint.config == {key: told[key] for key in wanted}
+    assert checkpoint.config_file is None
+
+
+@pytest.mark.parametrize("form", ["torch", "dynamo", "Gemm"])
+def test_texts_come_to_what_the_graph_makes_of_them(form: str, weights: graphs.Weights, tmp_path: Path) -> None:
+    """Run by onnx's reference, which knows no operators of onnxruntime."""
+    folder = written(FORMS[form](weights).model(), tmp_path / "m")
+    model = bertprobe.open(str(folder))
+    ours = np.asarray(model.pool(TEXTS))
+    session = ReferenceEvaluator(str(folder / "model.onnx"))
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    for text, vector in zip(TEXTS, ours, strict=True):
+        ids = np.array([tokenizer.encode(text).ids])
+        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        theirs = session.run(["pooler_output"], feed)[0][0]
+        assert np.abs(vector - theirs).max() < 2e-5
+
+
+def test_a_part_and_the_whole_are_exported(weights: graphs.Weights, tmp_path: Path, run: Run) -> None:
+    from transformers import BertModel
+
+    folder = written(Fused(weights).model(), tmp_path / "m")
+    out = tmp_path / "new"
+    out.mkdir()
+    assert run(["export", folder, "--part", "model", "-o", out / "model.safetensors"]).code == 0
+    (out / "config.json").write_text((POCKET / "config.json").read_text())
+    loaded, told = BertModel.from_pretrained(out, output_loading_info=True)
+    assert not told["missing_keys"]
+    state = loaded.state_dict()
+    assert all(np.array_equal(state[name].numpy(), t) for name, t in weights.items())
+
+
+def test_every_command_reads_one(weights: graphs.Weights, tmp_path: Path, run: Run) -> None:
+    folder = written(Bert(weights).model(), tmp_path / "m")
+    for argv in (
+        ["inspect", folder],
+        ["inspect", "--shapes", folder],
+        ["pool", "a text", "-m", folder],
+        ["activations", "a text", "-m", folder],
+        ["diff", folder, POCKET],
+        ["export", folder, "-o", tmp_path / "pooler.safetensors"],
+    ):
+        assert run(argv).code == 0, argv
+    found = json.loads(run(["diff", folder, POCKET, "--json"]).out)
+    assert "float16" in json.dumps(found) or found
+
+
+# ------------------------------------------------------------------------------------------------ what a graph tells
+
+
+@pytest.mark.parametrize(("act", "told"), [("relu", "relu"), ("gelu_new", "gelu_new"), ("silu", "silu")])
+def test_the_activation_is_told_by_the_graph(act: str, told: str, weights: graphs.Weights, tmp_path: Path) -> None:
+    model = Bert(weights, act=act).model()
+    checkpoint, anatomy = opened(written(model, tmp_path / "m", config=False))
+    assert (checkpoint.config or {})["hidden_act"] == told
+    assert anatomy.config_spec.activation == told
+    beside, _ = opened(written(model, tmp_path / "n"))
+    assert f"config.json gives hidden_act as 'gelu', the weights file itself as '{told}'" in beside.notes
+
+
+def test_an_approximate_gelu_is_told(weights: graphs.Weights, tmp_path: Path) -> None:
+    checkpoint, _ = opened(written(Fused(weights, act="fast").model(), tmp_path / "m"))
+    assert "config.json gives hidden_act as 'gelu', the weights file itself as 'gelu_new'" in checkpoint.notes
+
+
+def test_a_bias_that_the_graph_does_not_add_is_zero(weights: graphs.Weights, tmp_path: Path) -> None:
+    """torch's second exporter leaves out a bias of zeros."""
+    model = Dynamo(weights).model()
+    (gemm,) = [node for node in model.graph.node if node.op_type == "Gemm"]
+    del gemm.input[2]
+    (bias,) = [tensor for tensor in model.graph.initializer if tensor.name == "pooler.dense.bias"]
+    model.graph.initializer.remove(bias)
+    checkpoint, anatomy = opened(written(model, tmp_path / "m"))
+    zeros = {**weights, "pooler.dense.bias": np.zeros_like(weights["pooler.dense.bias"])}
+    assert same(anatomy, zeros)
+    assert "the graph adds no bias in 1 of its dense layers" in " ".join(checkpoint.notes)
+
+
+def test_a_bias_that_is_computed_is_not_told_as_zeros(weights: graphs.Weights, tmp_path: Path) -> None:
+    model = Dynamo(weights).model()
+    (gemm,) = [node for node in model.graph.node if node.op_type == "Gemm"]
+    model.graph.node.insert(0, onnx.helper.make_node("Exp", [gemm.input[2]], ["computed"]))
+    gemm.input[2] = "computed"
+    _, anatomy = opened(written(anonymous(model), tmp_path / "m"))
+    assert "pooler.dense.weight" in anatomy.tensors
+    assert "pooler.dense.bias" not in anatomy.tensors
+
+
+def test_names_and_graph_that_disagree_are_refused(weights: graphs.Weights, tmp_path: Path, run: Run) -> None:
+    model = Bert(weights).model()
+    names = {
+        "encoder.layer.0.attention.self.query.bias": "encoder.layer.0.attention.self.key.bias",
+        "encoder.layer.0.attention.self.key.bias": "encoder.layer.0.attention.self.query.bias",
+    }
+    for tensor in model.graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    folder = written(model, tmp_path / "m")
+    refused(
+        run(["inspect", folder]), "attention.self.key.weight by the bias", "open the checkpoint that it was exported"
+    )
+
+
+def test_a_tensor_that_modules_share_has_both_names(weights: graphs.Weights, tmp_path: Path) -> None:
+    """As exporters make one of equal ones: all biases of a fresh model are."""
+    vector = np.zeros_like(weights["encoder.layer.0.output.dense.bias"])
+    names = [f"encoder.layer.{n}.output.dense.bias" for n in range(LAYERS)]
+    model = Bert({**weights, **dict.fromkeys(names, vector)}).model()
+    for node in model.graph.node:
+        node.input[:] = [names[0] if name in names else name for name in node.input]
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in names[1:]]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    _, anatomy = opened(written(model, tmp_path / "m"))
+    assert same(anatomy, {**weights, **dict.fromkeys(names, vector)})
+
+
+def test_a_graph_that_is_none_of_an_encoder_keeps_its_names(tmp_path: Path, run: Run) -> None:
+    node = onnx.helper.make_node("MatMul", ["x", "some.weights"], ["y"])
+    x = onnx.helper.make_tensor_value_info("x", 1, [1, 4])
+    tensor = numpy_helper.from_array(np.ones((4, 4), np.float32), "some.weights")
+    graph = onnx.helper.make_graph([node], "g", [x], [onnx.helper.make_tensor_value_info("y", 1, [1, 4])], [tensor])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "model.onnx")
+    checkpoint = open_checkpoint(str(tmp_path / "model.onnx"))
+    assert list(checkpoint.headers) == ["some.weights"]
+    assert "no encoder was recognised" in " ".join(checkpoint.notes)
+    refused(run(["inspect", tmp_path / "model.onnx"]), "has tensors such as some.weights")
