@@ -354,9 +354,9 @@ class Model(ReprMixin):
             neurons: how many rows of extreme norm to name.
         """
         from bertprobe.measurement import measure_parts
+        from bertprobe.recipe.line import recipe_line
         from bertprobe.recipe.rules import beside_weights
         from bertprobe.report.inspection import inspection
-        from bertprobe.report.recipe_line import recipe_line
 
         numbers = measure_parts(self.anatomy.parts, spectrum=True) if spectrum else self.numbers
         evidence = Evidence(self.checkpoint, self.anatomy, numbers)

@@ -133,6 +133,16 @@ class Piece:
         return self.checksum is not None or self.crc is not None
 
 
+class Grid(NamedTuple):
+    """What a quantisation rounds to: `bits` a number, and one scale for each `block` of so many rows and columns.
+
+    They are those of the matrix as it is stored; 0 stands for all rows, or all columns.
+    """
+
+    bits: int
+    block: tuple[int, int]
+
+
 @dataclass(frozen=True, slots=True)
 class Derived:
     """How a tensor's numbers are made of what the file holds: unpacked, put together, or dequantised.
@@ -140,13 +150,14 @@ class Derived:
     `make` is given the arrays of `inputs`, which it does not change, and gives that of the tensor, of its dtype and
     in the shape that is stored; it raises `CorruptFile` for what cannot be. `stored_as` is what the format calls the
     type that the file has them in. `quantised` says in words how numbers near the original ones are made, empty where
-    they are the original ones.
+    they are the original ones, and `grid` how far they may lie from them, None where that is not known.
     """
 
     inputs: tuple[TensorHeader, ...]
     make: Callable[..., Array]
     stored_as: str
     quantised: str = ""
+    grid: Grid | None = None
 
 
 @dataclass(frozen=True, slots=True)

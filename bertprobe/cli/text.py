@@ -162,7 +162,7 @@ class _Way:
         if vector != "sentence":
             return cls(vector)
         from bertprobe.recipe import recipe_of
-        from bertprobe.report.recipe_line import recipe_line
+        from bertprobe.recipe.line import recipe_line
         from bertprobe.run.sentence import open_sentence, tokenizer_for
 
         recipe = recipe_of(checkpoint)

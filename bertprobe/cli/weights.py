@@ -111,8 +111,8 @@ def inspect(
 def _recipe(checkpoint: Checkpoint) -> tuple[str, tuple[Finding, ...]]:
     """What the settings beside the weights make of a text, in a line, and what was found of it."""
     from bertprobe.recipe import recipe_of
+    from bertprobe.recipe.line import recipe_line
     from bertprobe.recipe.rules import beside_weights
-    from bertprobe.report.recipe_line import recipe_line
 
     recipe = recipe_of(checkpoint)
     return recipe_line(recipe), beside_weights(recipe)

@@ -14,8 +14,10 @@ from bertprobe.anatomy import Anatomy, Part
 from bertprobe.anatomy.places import Place, Tensors, tensors_of
 from bertprobe.checkpoint import Checkpoint, TensorHeader, read_tensors
 from bertprobe.checkpoint.tensors import check_readable
+from bertprobe.compare.settings import Differing, differing
 from bertprobe.errors import UnsupportedFile
 from bertprobe.measurement import Progress, side_by_side
+from bertprobe.recipe import recipe_of
 from bertprobe.verdicts import Evidence
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ class Comparison:
 
     `reshaped` are names with other shapes in B, `only_a` and `only_b` names that the other lacks; `numbers_a` and
     `numbers_b` are of the poolers, for their verdicts; `labels` are the parts it was held to, None for everything;
-    `moved` is what became of texts.
+    `moved` is what became of texts, `settings` are those beside the weights that differ.
     """
 
     a: Side
@@ -74,6 +76,7 @@ class Comparison:
     numbers_b: Mapping[str, Numbers] = field(default_factory=dict)
     labels: frozenset[str] | None = None
     moved: TextComparison | None = None
+    settings: tuple[Differing, ...] = ()
 
     @property
     def compared(self) -> tuple[tuple[Pair, Delta], ...]:
@@ -126,7 +129,8 @@ def pair_up(a: Side, b: Side, parts: Sequence[Part] | None = None) -> Comparison
     # A second name for the same bytes is left out by each side for itself, so the other may have it under that name.
     only_a = {name: header for name, header in only_a.items() if name not in b.anatomy.tensors}
     only_b = {name: header for name, header in only_b.items() if name not in a.anatomy.tensors}
-    return Comparison(a, b, tuple(pairs), reshaped, only_a, only_b, labels=labels)
+    settings = differing(a.checkpoint, b.checkpoint, recipe_of(a.checkpoint), recipe_of(b.checkpoint))
+    return Comparison(a, b, tuple(pairs), reshaped, only_a, only_b, labels=labels, settings=settings)
 
 
 def _chosen(of: Side, labels: frozenset[str] | None) -> dict[str, TensorHeader]:
@@ -154,6 +158,7 @@ def compare(
     Raises `UnsupportedFile` and `CorruptFile` as `read_tensors` does.
     """
     from bertprobe.compare.delta import delta
+    from bertprobe.compare.rounding import rounded_by_quantisation
     from bertprobe.stats.numbers import measure
 
     for header in (header for both in paired.reshaped.values() for header in both if header.refusal is not None):
@@ -168,6 +173,7 @@ def compare(
                 numbers_a[pair.name], numbers_b[pair.name] = measure(a), measure(b)
             spectrum = pair.place.piece in ("intermediate", "pooler")
             found = delta(a, b, (pair.a.dtype, pair.b.dtype), neurons=neurons * spectrum, spectrum=spectrum)
+            found = rounded_by_quantisation(found, a, b, (pair.a, pair.b))
             return pair.name, replace(pair, delta=found)
         finally:
             if progress is not None:
@@ -180,7 +186,7 @@ def compare(
         numbers.update((name, measure(array)) for name, array in read_tensors(wanted))
     return Comparison(
         paired.a, paired.b, done, paired.reshaped, paired.only_a, paired.only_b, numbers_a, numbers_b,
-        paired.labels, moved,
+        paired.labels, moved, paired.settings,
     )  # fmt: skip
 
 

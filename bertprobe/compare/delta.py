@@ -48,8 +48,9 @@ class Delta:
     not equal as numbers, `nonfinite_mismatch` ones are finite in one array only, or infinite otherwise. `change` is
     ‖Δ‖ / ‖A‖; `largest` is the element of Δ of largest magnitude and `place` where it stands. `rounding` is the
     widest dtype to which both round to the same numbers; `rounded` says which of them holds such numbers only: a, b,
-    both or neither. `rank` counts the σ above the rounding of the stored numbers, `full_rank` is the most there could
-    be and `explained` the share of ‖Δ‖² in those σ.
+    both or neither. Where one is the other quantised, `rounding` is that quantisation, and `steps` the largest element
+    of Δ in steps of its grid. `rank` counts the σ above the rounding of the stored numbers, `full_rank` is the most
+    there could be and `explained` the share of ‖Δ‖² in those σ.
     """
 
     count: int
@@ -64,6 +65,7 @@ class Delta:
     place: tuple[int, ...] | None = None
     rounding: str | None = None
     rounded: str = ""
+    steps: float | None = None
     rank: int | None = None
     full_rank: int | None = None
     explained: float | None = None

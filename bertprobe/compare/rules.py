@@ -34,7 +34,7 @@ def identical(comparison: Comparison) -> Iterator[Observation]:
     if deltas and not comparison.reshaped and all(found.identical for found in deltas):
         yield Observation(
             None,
-            f"{_all(comparison)} are {_equal(comparison)}{_apart(comparison)}",
+            f"{_same_model(comparison)}{_all(comparison)} are {_equal(comparison)}{_apart(comparison)}",
             {"tensors": len(comparison.pairs), "only_a": len(comparison.only_a), "only_b": len(comparison.only_b)},
             "nothing to do: keep either"
             if comparison.fits
@@ -42,12 +42,40 @@ def identical(comparison: Comparison) -> Iterator[Observation]:
         )
 
 
+def _same_model(comparison: Comparison) -> str:
+    """Where all of both was looked at, and nothing differs, they are one model, in whatever files."""
+    if not comparison.fits or comparison.labels is not None:
+        return ""
+    storages = [of.checkpoint.storage for of in (comparison.a, comparison.b)]
+    return "the same model: " if storages[0] == storages[1] else f"the same model, {' and '.join(storages)}: "
+
+
+def settings_differ(comparison: Comparison) -> Iterator[Observation]:
+    """Settings that make another vector of one text, whatever the weights."""
+    rows = comparison.settings
+    if rows:
+        told = [f"{row.setting} {row.a or 'nothing'} in A, {row.b or 'nothing'} in B" for row in rows]
+        yield Observation(
+            None,
+            f"the settings beside the weights differ, and so do the vectors of a text: {printable(shortened(told))}",
+            {"settings": [row._asdict() for row in rows]},
+            "bertprobe recipe tells of each which file says so",
+        )
+
+
 def _equal(comparison: Comparison) -> str:
     """Equal bits, or equal numbers in other types."""
-    stored = sorted({(pair.a.dtype, pair.b.dtype) for pair in comparison.pairs if pair.a.dtype != pair.b.dtype})
+    types = {(pair.a.stored_as, pair.b.stored_as) for pair in comparison.pairs if pair.a.dtype != pair.b.dtype}
+    stored = sorted(types)
     if not stored:
         return "the same, bit for bit"
     return "equal in value, stored as " + ", ".join(f"{a} in A and {b} in B" for a, b in stored)
+
+
+def _rounding_hint(deltas: Iterable[Delta]) -> str:
+    if any(found.steps is not None for found in deltas):
+        return "they are one model as far as can be told; what changed by less than that rounding is not seen"
+    return "they are one model; a tolerance of 0.01 tells such rounding from training"
 
 
 def same_up_to_rounding(comparison: Comparison) -> Iterator[Observation]:
@@ -66,8 +94,14 @@ def same_up_to_rounding(comparison: Comparison) -> Iterator[Observation]:
         None,
         f"{said}: {len(deltas):,} of {len(comparison.pairs):,} tensors differ, by no more than that"
         f"{_apart(comparison)}",
-        {"dtypes": dtypes, "tensors": len(deltas), "of": len(comparison.pairs), "largest_change": largest},
-        "they are one model; a tolerance of 0.01 tells such rounding from training",
+        {
+            "dtypes": dtypes,
+            "tensors": len(deltas),
+            "of": len(comparison.pairs),
+            "largest_change": largest,
+            "largest_steps": max((found.steps for found in deltas if found.steps is not None), default=None),
+        },
+        _rounding_hint(deltas),
     )
 
 
@@ -249,9 +283,10 @@ RULES: tuple[Rule[Comparison], ...] = (
     Rule("pooler-lost", "warning", "A has a pooler, B has none.", pooler_lost),
     Rule("pooler-reinitialised", "warning", "B's pooler was initialised anew.", pooler_reinitialised),
     Rule("shapes-differ", "warning", "Shapes or the number of layers differ.", shapes_differ),
+    Rule("settings-differ", "warning", "Other settings make other vectors of one text.", settings_differ),
     Rule("unrelated", "warning", "Neither checkpoint comes of the other.", unrelated),
     Rule("identical", "note", "Nothing differs, bit for bit.", identical),
-    Rule("same-up-to-rounding", "note", "One is the other rounded to a narrower dtype.", same_up_to_rounding),
+    Rule("same-up-to-rounding", "note", "One is the other, rounded to fewer digits.", same_up_to_rounding),
     Rule("pooler-unchanged", "note", "The pooler stayed as it was while others changed.", pooler_unchanged),
     Rule("layers-frozen", "note", "Layers, or the embeddings, stayed as they were.", layers_frozen),
     Rule("low-rank-change", "note", "Matrices changed by a matrix of low rank.", low_rank_change),

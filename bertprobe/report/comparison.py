@@ -51,9 +51,10 @@ def comparison(found: Comparison, tolerance: float = 0.0, *, whole: bool = True)
         "elsewhere": elsewhere,
         "places": places,
         "apart": _apart(found),
+        "settings": [row._asdict() for row in found.settings],
         "texts": texts,
     }
-    views = [*_part_views(parts, whole), *_place_view(places), *_apart_view(found)]
+    views = [*_part_views(parts, whole), *_place_view(places), *_apart_view(found), *_settings_view(found)]
     views += [*_text_views(texts), _tensor_view(parts, elsewhere), *_neuron_view(parts)]
     return report_of(data, views, findings, say_none=True)
 
@@ -174,6 +175,8 @@ def _tensor(pair: Pair) -> nodes.ComparedTensor:
         "rows": pair.rows,
         "dtype_a": pair.a.dtype,
         "dtype_b": pair.b.dtype,
+        "stored_as_a": pair.a.stored_as,
+        "stored_as_b": pair.b.stored_as,
         "stored_name_a": pair.a.name,
         "stored_name_b": pair.b.name,
         "difference": None if found is None else _difference(found),
@@ -193,6 +196,7 @@ def _difference(found: Delta) -> nodes.Difference:
         "place": None if found.place is None else list(found.place),
         "rounding": found.rounding,
         "rounded": found.rounded or None,
+        "steps": found.steps,
         "rank": found.rank,
         "full_rank": found.full_rank,
         "explained": found.explained,
@@ -346,6 +350,17 @@ def _apart_view(found: Comparison) -> Iterator[View]:
             for (name, a, b), layers in rows.items()
         )
         yield View("apart", "not in both, or in other shapes", columns, nodes)
+
+
+def _settings_view(found: Comparison) -> Iterator[View]:
+    if found.settings:
+        columns = (
+            Column("setting", ("setting",), "text"),
+            Column("in A", ("a",), "text"),
+            Column("in B", ("b",), "text"),
+        )
+        rows = tuple(row._asdict() for row in found.settings)
+        yield View("settings", "settings beside the weights that differ", columns, rows)
 
 
 def _shape(header: TensorHeader) -> str:

@@ -508,6 +508,7 @@ class Difference(TypedDict):
     place: list[int] | None
     rounding: str | None
     rounded: str | None
+    steps: Number
     rank: int | None
     full_rank: int | None
     explained: Number
@@ -524,6 +525,8 @@ class ComparedTensor(TypedDict):
     rows: int | None
     dtype_a: str
     dtype_b: str
+    stored_as_a: str
+    stored_as_b: str
     stored_name_a: str
     stored_name_b: str
     difference: Difference | None
@@ -639,6 +642,14 @@ class MovedTexts(TypedDict):
     notes: list[str]
 
 
+class DifferingSetting(TypedDict):
+    """A setting beside the weights, in words; null where one of the two has nothing for it."""
+
+    setting: str
+    a: str | None
+    b: str | None
+
+
 class Comparison(TypedDict):
     """`diff`."""
 
@@ -649,6 +660,7 @@ class Comparison(TypedDict):
     elsewhere: list[ComparedTensor]
     places: list[Place]
     apart: Apart
+    settings: list[DifferingSetting]
     texts: MovedTexts | None
     findings: list[Finding]
     version: str

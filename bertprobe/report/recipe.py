@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from bertprobe.checkpoint.choose import Located
 from bertprobe.recipe import Dense, LayerNorm, Normalize, Pooling, Recipe, Said, Setting, Step
+from bertprobe.recipe.line import recipe_line, tokens, words_of
 from bertprobe.report import Column, Report, View, report_of
-from bertprobe.report.recipe_line import recipe_line, tokens, words_of
 from bertprobe.report.tools import tool_nodes, tool_notes_view, tools_view
 from bertprobe.verdicts import Finding
 

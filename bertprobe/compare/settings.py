@@ -1,0 +1,101 @@
+"""What the settings beside two checkpoints make of a text: where that differs, so do its vectors, whatever the weights.
+
+Of a lone weights file, which has none, nothing is compared: they may lie elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from bertprobe.checkpoint import Checkpoint, LocalFile
+from bertprobe.errors import BertprobeError
+from bertprobe.filenames import TOKENIZER, VOCABULARY
+from bertprobe.recipe import Recipe
+from bertprobe.recipe.line import tokens, words_of
+
+# Settings of config.json that decide a number, as they are called there; what only one of the two says is not compared.
+_NUMBERS = (
+    "hidden_act",
+    "layer_norm_eps",
+    "num_attention_heads",
+    "position_embedding_type",
+    "pad_token_id",
+    "is_decoder",
+)
+
+
+class Differing(NamedTuple):
+    """A setting, and what each checkpoint has for it in words; None where one has nothing."""
+
+    setting: str
+    a: str | None
+    b: str | None
+
+
+def differing(a: Checkpoint, b: Checkpoint, recipe_a: Recipe, recipe_b: Recipe) -> tuple[Differing, ...]:
+    """The settings that differ and decide a vector, in the order in which a text meets them."""
+    recipes = (recipe_a, recipe_b)
+    rows: list[Differing] = []
+    if all(recipe.files.tokenizer.there or recipe.files.tokenizer_config.there for recipe in recipes):
+        rows += _rows(*(dict(_of_tokenizer(recipe)) for recipe in recipes))
+    if all(recipe.files.config.there for recipe in recipes):
+        rows += _rows(*(dict(_of_modules(recipe)) for recipe in recipes))
+    rows += [*_of_vocabularies(a, b), *_of_configs(a.config or {}, b.config or {})]
+    return tuple(row for row in rows if row.a != row.b)
+
+
+def _rows(a: Mapping[str, str], b: Mapping[str, str]) -> list[Differing]:
+    return [Differing(name, a.get(name), b.get(name)) for name in dict.fromkeys([*a, *b])]
+
+
+def _of_modules(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """What modules.json declares, nothing where there is none."""
+    if recipe.declared:
+        yield "length", tokens(recipe.length.value)
+        if before := recipe.text_of(None):
+            yield "prompt", repr(before)
+        for number, step in enumerate(recipe.steps, 1):
+            yield f"step {number}", words_of(step)
+        if recipe.cut.value is not None:
+            yield "cut to", f"{recipe.cut.value:,} numbers"
+        yield "similarity", recipe.similarity.value
+
+
+def _of_tokenizer(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    if recipe.lower.value is not None:
+        yield "case", "lower-cased" if recipe.lower.value else "kept"
+    if recipe.accents.value is not None:
+        yield "accents", "taken off" if recipe.accents.value else "kept"
+    if recipe.special.value is not None:
+        yield "around a text", " … ".join(recipe.special.value) or "nothing"
+
+
+def _of_vocabularies(a: Checkpoint, b: Checkpoint) -> Iterator[Differing]:
+    """How many tokens each has, where they are not the same ones with the same ids; only of files on this disk."""
+    one, other = (_vocabulary(of) for of in (a, b))
+    if one is not None and other is not None and one != other:
+        apart = len(one.items() ^ other.items())
+        yield Differing("vocabulary", f"{len(one):,} tokens", f"{len(other):,} tokens ({apart:,} stand in one only)")
+
+
+def _vocabulary(of: Checkpoint) -> dict[str, int] | None:
+    """The id of each token, None where there is none, or it is kept in another way."""
+    if not isinstance(of.files[0], LocalFile):
+        return None
+    try:
+        if of.tokenizer.is_file(TOKENIZER):
+            found = json.loads(of.tokenizer.text(TOKENIZER))["model"]["vocab"]
+            return found if isinstance(found, dict) else {str(entry[0]): id for id, entry in enumerate(found)}
+        if of.tokenizer.is_file(VOCABULARY):
+            return {token: id for id, token in enumerate(of.tokenizer.text(VOCABULARY).splitlines())}
+    except (BertprobeError, ValueError, RecursionError, LookupError, TypeError):
+        return None  # whoever runs a text is told
+    return None
+
+
+def _of_configs(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Differing]:
+    for key in _NUMBERS:
+        if key in a and key in b:
+            yield Differing(key, str(a[key]), str(b[key]))
