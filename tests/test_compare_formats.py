@@ -163,7 +163,7 @@ def test_a_setting_that_changed_is_told(
     changed(pair[1] / file, **settings)
     data = diff(*pair)
     assert "identical" in rules(data)
-    assert [node["setting"] for node in data["settings"]] == [row]
+    assert data["settings"][0]["setting"] == row  # accents follow the case
     assert row in rules(data)["settings-differ"]["message"]
 
 
