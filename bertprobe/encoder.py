@@ -168,6 +168,8 @@ def load_encoder(
             "put its config.json (or bert_config.json) beside it",
         )
     config = anatomy.settings
+    padding_idx = _padding_idx(config, anatomy.row.padding)
+    _check_positions(checkpoint, config, padding_idx, outer[_TABLES[1]].shape[0])
     return Encoder(
         backend=backend,
         weights=_read(backend, outer),
@@ -176,7 +178,7 @@ def load_encoder(
         heads=_heads(checkpoint, anatomy, within),
         eps=float(config.get("layer_norm_eps", 1e-12)),
         activation=backend.activation(activation),
-        padding_idx=_padding_idx(config, anatomy.row.padding),
+        padding_idx=padding_idx,
     )
 
 
@@ -227,6 +229,20 @@ def _padding_idx(config: Mapping[str, Any], default: int | None) -> int | None:
         shown = "null" if found is None else found
         raise UnsupportedFile(f"config.json gives pad_token_id as {shown}", "positions are counted from it: mend it")
     return found
+
+
+def _check_positions(checkpoint: Checkpoint, config: Mapping[str, Any], padding: int | None, rows: int) -> None:
+    """Refuses a table of other positions than a config has that counts them from the padding on.
+
+    Some converters cut off the rows before the first position, and all would be read from the wrong row.
+    """
+    told = config.get("max_position_embeddings")
+    if padding is not None and type(told) is int and told != rows:
+        raise UnsupportedFile(
+            f"the config.json of {printable(checkpoint.ref)} has {told:,} positions, of which {padding + 1} are before "
+            f"the first token's, the table of positions has {rows:,} rows",
+            "they are not of one model: take the config.json away if the weights file tells its settings by itself",
+        )
 
 
 def _heads(checkpoint: Checkpoint, anatomy: Anatomy, within: Sequence[Headers]) -> tuple[int, ...]:
