@@ -52,14 +52,14 @@ def _tensorflow() -> Reader:
     return READER
 
 
-def _flax() -> Reader:
-    from bertprobe.checkpoint.flax import READER
+def _gguf() -> Reader:
+    from bertprobe.checkpoint.gguf import READER
 
     return READER
 
 
-def _hdf5() -> Reader:
-    from bertprobe.checkpoint.hdf5 import READER
+def _flax() -> Reader:
+    from bertprobe.checkpoint.flax import READER
 
     return READER
 
@@ -89,7 +89,7 @@ STORAGES: tuple[Storage, ...] = (
         reader=_safetensors,
         file="model.safetensors",
         shard_index=".index.json",
-        instead_of=(".bin", ".h5", ".msgpack", ".onnx"),
+        instead_of=(".bin", ".h5", ".msgpack", ".onnx", ".gguf"),
     ),
     Storage(
         name="PyTorch",
@@ -107,15 +107,6 @@ STORAGES: tuple[Storage, ...] = (
         file="bert_model.ckpt.index",
         called="a TensorFlow {}",
         unread="transformers 5 reads no TensorFlow checkpoints, and says that there is no model.safetensors",
-    ),
-    Storage(
-        name="HDF5",
-        suffixes=(".h5", ".hdf5", ".keras"),
-        reader=_hdf5,
-        file="tf_model.h5",
-        shard_index=".index.json",
-        called="a {} file of Keras",
-        unread="transformers 5 reads no tf_model.h5 any more, and says that there is no model.safetensors",
     ),
     Storage(
         name="ONNX",
@@ -148,6 +139,12 @@ STORAGES: tuple[Storage, ...] = (
         called="a folder of .npy files",
         unread="transformers reads no .npy, and says that there is no model.safetensors",
     ),
+    Storage(
+        name="GGUF",
+        suffixes=(".gguf",),
+        reader=_gguf,
+        unread="transformers 5 reads no BERT from a GGUF file, and says that there is no model.safetensors",
+    ),
 )
 
 
@@ -160,7 +157,7 @@ class Unread(NamedTuple):
 
 # By the ending of its files; a row of `STORAGES` goes before.
 UNREAD_BY_SUFFIX = {
-    ".gguf": Unread("a GGUF file"),
+    ".h5": Unread("a Keras file"),
     ".ckpt": Unread(
         "a Lightning checkpoint, or one of TensorFlow before 1.0", "name the file itself, if torch wrote it"
     ),
@@ -172,7 +169,7 @@ UNREAD_BY_SUFFIX = {
 # By its first bytes, under whatever name.
 UNREAD_BY_START = {
     b"version https://git-lfs": Unread("a Git LFS pointer, not the file itself", "run: git lfs pull"),
-    b"GGUF": Unread("a GGUF file of llama.cpp", "name the checkpoint it was made from"),
+    b"\x89HDF": Unread("an HDF5 file"),
     b"\x1f\x8b": Unread("a gzip archive", "unpack it first"),
     b"<": Unread("a web page or XML file", "it may be an error page saved under the file's name: fetch it again"),
     b"{": Unread("a JSON file", "name the folder or the weights file"),

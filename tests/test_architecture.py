@@ -92,6 +92,7 @@ DOORKEEPERS = {
     "cramjam": {"checkpoint/tensorflow/table.py"},
     "pickle": set(),
     "datasets": {"extract/reading.py"},
+    "gguf": {"checkpoint/gguf/blocks.py"},
     "fsspec": {"export/places.py"},
     "safetensors": {"export/files.py"},
     "ray": {"sharded/on_ray.py"},

@@ -47,7 +47,7 @@ HOMES = (
     "checkpoint/numpy_archive/",
     "checkpoint/zipped/",
     "checkpoint/onnx/",
-    "checkpoint/hdf5/",
+    "checkpoint/gguf/",
 )
 WRITES = "what bertprobe writes is safetensors, whatever it reads"
 EXCEPTIONS = {
@@ -64,6 +64,7 @@ EXCEPTIONS = {
     "export/vectors.py": WRITES,
     "transformers_model/allowed.py": "a setting of transformers has such a name",
     "recipe/tools.py": "what files other tools need",
+    "anatomy/dialects/gguf.py": "the rows of DIALECTS say whose names they are",
     "anatomy/dialects/tensorflow.py": "the rows of DIALECTS say whose names they are",
     "anatomy/dialects/flax.py": "the rows of DIALECTS say whose names they are",
     "verdicts/headers.py": "hints write safetensors; a finding has the name of its format, and wrappers are of pickles",
@@ -87,7 +88,7 @@ def test_no_module_but_a_row_imports_a_format() -> None:
         if not path.startswith(HOMES):
             names = " ".join(imported(tree))
             assert not re.search(
-                r"bertprobe\.checkpoint\.(safetensors|torch_pickle|tensorflow|flax|numpy_archive|onnx|hdf5)\b", names
+                r"bertprobe\.checkpoint\.(safetensors|torch_pickle|tensorflow|flax|numpy_archive|onnx|gguf)\b", names
             ), path
 
 
@@ -203,8 +204,8 @@ def test_every_word_on_formats_tells_of_it(
     refused(run(["inspect", "empty"]), "or .toy file")
     (tmp_path / "odd").write_bytes(b"something else")
     refused(run(["inspect", "odd"]), "nor Toy", "or a .toy file")
-    (tmp_path / "odd.ot").write_bytes(b"something else")
-    refused(run(["inspect", "odd.ot"]), "only safetensors, PyTorch", "and Toy checkpoints are read")
+    (tmp_path / "odd").write_bytes(b"\x89HDF")
+    refused(run(["inspect", "odd"]), "only safetensors, PyTorch", "and Toy checkpoints are read")
     (tmp_path / "damaged.toy").write_bytes(b"something else")
     refused(run(["inspect", "damaged.toy"]), "does not start with TOY")
     (tmp_path / "model").mkdir()

@@ -17,7 +17,7 @@ from bertprobe.checkpoint.reading import read_tensor, read_tensors
 from bertprobe.checkpoint.source import LocalFile, Source
 from bertprobe.checkpoint.tensors import DTYPES, Index, Piece, Spelled, TensorHeader, check_readable
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, quoted, shortened
-from bertprobe.filenames import CONFIGS
+from bertprobe.filenames import CONFIGS, POOLING
 from bertprobe.storages import UNREAD_BY_START, UNREAD_BY_SUFFIX, storage_called, storage_of
 
 __all__ = [
@@ -86,10 +86,14 @@ class Checkpoint:
         return first.path.parent
 
     @property
+    def carried(self) -> tuple[str, ...]:
+        """The names of small files, the config among them, that the weights file holds and none lies beside."""
+        return self.settings.carried if isinstance(self.settings, FolderWithin) else ()
+
+    @property
     def config_file(self) -> Path | None:
         """The file that `config` was read from, None where there is none on this disk."""
-        carried = isinstance(self.settings, FolderWithin) and any(map(self.settings.carries, CONFIGS))
-        if self.config is None or carried or not isinstance(self.files[0], LocalFile):
+        if self.config is None or {*CONFIGS} & {*self.carried} or not isinstance(self.files[0], LocalFile):
             return None
         find = storage_called(self.storage).reader().config
         for folder in (self.folder, self.folder.parent):  # where weights lie in a folder of their own
@@ -156,9 +160,10 @@ def open_checkpoint(
         raise _no_root(located, indexes, root)
     if not headers:
         raise NotFound(f"{located.resolved} holds no tensors", "is it a checkpoint? it may be an empty or another file")
-    carried = {name: text for _, index in indexes for name, text in index.settings.items()}
+    # Of several files the first that carries any; a text is made when it is asked for.
+    carried: Mapping[str, str] = next((index.settings for _, index in indexes if index.settings), {})
     settings = FolderWithin(located.folder, located.files[0], carried) if carried else located.folder
-    config = checked(_config(settings, carried) if located.config is None else located.config)
+    config = checked(_carried(settings, carried, *CONFIGS) if located.config is None else located.config)
     return Checkpoint(
         # What names the model again, alone: a command that a finding suggests knows of no folder or file beside it.
         ref=located.resolved if subfolder or weights else located.ref or ref,
@@ -171,7 +176,7 @@ def open_checkpoint(
         settings=settings,
         home=located.home or settings,
         tokenizer=settings if named is None else named,
-        pooling=located.pooling,
+        pooling=_carried(settings, carried, POOLING) if located.pooling is None else located.pooling,
         metadata={key: value for _, index in indexes for key, value in index.metadata.items()},
         wrapper=indexes[0][1].wrapper,
         root=root,
@@ -192,9 +197,9 @@ def headers_in(folder: Folder) -> Mapping[str, TensorHeader]:
     return {header.name: header for file in located.files for header in _index(file)[1].headers}
 
 
-def _config(folder: Folder, carried: Mapping[str, str]) -> Mapping[str, Any] | None:
-    """The config that a weights file carries, where none lies beside it."""
-    name = next((name for name in CONFIGS if name in carried), None)
+def _carried(folder: Folder, carried: Mapping[str, str], *names: str) -> Mapping[str, Any] | None:
+    """The first of these settings that a weights file carries, where none lies beside it."""
+    name = next((name for name in names if name in carried), None)
     return None if name is None else parse_json(carried[name], folder.at(name))
 
 
@@ -204,7 +209,7 @@ def _remarks(indexes: Sequence[tuple[str, Index]]) -> list[str]:
 
 def _differing(located: Located, carried: Mapping[str, str]) -> list[str]:
     """What the config beside the weights gives otherwise than they do themselves; it goes before."""
-    own = None if located.config is None else _config(located.folder, carried)
+    own = None if located.config is None else _carried(located.folder, carried, *CONFIGS)
     return [] if own is None or located.config is None else list(contradictions(located.config, own))
 
 

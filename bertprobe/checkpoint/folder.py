@@ -238,7 +238,7 @@ class FolderWithin:
 
     @property
     def names(self) -> Set[str]:
-        return {*self._folder.names, *self._carried}
+        return {*self._folder.names, *(name.partition("/")[0] for name in self._carried)}
 
     def at(self, name: str) -> str:
         return f"{name} in {self._file.address}" if self.carries(name) else self._folder.at(name)
@@ -247,7 +247,7 @@ class FolderWithin:
         return name in self._carried or self._folder.is_file(name)
 
     def is_folder(self, name: str) -> bool:
-        return self._folder.is_folder(name)
+        return self._folder.is_folder(name) or any(carried.startswith(f"{name}/") for carried in self._carried)
 
     def below(self, name: str) -> Folder:
         return self._folder.below(name)
@@ -266,6 +266,11 @@ class FolderWithin:
 
     def prepare(self, names: Iterable[str]) -> None:
         self._folder.prepare(name for name in names if not self.carries(name))
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """The small files that the weights file carries and none of that name lies beside."""
+        return tuple(filter(self.carries, self._carried))
 
     def carries(self, name: str) -> bool:
         """Whether a small file is the one that the weights file carries."""

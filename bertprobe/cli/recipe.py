@@ -25,7 +25,7 @@ def recipe(
     """
     from bertprobe.checkpoint.choose import OpenOptions
     from bertprobe.checkpoint.locate import locate
-    from bertprobe.recipe import read_recipe, require_settings
+    from bertprobe.recipe import has_settings, read_recipe, recipe_carried, require_settings
     from bertprobe.recipe.rules import judge_recipe
     from bertprobe.report.recipe import recipe_report
 
@@ -33,6 +33,8 @@ def recipe(
     ref = resolve_model(model)
     located = locate(ref, OpenOptions(subfolder, settings_only=True))
     found = read_recipe(located.folder)
+    if not has_settings(found):
+        found = recipe_carried(ref, subfolder) or found
     require_settings(found)
     report = recipe_report(located.ref or ref, located, found, judge_recipe(found))
     printer.show(report)

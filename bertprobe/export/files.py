@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bertprobe.checkpoint import Checkpoint
-from bertprobe.errors import OutputError, command, printable, quoted
+from bertprobe.errors import CorruptFile, OutputError, UnsupportedFile, command, printable, quoted
 from bertprobe.export.renaming import Unsupported, exchange, rename_to_free
 from bertprobe.inputs import input_at, input_below
 
@@ -65,6 +65,32 @@ def copies(checkpoint: Checkpoint, path: Path) -> str:
     if vocabulary.is_file() and not (path.parent / "vocab.txt").exists():
         pairs.append((vocabulary, path.parent / "vocab.txt"))
     return " && ".join(command("cp", str(a), str(b)) for a, b in pairs)
+
+
+def text_carried(checkpoint: Checkpoint, name: str) -> str | None:
+    """A small file that a weights file carries; None of a tokenizer that cannot be put together again."""
+    try:
+        return checkpoint.settings.text(name)
+    except (CorruptFile, UnsupportedFile):
+        return None
+
+
+def write_carried(checkpoint: Checkpoint, folder: Path) -> tuple[str, ...]:
+    """Writes the small files that a weights file carries, none over one that is there; gives their names.
+
+    Raises `OutputError` as `atomic_write` does.
+    """
+    written = []
+    for name in checkpoint.carried:
+        path, text = folder / name, text_carried(checkpoint, name)
+        if text is None or os.path.lexists(path):
+            continue
+        with _translate_errors(path):
+            path.parent.mkdir(exist_ok=True)
+        with atomic_write(Output(path)) as file:
+            file.write(text.encode())
+        written.append(name)
+    return tuple(written)
 
 
 @contextmanager

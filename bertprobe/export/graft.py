@@ -16,7 +16,7 @@ from bertprobe.compare import Side
 from bertprobe.compare.delta import delta
 from bertprobe.compare.rules import UNRELATED_BELOW
 from bertprobe.errors import OutputError, PartMissing, UnsupportedFile, printable
-from bertprobe.export.files import atomic_folder, check_folder
+from bertprobe.export.files import atomic_folder, check_folder, text_carried
 from bertprobe.export.tensors import (
     Item,
     check_name,
@@ -103,9 +103,9 @@ def graft(donor: Side, recipient: Side, wish: Graft) -> Grafted:
             write_safetensors(file, items, item_arrays(items, measured.take), metadata)
         with folder.file(CONFIG) as file:
             file.write(_config(recipient))
-        for source in beside:
-            with folder.file(source.name) as file:
-                file.write(source.read(0, source.size))
+        for name, content in beside.items():
+            with folder.file(name) as file:
+                file.write(content)
         files = folder.sizes
     evidence = Evidence(donor.checkpoint, donor.anatomy, measured.numbers())
     findings = (*about(judge(evidence), parts), *_strangers(donor, recipient))
@@ -292,12 +292,16 @@ def _config(recipient: Side) -> bytes:
     return json.dumps({"model_type": recipient.anatomy.family, **config}, indent=2).encode() + b"\n"
 
 
-def _beside(recipient: Checkpoint) -> list[LocalFile]:
-    """The recipient's files that go along; raises `UnsupportedFile` where there is no config."""
+def _beside(recipient: Checkpoint) -> dict[str, bytes]:
+    """The files that go along, also those that the recipient carries; raises `UnsupportedFile` without a config."""
     if recipient.config is None:
         raise UnsupportedFile(
             f"{printable(recipient.ref)} has no config.json", "put it beside the weights: from_pretrained asks for it"
         )
     config = recipient.config_file
     folder = recipient.folder if config is None else config.parent
-    return [LocalFile(folder / name) for name in BESIDE if (folder / name).is_file()]
+    found = {name: text_carried(recipient, name) for name in BESIDE if name in recipient.carried}
+    lying = [LocalFile(folder / name) for name in BESIDE if (folder / name).is_file()]
+    return {name: text.encode() for name, text in found.items() if text is not None} | {
+        file.name: file.read(0, file.size) for file in lying
+    }

@@ -15,8 +15,9 @@ from bertprobe.anatomy import Anatomy, Part
 from bertprobe.checkpoint import DTYPES, Checkpoint, LocalFile, Source, TensorHeader, check_readable, read_tensors
 from bertprobe.checkpoint.tensors import numpy_dtype
 from bertprobe.errors import OutputError, PartMissing, UnsupportedFile, escaped, is_text, printable, quoted
-from bertprobe.export.files import Output, atomic_write, check_place
+from bertprobe.export.files import Output, atomic_write, check_place, write_carried
 from bertprobe.fingerprint import of_tensors
+from bertprobe.storages import weights_files
 
 MOST_HASHED = 20 * 10**9  # bytes of a weights file: some half a minute
 FINGERPRINT = "fingerprint"
@@ -38,12 +39,16 @@ class WrittenTensor:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A file that was written: where, how large, with which tensors and which metadata."""
+    """A file that was written: where, how large, with which tensors and which metadata.
+
+    `beside` are small files that were put beside it.
+    """
 
     path: str
     bytes: int
     tensors: tuple[WrittenTensor, ...]
     metadata: Mapping[str, str]
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,7 @@ def export(
 ) -> Written:
     """Writes the tensors of the parts, or of the whole model where `parts` is None, to a safetensors or npz file.
 
+    A whole model under the name that transformers looks for gets the small files beside it that its own file carries.
     `on_tensor` is shown each tensor as it is read, so that nobody has to read it a second time.
 
     Raises:
@@ -97,7 +103,13 @@ def export(
         file.flush()
         size = file.tell()
     tensors = tuple(WrittenTensor(i.name, i.header.name, i.dtype, i.header.dtype, i.header.shape) for i in items)
-    return Written(str(output.path), size, tensors, metadata)
+    beside = write_carried(checkpoint, output.path.parent) if parts is None and _is_loaded(output) else ()
+    return Written(str(output.path), size, tensors, metadata, beside)
+
+
+def _is_loaded(output: Output) -> bool:
+    """Whether transformers finds a model by that name, and its tensors by theirs."""
+    return output.path.name == weights_files()[0] and output.names == "canonical"
 
 
 def _items(checkpoint: Checkpoint, anatomy: Anatomy, parts: Sequence[Part] | None, output: Output) -> list[Item]:

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from bertprobe.anatomy.config import HIDDEN, model_type_of
 from bertprobe.anatomy.families import FAMILIES
-from bertprobe.checkpoint import Checkpoint
+from bertprobe.checkpoint import Checkpoint, open_checkpoint
 from bertprobe.checkpoint.folder import Folder
 from bertprobe.errors import NotFound
 from bertprobe.filenames import MODULES
@@ -159,12 +159,30 @@ def read_recipe(home: Folder, *, tokenizer: Folder | None = None, config: Mappin
     )
 
 
+def recipe_carried(ref: str, subfolder: str) -> Recipe | None:
+    """The recipe that a weights file carries by itself, None where there is none."""
+    try:
+        checkpoint = open_checkpoint(ref, subfolder=subfolder)
+    except NotFound:
+        return None
+    return recipe_of(checkpoint) if checkpoint.carried else None
+
+
+def has_settings(recipe: Recipe) -> bool:
+    """Whether there is any of the files that a recipe is read from."""
+    return recipe.files.modules is not None or any(settings.there for settings in _looked_for(recipe))
+
+
+def _looked_for(recipe: Recipe) -> tuple[Settings, ...]:
+    files = recipe.files
+    return (files.config, files.tokenizer_config, files.tokenizer, files.transformer, files.prompts)
+
+
 def require_settings(recipe: Recipe) -> None:
     """Raises `NotFound` for a recipe of a folder that has none of the files it could be read from."""
     files = recipe.files
-    looked = (files.config, files.tokenizer_config, files.tokenizer, files.transformer, files.prompts)
-    if files.modules is None and not any(settings.there for settings in looked):
-        names = ", ".join(settings.file for settings in looked)
+    if not has_settings(recipe):
+        names = ", ".join(settings.file for settings in _looked_for(recipe))
         raise NotFound(f"{files.home.address} holds no settings of a model", f"looked for {MODULES}, {names}")
 
 

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from bertprobe.anatomy import Anatomy, Part
 from bertprobe.anatomy.places import Place, places_of
 from bertprobe.checkpoint import Checkpoint, TensorHeader
+from bertprobe.filenames import CONFIGS
 from bertprobe.fingerprint import fingerprints
 from bertprobe.report import Column, Report, View, facts, report_of, with_tensors
 from bertprobe.stats.table import STATISTICS, Statistic, columns_of, statistics
+from bertprobe.storages import listed
 from bertprobe.verdicts import Evidence, Finding, verdict
 from bertprobe.verdicts.headers import UNREAD_STORAGE
 
@@ -65,8 +67,10 @@ def exportation(checkpoint: Checkpoint, anatomy: Anatomy, written: Written, find
             "bytes": written.bytes,
             "metadata": dict(written.metadata),
             "tensors": tensors,
+            **({"beside": list(written.beside)} if written.beside else {}),
         },
     }
+    beside = f", and beside it {listed(written.beside, 'and')}" if written.beside else ""
     columns = (
         Column("tensor", ("name",), "text"),
         Column("stored as", ("stored_name",), "text", 2),
@@ -74,7 +78,7 @@ def exportation(checkpoint: Checkpoint, anatomy: Anatomy, written: Written, find
         Column("dtype", ("dtype",), "text"),
         Column("was", ("stored_dtype",), "text", 1),
     )
-    return report_of(data, [View("tensors", f"written to {written.path}", columns, tuple(tensors))], findings)
+    return report_of(data, [View("tensors", f"written to {written.path}{beside}", columns, tuple(tensors))], findings)
 
 
 def _after_export(checkpoint: Checkpoint, written: Written, findings: Sequence[Finding]) -> Iterator[Finding]:
@@ -83,6 +87,8 @@ def _after_export(checkpoint: Checkpoint, written: Written, findings: Sequence[F
 
     canonical = not any("/" in tensor.name for tensor in written.tensors)
     for finding in findings:
+        if finding.rule == UNREAD_STORAGE and canonical and {*CONFIGS} & {*written.beside}:
+            continue  # it is converted
         if finding.rule == UNREAD_STORAGE and canonical:
             commands = copies(checkpoint, Path(written.path))
             if commands:

@@ -150,12 +150,13 @@ class WrittenTensor(TypedDict):
 
 
 class WrittenFile(TypedDict):
-    """The file of `export`."""
+    """The file of `export`; `beside` are small files that the checkpoint's own file carries, written beside it."""
 
     path: str
     bytes: int
     metadata: dict[str, str]
     tensors: list[WrittenTensor]
+    beside: NotRequired[list[str]]
 
 
 class Exportation(TypedDict):

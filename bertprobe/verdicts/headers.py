@@ -11,6 +11,7 @@ from bertprobe.anatomy import Anatomy, Part, spans
 from bertprobe.anatomy.poolers import never_pools, pooling_modes, why_no_pooler
 from bertprobe.checkpoint import TensorHeader
 from bertprobe.errors import command, printable, quoted, shortened
+from bertprobe.filenames import CONFIGS
 from bertprobe.storages import storage_called
 from bertprobe.verdicts.evidence import MOST_NAMES, MOST_NUMBERS, Evidence
 from bertprobe.verdicts.rule import Observation
@@ -300,7 +301,9 @@ def unread_storage(evidence: Evidence) -> Iterator[Observation]:
     copies = [] if config is None else [command("cp", str(config), "NEW/config.json")]
     if config is not None and (vocabulary := config.parent / "vocab.txt").is_file():
         copies.append(command("cp", str(vocabulary), "NEW/vocab.txt"))
-    copy = "".join(f" && {words}" for words in copies) or "; it needs a config.json beside it, too"
+    copy = "".join(f" && {words}" for words in copies)
+    if config is None and not {*CONFIGS} & {*evidence.checkpoint.carried}:  # what is carried is written with the model
+        copy = "; it needs a config.json beside it, too"
     export = command(
         "bertprobe", "export", *evidence.checkpoint.words, "--part", "model", "-o", "NEW/model.safetensors"
     )
