@@ -64,6 +64,12 @@ def _flax() -> Reader:
     return READER
 
 
+def _hdf5() -> Reader:
+    from bertprobe.checkpoint.hdf5 import READER
+
+    return READER
+
+
 def _onnx() -> Reader:
     from bertprobe.checkpoint.onnx import READER
 
@@ -107,6 +113,15 @@ STORAGES: tuple[Storage, ...] = (
         file="bert_model.ckpt.index",
         called="a TensorFlow {}",
         unread="transformers 5 reads no TensorFlow checkpoints, and says that there is no model.safetensors",
+    ),
+    Storage(
+        name="HDF5",
+        suffixes=(".h5", ".hdf5", ".keras"),
+        reader=_hdf5,
+        file="tf_model.h5",
+        shard_index=".index.json",
+        called="a {} file of Keras",
+        unread="transformers 5 reads no tf_model.h5 any more, and says that there is no model.safetensors",
     ),
     Storage(
         name="ONNX",
@@ -157,7 +172,6 @@ class Unread(NamedTuple):
 
 # By the ending of its files; a row of `STORAGES` goes before.
 UNREAD_BY_SUFFIX = {
-    ".h5": Unread("a Keras file"),
     ".ckpt": Unread(
         "a Lightning checkpoint, or one of TensorFlow before 1.0", "name the file itself, if torch wrote it"
     ),
@@ -169,7 +183,6 @@ UNREAD_BY_SUFFIX = {
 # By its first bytes, under whatever name.
 UNREAD_BY_START = {
     b"version https://git-lfs": Unread("a Git LFS pointer, not the file itself", "run: git lfs pull"),
-    b"\x89HDF": Unread("an HDF5 file"),
     b"\x1f\x8b": Unread("a gzip archive", "unpack it first"),
     b"<": Unread("a web page or XML file", "it may be an error page saved under the file's name: fetch it again"),
     b"{": Unread("a JSON file", "name the folder or the weights file"),

@@ -105,7 +105,7 @@ NOT_THERE: dict[str, tuple[Files, str, tuple[str, ...]]] = {
         "m",
         ("holds no weights, only config.json, vocab.txt", "looked for model.safetensors, pytorch_model.bin"),
     ),
-    "Keras": ({"m/tf_model.h5": b"\x89HDF", "m/config.json": {}}, "m", ("tf_model.h5, a Keras file", "looked for")),
+    "Keras": ({"m/tf_model.h5": b"\x89HDF", "m/config.json": {}}, "m", ("tf_model.h5 is no HDF5 file", "fetch")),
     "Flax": ({"m/flax_model.msgpack": b"\x80"}, "m", ("holds no tensors", "is it a checkpoint")),
     "ONNX": ({"m/model.onnx": b"\x08"}, "m", ("model.onnx is damaged, or no ONNX model", "fetch it again")),
     "TensorFlow": (
@@ -199,7 +199,6 @@ STRANGERS: dict[str, tuple[bytes, tuple[str, ...]]] = {
     "a Git LFS pointer": (LFS, ("a Git LFS pointer", "git lfs pull")),
     "a web page": (b"\n<!DOCTYPE html>\n<html>" + bytes(100), ("a web page", "fetch it again")),
     "gzip": (gzip.compress(weights(BERT)), ("a gzip archive", "unpack it first")),
-    "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(100), ("an HDF5 file", "only safetensors, PyTorch")),
     "JSON": (b'{"model_type": "bert", "hidden_size": 32}', ("a JSON file", "name the folder")),
     "another pickle": (PICKLE_OF_5, ("a pickle, but not one that torch.save wrote",)),
 }

@@ -47,6 +47,7 @@ HOMES = (
     "checkpoint/numpy_archive/",
     "checkpoint/zipped/",
     "checkpoint/onnx/",
+    "checkpoint/hdf5/",
     "checkpoint/gguf/",
 )
 WRITES = "what bertprobe writes is safetensors, whatever it reads"
@@ -88,7 +89,8 @@ def test_no_module_but_a_row_imports_a_format() -> None:
         if not path.startswith(HOMES):
             names = " ".join(imported(tree))
             assert not re.search(
-                r"bertprobe\.checkpoint\.(safetensors|torch_pickle|tensorflow|flax|numpy_archive|onnx|gguf)\b", names
+                r"bertprobe\.checkpoint\.(safetensors|torch_pickle|tensorflow|flax|numpy_archive|onnx|hdf5|gguf)\b",
+                names,
             ), path
 
 
@@ -204,8 +206,8 @@ def test_every_word_on_formats_tells_of_it(
     refused(run(["inspect", "empty"]), "or .toy file")
     (tmp_path / "odd").write_bytes(b"something else")
     refused(run(["inspect", "odd"]), "nor Toy", "or a .toy file")
-    (tmp_path / "odd").write_bytes(b"\x89HDF")
-    refused(run(["inspect", "odd"]), "only safetensors, PyTorch", "and Toy checkpoints are read")
+    (tmp_path / "odd.ot").write_bytes(b"something else")
+    refused(run(["inspect", "odd.ot"]), "only safetensors, PyTorch", "and Toy checkpoints are read")
     (tmp_path / "damaged.toy").write_bytes(b"something else")
     refused(run(["inspect", "damaged.toy"]), "does not start with TOY")
     (tmp_path / "model").mkdir()

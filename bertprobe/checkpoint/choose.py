@@ -275,7 +275,9 @@ def _whole_set(folder: Folder, name: str, shard: re.Match[str]) -> Choice:
 
 def _of_index(folder: Folder, index: str) -> Choice:
     """The shards that an index lists; raises `NotFound` where some are missing."""
-    weight_map = _weight_map(folder, index)
+    storage = next((row for row in storages.STORAGES if row.shard_index and _indexes(row, index)), None)
+    listed = storage.reader().listed if storage else str
+    weight_map = {listed(name): shard for name, shard in _weight_map(folder, index).items()}
     shards = tuple(sorted(set(weight_map.values())))
     missing = [name for name in shards if not folder.is_file(name)]
     if missing:
@@ -285,6 +287,11 @@ def _of_index(folder: Folder, index: str) -> Choice:
             "fetch the missing ones",
         )
     return Choice(shards, weight_map=weight_map)
+
+
+def _indexes(storage: Storage, name: str) -> bool:
+    """Whether a name is that of an index of shards of a format."""
+    return name.removesuffix(storage.shard_index).endswith(storage.suffixes)
 
 
 def _weight_map(folder: Folder, index: str) -> Mapping[str, str]:

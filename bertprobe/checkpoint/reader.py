@@ -37,7 +37,8 @@ class Reader:
     which by a name in it, also by one that no file has; both give None where there is nothing of theirs. Without them a
     folder is looked through for the row's file, its index of shards, or the one file or set of shards with its suffix.
     `config` tells the file with the model's settings; `others` names the files that hold the data of a file, of all
-    names beside it. `above` are what folders are called that hold weights alone: their settings lie one folder up.
+    names beside it; `listed` tells what a shard calls a tensor, by the name that the index of shards has for it;
+    `above` are what folders are called that hold weights alone: their settings lie one folder up.
     """
 
     recognises: Callable[[bytes], bool]
@@ -47,3 +48,4 @@ class Reader:
     config: Callable[[Folder], str | None] = usual_config
     others: Callable[[str, Set[str]], tuple[str, ...]] | None = None
     above: Set[str] = frozenset()
+    listed: Callable[[str], str] = str

@@ -225,6 +225,15 @@ class TensorHeader:
         stored = self.axes or tuple(range(len(self.shape)))
         return replace(self, shape=tuple(self.shape[a] for a in axes), axes=tuple(stored[a] for a in axes))
 
+    def reshaped(self, shape: tuple[int, ...]) -> TensorHeader:
+        """The same elements in the same order, under a shape that has as many."""
+        plain = self.derived is None and self.axes is None and self.strides is None and len(self.pieces) == 1
+        if plain or self.refusal is not None:
+            return replace(self, shape=shape)
+        quantised = "" if self.derived is None else self.derived.quantised
+        made = Derived((self,), lambda whole: whole.reshape(shape), self.stored_as, quantised)
+        return TensorHeader(self.name, self.dtype, shape, derived=made)
+
     def rows(self, start: int, stop: int) -> TensorHeader:
         """The rows `start` to `stop` of a matrix in one piece, as a header over fewer bytes."""
         if self.refusal is not None:

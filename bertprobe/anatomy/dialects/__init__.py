@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from bertprobe.anatomy.dialects.dialect import Dialect, Rules
 from bertprobe.anatomy.dialects.flax import FLAX
 from bertprobe.anatomy.dialects.gguf import GGUF
+from bertprobe.anatomy.dialects.keras import KERAS
 from bertprobe.anatomy.dialects.tensorflow import TENSORFLOW
 from bertprobe.anatomy.layouts import OPTIMIZER
 from bertprobe.checkpoint import Spelled, TensorHeader
@@ -19,7 +20,7 @@ from bertprobe.checkpoint import Spelled, TensorHeader
 __all__ = ["DIALECTS", "Dialect", "dialect_of", "to_pytorch"]
 
 # The first whose sign is found counts.
-DIALECTS: tuple[Dialect, ...] = (*FLAX, *TENSORFLOW, *GGUF)
+DIALECTS: tuple[Dialect, ...] = (*FLAX, *KERAS, *TENSORFLOW, *GGUF)
 
 
 def dialect_of(names: Iterable[str]) -> Dialect | None:
@@ -42,10 +43,13 @@ def to_pytorch(headers: Mapping[str, TensorHeader], spelled: Mapping[str, Spelle
     found = told
     for name, header in kept.items():
         if _is_weight(name, header, headers, dialect):
-            path, leaf = _spelled(name, dialect, rules)
+            path = _path(name, dialect, rules)
+            *modules, leaf = path.rstrip("/").split("/")
+            pytorch = ".".join([*modules, dialect.leaves.get(leaf, leaf)])
+            header = _joined(header, path, dialect)
             turned = leaf in dialect.turned and len(header.shape) == 2
             # Of two that would have one name, the second keeps its own.
-            found[name if path in found else path] = header.permuted((1, 0)) if turned else header
+            found[name if pytorch in found else pytorch] = header.permuted((1, 0)) if turned else header
     return found
 
 
@@ -62,12 +66,19 @@ def _is_weight(name: str, header: TensorHeader, headers: Mapping[str, TensorHead
     )
 
 
-def _spelled(name: str, dialect: Dialect, rules: Rules) -> tuple[str, str]:
-    """The PyTorch name, and the last word of the name that the rules made."""
+def _path(name: str, dialect: Dialect, rules: Rules) -> str:
+    """The path that the rules make of a name, which ends in "/"."""
     for ending in dialect.endings:
         name = name.removesuffix(ending)
     path = name.replace(dialect.separator, "/") + "/"
     for pattern, instead in rules:
         path = pattern.sub(instead, path)
-    *modules, leaf = path.rstrip("/").split("/")
-    return ".".join([*modules, dialect.leaves.get(leaf, leaf)]), leaf
+    return path
+
+
+def _joined(header: TensorHeader, path: str, dialect: Dialect) -> TensorHeader:
+    for join in dialect.joins:
+        if len(header.shape) == join.axes and join.path.search(path):
+            first, shape = join.first, header.shape
+            header = header.reshaped((*shape[:first], shape[first] * shape[first + 1], *shape[first + 2 :]))
+    return header

@@ -5,8 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-Rules = Sequence[tuple[re.Pattern[str], str]]
+Rules = Sequence[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]]
+
+
+class Join(NamedTuple):
+    """Of a tensor of so many `axes` whose path the pattern finds, the `first` and the one after it become one axis.
+
+    So a kernel (hidden, heads, head size) becomes a matrix.
+    """
+
+    path: re.Pattern[str]
+    axes: int
+    first: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +28,7 @@ class Dialect:
     `library` is whose spelling it is. `sign` is found in a name that is spelled so, and one such name tells the dialect
     of all. `endings` are cut off a name, in this order; `rules`, chosen by all names, rewrite the path that is left,
     whose words `separator` parts, as if "/" did; `leaves` translate its last word, and a matrix whose last word is in
-    `turned` is transposed. What `skipped` finds is no weight.
+    `turned` is transposed, once its axes are as `joins` say. What `skipped` finds is no weight.
     """
 
     name: str
@@ -28,6 +40,7 @@ class Dialect:
     turned: frozenset[str]
     skipped: re.Pattern[str]
     separator: str = "/"
+    joins: tuple[Join, ...] = ()
 
 
 def rules(*pairs: tuple[str, str]) -> Rules:

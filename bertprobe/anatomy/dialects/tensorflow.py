@@ -37,13 +37,13 @@ _ALBERT = rules(
     (r"(^|/)cls/predictions/", r"\1predictions/"),
     (r"(^|/)cls/seq_relationship/", r"\1sop_classifier/classifier/"),
 )
-_LEAVES = {"kernel": "weight", "gamma": "weight", "beta": "bias", "output_weights": "weight", "output_bias": "bias"}
+LEAVES = {"kernel": "weight", "gamma": "weight", "beta": "bias", "output_weights": "weight", "output_bias": "bias"}
 _SIGNS = r"kernel|gamma|beta|output_weights|output_bias|(?:word|position|token_type)_embeddings"
-_SLOT = re.compile(r"\.OPTIMIZER_SLOT|/ExponentialMovingAverage$|^save_counter\b|^_CHECKPOINTABLE")
+SLOT = re.compile(r"\.OPTIMIZERSLOT|/ExponentialMovingAverage$|^save_counter\b|^_CHECKPOINTABLE")
 _OBJECT = "/.ATTRIBUTES/VARIABLE_VALUE"
 
 
-def _of_google(names: Iterable[str]) -> Rules:
+def of_google(names: Iterable[str]) -> Rules:
     """The rules of BERT, and of ALBERT where the names are its."""
     return (*_BERT, *(_ALBERT if any("/inner_group_" in name for name in names) else ()))
 
@@ -55,19 +55,19 @@ TENSORFLOW: tuple[Dialect, ...] = (
         library="TensorFlow",
         sign=re.compile(rf"{re.escape(_OBJECT)}$"),
         endings=(":0", _OBJECT),
-        rules=_of_google,
-        leaves=_LEAVES,
+        rules=of_google,
+        leaves=LEAVES,
         turned=frozenset({"kernel"}),
-        skipped=_SLOT,
+        skipped=SLOT,
     ),
     Dialect(
         name="TensorFlow 1",
         library="TensorFlow",
         sign=re.compile(rf"/(?:{_SIGNS})(?::0)?$"),
         endings=(":0",),
-        rules=_of_google,
-        leaves=_LEAVES,
+        rules=of_google,
+        leaves=LEAVES,
         turned=frozenset({"kernel"}),
-        skipped=_SLOT,
+        skipped=SLOT,
     ),
 )

@@ -21,6 +21,7 @@ from bertprobe.errors import UnsupportedFile
 
 HEAD = 64 * 1024  # a 12-layer BERT's pickle has 15 to 30 kB
 ZIP_STARTS = (START, EMPTY)
+NOT_TORCH = b"metadata.json"  # the first member of a zip of Keras
 TAR_STARTS = (b"sys_info\0", b"pickle\0", b"storages\0", b"tensors\0")  # PyTorch 0.1.9 and older
 PICKLE_STARTS = (b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5")
 
@@ -28,9 +29,10 @@ PICKLE_STARTS = (b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5")
 def recognises(head: bytes) -> bool:
     """Whether the first bytes of a file start a zip, a pickle of protocol 2 to 5, or PyTorch's first tar format.
 
-    A zip that begins with an array of numpy is left to the format of those.
+    A zip that begins with an array of numpy, or as Keras begins it, is left to the format of those.
     """
-    return head.startswith(ZIP_STARTS + TAR_STARTS + PICKLE_STARTS) and not first_name(head).endswith(b".npy")
+    others = first_name(head).endswith((b".npy", NOT_TORCH))
+    return head.startswith(ZIP_STARTS + TAR_STARTS + PICKLE_STARTS) and not others
 
 
 def index(source: Source) -> Index:
