@@ -301,6 +301,180 @@ def _builders_name(name: str) -> str:
     return f"model.{module}.{'MatMul' if leaf == 'weight' else 'Add'}.{leaf}"
 
 
+# ------------------------------------------------------------------------------------------------ codes
+
+
+class Codes(Bert):
+    """A graph whose dense weights and tables are codes; `truth` has the numbers that they stand for.
+
+    `way` is one of `WAYS`.
+    """
+
+    opset = 21
+
+    def __init__(self, weights: Mapping[str, np.ndarray], way: str) -> None:
+        super().__init__(weights)
+        self.way = way
+        self.truth: Weights = dict(weights)
+
+    def named(self, stem: str, values: np.ndarray, type_: int | None = None) -> str:
+        self.count += 1
+        name = f"{stem}_{self.count}"
+        if type_ is None:
+            return self.tensor(name, values)
+        self.tensors.append(packed_tensor(name, values, type_))
+        return name
+
+    def weight(self, name: str) -> str:
+        if "_embeddings.weight" not in name or self.way not in ("dynamic", "one scale", "by hand"):
+            return super().weight(name)
+        values = self.weights[name]
+        if self.way == "by hand":
+            scale = np.abs(values).max(1, keepdims=True) / np.float32(127)
+            codes = np.round(values / scale).astype(np.int8)
+            self.truth[name] = codes.astype(np.float32) * scale
+            cast = self.node("Cast", [self.tensor(f"{name}_q", codes)], to=1)
+            return self.node("Mul", [cast, self.tensor(f"{name}_scale", scale)], out=name)
+        scale, zero = np.float32(np.ptp(values) / 255), np.uint8(120)
+        codes = np.clip(np.round(values / scale) + zero, 0, 255).astype(np.uint8)
+        self.truth[name] = (codes.astype(np.float32) - np.float32(zero)) * scale
+        parts = [self.tensor(f"{name}_{word}", np.asarray(v)) for word, v in (("scale", scale), ("zero_point", zero))]
+        if self.way == "dynamic":
+            self.after = parts
+            return self.tensor(f"{name}_quantized", codes)
+        return self.node("DequantizeLinear", [self.tensor(f"{name}_quantized", codes), *parts])
+
+    def node(self, op: str, inputs: Sequence[str], out: str = "", scope: str = "", **given: Any) -> str:
+        made = super().node(op, inputs, out, scope, **given)
+        if op == "Gather" and inputs[0].endswith("_quantized"):  # rows of codes, which are scaled after they are taken
+            return super().node("DequantizeLinear", [made, *self.after])
+        return made
+
+    def dense(self, x: str, name: str) -> str:
+        made = getattr(self, f"_{self.way.replace(' ', '_').replace('-', '_')}")(
+            x, name, self.weights[f"{name}.weight"].T
+        )
+        return self.node("Add", [self.weight(f"{name}.bias"), made], scope=self.scope(name))
+
+    def _matmul(self, x: str, name: str, weight: str) -> str:
+        return self.node("MatMul", [x, weight], scope=self.scope(name))
+
+    def _one_scale(self, x: str, name: str, values: np.ndarray) -> str:
+        scale = np.float32(np.abs(values).max() / 127)
+        codes = np.round(values / scale).astype(np.int8)
+        self.truth[f"{name}.weight"] = (codes.astype(np.float32) * scale).T
+        inputs = [self.named("onnx::MatMul_quantized", codes), self.named("scale", np.asarray(scale))]
+        return self._matmul(x, name, self.node("DequantizeLinear", inputs))
+
+    def _a_column(self, x: str, name: str, values: np.ndarray) -> str:
+        scale = np.abs(values).max(0) / np.float32(100)
+        zero = np.arange(values.shape[1]) % 7 - 3
+        codes = (np.round(values / scale) + zero).astype(np.int8)
+        self.truth[f"{name}.weight"] = ((codes.astype(np.float32) - zero.astype(np.float32)) * scale).T
+        inputs = [self.named("codes", codes), self.named("scale", scale), self.named("zero", zero.astype(np.int8))]
+        return self._matmul(x, name, self.node("DequantizeLinear", inputs, axis=1))
+
+    def _blocks(self, x: str, name: str, values: np.ndarray) -> str:
+        """int4, a scale for 32 rows of a column."""
+        split = values.reshape(-1, 32, values.shape[1])
+        scale = np.abs(split).max(1) / np.float32(7)
+        codes = np.round(split / scale[:, None]).astype(np.int8)
+        self.truth[f"{name}.weight"] = (codes.astype(np.float32) * scale[:, None]).reshape(values.shape).T
+        inputs = [self.named("codes", codes.reshape(values.shape), onnx.TensorProto.INT4), self.named("scale", scale)]
+        return self._matmul(x, name, self.node("DequantizeLinear", inputs, axis=0, block_size=32))
+
+    def _by_hand(self, x: str, name: str, values: np.ndarray) -> str:
+        scale = np.abs(values).max(0, keepdims=True) / np.float32(127)
+        codes = np.round(values / scale).astype(np.int8)
+        self.truth[f"{name}.weight"] = (codes.astype(np.float32) * scale).T
+        cast = self.node("Cast", [self.named("val_q", codes)], to=1)
+        return self._matmul(x, name, self.node("Mul", [cast, self.named("val_scale", scale)]))
+
+    def _coded(self, name: str, values: np.ndarray) -> list[str]:
+        """Codes, their scale a column, and their zero points."""
+        scale = np.abs(values).max(0) / np.float32(120)
+        zero = (np.arange(values.shape[1]) % 5).astype(np.int8)
+        codes = np.clip(np.round(values / scale) + zero, -128, 127).astype(np.int8)
+        self.truth[f"{name}.weight"] = ((codes.astype(np.float32) - zero.astype(np.float32)) * scale).T
+        return [self.named("W_quantized", codes), self.named("W_scale", scale), self.named("W_zero_point", zero)]
+
+    def _quantised(self, x: str) -> list[str]:
+        self.count += 1
+        made = [f"{x}_{word}{self.count}" for word in ("quantized", "scale", "zero")]
+        self.nodes.append(h.make_node("DynamicQuantizeLinear", [x], made))
+        return made
+
+    def _dynamic(self, x: str, name: str, values: np.ndarray) -> str:
+        codes, scale, zero = self._coded(name, values)
+        x_codes, x_scale, x_zero = self._quantised(x)
+        product = self.node("MatMulInteger", [x_codes, codes, x_zero, zero], scope=self.scope(name))
+        both = self.node("Mul", [x_scale, scale])
+        return self.node("Mul", [self.node("Cast", [product], to=1), both])
+
+    def _to_float(self, x: str, name: str, values: np.ndarray) -> str:
+        codes, scale, zero = self._coded(name, values)
+        x_codes, x_scale, x_zero = self._quantised(x)
+        inputs = [x_codes, codes, x_scale, scale, x_zero, zero]
+        return self.node("MatMulIntegerToFloat", inputs, domain=MICROSOFT)
+
+    def _quantising(self, x: str, name: str, values: np.ndarray) -> str:
+        return self.node("DynamicQuantizeMatMul", [x, *self._coded(name, values)], domain=MICROSOFT)
+
+    def _linear(self, x: str, name: str, values: np.ndarray) -> str:
+        x_scale, x_zero = self.named("s", np.float32(0.1)[()].reshape(())), self.named("z", np.uint8(3).reshape(()))
+        inputs = [self.node("QuantizeLinear", [x, x_scale, x_zero]), x_scale, x_zero, *self._coded(name, values)]
+        made = self.node("QLinearMatMul", [*inputs, x_scale, x_zero], scope=self.scope(name))
+        return self.node("DequantizeLinear", [made, x_scale, x_zero])
+
+    def _nbits(self, x: str, name: str, values: np.ndarray, bits: int, zeros: bool) -> str:
+        """(out, in) in blocks of 16 along the rows, the first of a byte in its lowest bits."""
+        rows, block = values.T, 16
+        out, width = rows.shape
+        split = rows.reshape(out, -1, block)
+        scale = (np.ptp(split, axis=2) / np.float32((1 << bits) - 1)).astype(np.float32)
+        middle = 1 << (bits - 1)
+        zero = np.clip(np.round(-split.min(2) / scale), 0, (1 << bits) - 1) if zeros else np.full(scale.shape, middle)
+        codes = np.clip(np.round(split / scale[..., None]) + zero[..., None], 0, (1 << bits) - 1).astype(np.uint8)
+        numbers = (codes.astype(np.float32) - zero[..., None].astype(np.float32)) * scale[..., None]
+        self.truth[f"{name}.weight"] = numbers.reshape(out, width)
+        inputs = [x, self.named("Q", _lowest_first(codes, bits)), self.named("scales", scale)]
+        if zeros:
+            inputs.append(self.named("zeros", _lowest_first(zero.astype(np.uint8), bits)))
+        return self.node(
+            "MatMulNBits", inputs, scope=self.scope(name), domain=MICROSOFT, K=width, N=out, bits=bits, block_size=block
+        )
+
+    def _4_bits(self, x: str, name: str, values: np.ndarray) -> str:
+        return self._nbits(x, name, values, 4, zeros=False)
+
+    def _4_bits_with_zeros(self, x: str, name: str, values: np.ndarray) -> str:
+        return self._nbits(x, name, values, 4, zeros=True)
+
+    def _8_bits(self, x: str, name: str, values: np.ndarray) -> str:
+        return self._nbits(x, name, values, 8, zeros=True)
+
+
+WAYS = ("one scale", "a column", "blocks", "by hand", "dynamic", "to float", "quantising", "linear")
+WAYS += ("4-bits", "4-bits with zeros", "8-bits")
+
+
+def _lowest_first(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Codes of the last axis in bytes."""
+    if bits == 8:
+        return codes
+    if codes.shape[-1] % 2:
+        codes = np.concatenate([codes, np.zeros_like(codes[..., :1])], -1)
+    return codes[..., ::2] | codes[..., 1::2] << 4
+
+
+def packed_tensor(name: str, values: np.ndarray, type_: int) -> Any:
+    """A tensor of 4 bits an element, the first in the lowest bits."""
+    flat = (values.reshape(-1).astype(np.int8) & 15).astype(np.uint8)
+    tensor = onnx.TensorProto(name=name, data_type=type_, dims=values.shape)
+    tensor.raw_data = _lowest_first(flat, 4).tobytes()
+    return tensor
+
+
 FORMS = {"torch": Bert, "dynamo": Dynamo, "Gemm": Gemms, "fused": Fused, "builder": Builder}
 
 

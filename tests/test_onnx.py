@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import Run
-from graphs import FORMS, LAYERS, Bert, Dynamo, Fused, anonymous, pocket, written
+from graphs import FORMS, LAYERS, WAYS, Bert, Codes, Dynamo, Fused, anonymous, pocket, written
 from kin import POCKET
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -197,3 +197,72 @@ def test_a_graph_that_is_none_of_an_encoder_keeps_its_names(tmp_path: Path, run:
     assert list(checkpoint.headers) == ["some.weights"]
     assert "no encoder was recognised" in " ".join(checkpoint.notes)
     refused(run(["inspect", tmp_path / "model.onnx"]), "has tensors such as some.weights")
+
+
+# ------------------------------------------------------------------------------------------------ codes
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "anonymous"])
+@pytest.mark.parametrize("way", WAYS)
+def test_codes_become_the_numbers_that_they_stand_for(
+    way: str, named: bool, weights: graphs.Weights, tmp_path: Path, run: Run
+) -> None:
+    graph = Codes(weights, way)
+    model = graph.model()
+    folder = written(model if named else anonymous(model), tmp_path / "m")
+    checkpoint, anatomy = opened(folder)
+    assert same(anatomy, graph.truth)
+    header = anatomy.tensors["encoder.layer.0.intermediate.dense.weight"]
+    assert header.derived is not None
+    assert header.derived.quantised.startswith("(code - zero point) × scale")
+    assert header.stored_as in ("int8", "int4")
+    assert "dequantised" in run(["inspect", folder]).out
+    assert not any(told.name.endswith(("scale", "zero")) for told in checkpoint.spelled.values())
+
+
+def test_codes_with_two_scales_are_refused_by_name(weights: graphs.Weights, tmp_path: Path, run: Run) -> None:
+    graph = Codes(weights, "one scale")
+    model = graph.model()
+    (first, *_) = [
+        node for node in model.graph.node if node.op_type == "DequantizeLinear" and "MatMul" in node.input[0]
+    ]
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(3), "another"))
+    model.graph.node.insert(0, onnx.helper.make_node("DequantizeLinear", [first.input[0], "another"], ["again"]))
+    folder = written(model, tmp_path / "m")
+    _, anatomy = opened(folder)
+    header = anatomy.tensors["encoder.layer.0.attention.self.query.weight"]
+    assert header.is_code
+    assert "two scales for the same codes" in (header.refusal or "")
+
+
+def test_a_scale_that_is_computed_is_not_known(weights: graphs.Weights, tmp_path: Path) -> None:
+    model = Codes(weights, "one scale").model()
+    for place, node in enumerate(model.graph.node):
+        if node.op_type == "DequantizeLinear" and "MatMul" in node.input[0]:
+            model.graph.node.insert(place, onnx.helper.make_node("Exp", [node.input[1]], ["computed"]))
+            model.graph.node[place + 1].input[1] = "computed"
+            break
+    _, anatomy = opened(written(model, tmp_path / "m"))
+    assert "a scale that is computed" in (anatomy.tensors["encoder.layer.0.attention.self.query.weight"].refusal or "")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [("bits", 3, "odd attributes"), ("block_size", 12, "odd attributes"), ("K", 64, "another size")],
+)
+def test_packed_codes_that_do_not_fit_are_refused(
+    field: str, value: int, words: str, weights: graphs.Weights, tmp_path: Path
+) -> None:
+    model = Codes(weights, "4-bits").model()
+    node = next(node for node in model.graph.node if node.op_type == "MatMulNBits")
+    next(given for given in node.attribute if given.name == field).i = value
+    _, anatomy = opened(written(model, tmp_path / "m"))
+    header = next(h for h in anatomy.tensors.values() if h.refusal)
+    assert header.is_code
+    assert words in (header.refusal or "")
+
+
+def test_half_precision_is_kept(weights: graphs.Weights, tmp_path: Path) -> None:
+    halves = {name: t.astype(np.float16) for name, t in weights.items()}
+    _, anatomy = opened(written(Fused(halves).model(), tmp_path / "m"))
+    assert same(anatomy, halves)

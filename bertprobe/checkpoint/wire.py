@@ -5,11 +5,13 @@ Source: https://protobuf.dev/programming-guides/encoding
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from bertprobe.checkpoint.source import Source
+from bertprobe.checkpoint.prefetch import prefetch
+from bertprobe.checkpoint.source import Source
 
 MAX_FIELDS = 16  # of a message, but for those that a field of it may have: TensorFlow's have up to six
 
@@ -83,8 +85,13 @@ Field = tuple[int, int, int, int]
 stands in place of the first, and 0 of the second."""
 
 NUMBER, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5
-FIRST = 16 * 1024  # bytes of the window after a leap: what is leapt over is mostly followed by a few short fields
-LARGEST = 512 * 1024  # to which windows grow that follow each other
+NEARBY = 4 * 1024  # bytes of the window after a leap, on a disk
+FAR = 8 * 1024  # over a network
+LARGEST = 128 * 1024  # to which windows grow that follow each other
+LEAP = 64 * 1024  # bytes that are left out, from which on they are one
+MARGIN = 256  # bytes before the place where a window is expected to be wanted
+LONGEST_TURN, SHORTEST_TURN = 24, 4  # leaps after which they may come again in the same order: those of a layer
+MOST_EXPECTED = 256  # windows that are fetched before anybody asks
 _HEAD = 20  # bytes of a key and a number at most
 
 
@@ -92,15 +99,18 @@ class Walk:
     """A file of messages that is gone through from its start, a window at a time: what is leapt over is not read.
 
     Fields are asked for by the bytes of their message, and those of a message in it while that one is gone through.
-    `bytes_seen` are those of all windows.
+    Where leaps come again in turns, as those over the weights of layers do, a source that serves several reads at a
+    time is asked for the windows after the next ones together; whoever guessed wrong has read in vain, nothing else.
     """
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.bytes_seen = 0
         self._base = 0
         self._data = b""
-        self._window = FIRST
+        self._first = FAR if source.max_parallel > 1 else NEARBY
+        self._window = self._first
+        self._leaps: list[int] = []
+        self._ready: list[tuple[int, bytes]] = []
 
     def fields(self, start: int, stop: int) -> Iterator[Field]:
         """The fields of the message in some bytes of the file; raises `Broken` where they do not fill them."""
@@ -136,16 +146,62 @@ class Walk:
         end = self._base + len(self._data)
         if self._base <= start and stop <= end:
             return
-        follows = self._base <= start <= end and len(self._data) > 0
-        self._window = min(2 * self._window, LARGEST) if follows else FIRST
         size = self.source.size
-        here = max(start, end) if follows else start
-        there = min(max(here + self._window, stop), size)
         if stop > size:
             raise Broken("it ends amid a message")
-        kept = self._data[start - self._base :] if follows else b""
-        self._data, self._base = kept + self.source.read(here, there), start
-        self.bytes_seen += there - here
+        kept, here = b"", start
+        if self._base <= start < end + LEAP and self._data:
+            self._window = min(2 * self._window, LARGEST)
+            if start < end:
+                kept, here = self._data[start - self._base :], end
+        elif self._is_ready(start, stop):
+            return
+        else:
+            self._window = self._first
+            self._expect(start)
+        self._data = kept + self.source.read(here, min(max(here + self._window, stop), size))
+        self._base = start
+
+    def _is_ready(self, start: int, stop: int) -> bool:
+        """Whether a window that was expected holds some bytes; then it is the one."""
+        place = bisect_right(self._ready, start, key=lambda window: window[0]) - 1
+        if place < 0:
+            return False
+        base, data = self._ready[place]
+        if stop > base + len(data):
+            return False
+        self._base, self._data = base, data
+        return True
+
+    def _expect(self, start: int) -> None:
+        """Fetches the windows that will be wanted if leaps go on as they came."""
+        if self.source.max_parallel == 1:
+            return
+        self._leaps.append(start)
+        turn = self._turn()
+        if not turn:
+            return
+        starts, shift = self._leaps[-turn:], self._leaps[-1] - self._leaps[-1 - turn]
+        times = min(-(-(self.source.size - start) // shift), MOST_EXPECTED // turn)
+        places = sorted({one + shift * n - MARGIN for n in range(1, times + 1) for one in starts})
+        ranges = [_Range(self.source, at, at + self._first + MARGIN) for at in places]
+        found = prefetch([one for one in ranges if one.stop <= self.source.size])
+        self._ready = [(one.start, bytes(data)) for one, data in found]
+        self._leaps = []
+
+    def _turn(self) -> int:
+        """After how many leaps they came again in the same order, each about as far; 0 where they did not."""
+        far = [b - a for a, b in pairwise(self._leaps)]
+        for turn in range(SHORTEST_TURN, min(LONGEST_TURN, len(far) // 2) + 1):
+            if all(abs(a - b) < MARGIN // 8 for a, b in zip(far[-turn:], far[-2 * turn : -turn], strict=True)):
+                return turn
+        return 0
+
+
+class _Range(NamedTuple):
+    source: Source
+    start: int
+    stop: int
 
 
 def raw_fields(data: bytes) -> Iterator[tuple[int, bytes]]:
