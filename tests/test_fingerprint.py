@@ -237,3 +237,26 @@ def test_all_goes_with_everything_only(run: Run) -> None:
         found = run(["inspect", "--all", *more])
         assert found.code == 2
         assert "--all is every tensor" in found.err
+
+
+def test_all_tells_what_is_left_of_a_truncated_file(run: Run, tmp_path: Path) -> None:
+    folder = written(tmp_path / "short", F32)
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) * 2 // 3])
+    refused = run(["inspect", str(folder)])
+    assert refused.code == 1
+    assert "inspect --all tells which tensors are there" in refused.err
+    found = json.loads(run(["inspect", str(folder), "--all", "--json"]).out)
+    (error,) = [finding for finding in found["findings"] if finding["rule"] == "file-truncated"]
+    gone = [tensor for tensor in found["tensors"] if tensor["refusal"]]
+    assert f": {len(gone)} of {len(F32)} tensors, from " in error["message"]
+    assert error["severity"] == "error"
+    for tensor in found["tensors"]:
+        if tensor["refusal"] is None:
+            assert tensor["fingerprint"] == independent(F32[tensor["stored_name"]])
+        else:
+            assert (tensor["fingerprint"], tensor["statistics"]) == (None, {})
+    assert found["facts"]["fingerprint"]["model"] is None
+    assert run(["inspect", str(folder), "--all", "--strict"]).code == 3
+    for words in (["export", str(folder), "-o", str(tmp_path / "x.safetensors")], ["pool", "a", "-m", str(folder)]):
+        assert run(words).code == 1

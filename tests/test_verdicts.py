@@ -221,7 +221,14 @@ def test_a_finding_is_named_by_its_row_and_a_case_may_be_worse() -> None:
 
 def test_every_rule_has_a_case() -> None:
     # In test_tensorflow, test_quantised, test_fingerprint, and the tests of formats that are quantised.
-    elsewhere = {"pooler-unused", "not-loaded-by-transformers", "unreadable", "all-zero", "dequantised"}
+    elsewhere = {
+        "pooler-unused",
+        "not-loaded-by-transformers",
+        "unreadable",
+        "all-zero",
+        "dequantised",
+        "file-truncated",
+    }
     assert {rule for _, rule, _ in CASES} | elsewhere == {row.name for row in RULES}
     assert {row.severity for row in RULES} == set(SEVERITIES)
 

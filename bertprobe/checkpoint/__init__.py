@@ -49,7 +49,8 @@ class Checkpoint:
     with the tokenizer's files, `settings` itself unless another was named; `pooling` the settings of
     sentence-transformers' `1_Pooling` or None; `metadata` the notes in the weights files; `wrapper` the dictionary key
     the tensors lay under in a pickle, and `root` which model was asked for where a file holds several; `revision` a
-    commit of the Hub or None; `spelled` is what tensors are by a graph in the file, by stored name.
+    commit of the Hub or None; `spelled` is what tensors are by a graph in the file, by stored name;
+    `truncated` says of each file that ends too early what is not there.
     """
 
     ref: str
@@ -69,6 +70,7 @@ class Checkpoint:
     revision: str | None
     notes: tuple[str, ...]
     spelled: Mapping[str, Spelled] = field(default_factory=dict)
+    truncated: tuple[str, ...] = ()
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -126,6 +128,7 @@ def open_checkpoint(
     root: str = "",
     download: bool = False,
     tokenizer: str | os.PathLike[str] | None = None,
+    truncated: bool = False,
 ) -> Checkpoint:
     """Opens a folder, a weights file, an index file or a model on the Hub, reading headers only.
 
@@ -140,6 +143,7 @@ def open_checkpoint(
             ranges of them where they lie; what is run needs it.
         tokenizer: where the tokenizer lies, if not beside the weights: a folder, or one of its files, which goes before
             the tokenizer.json beside it.
+        truncated: whether to open a file, too, that ends before its data do, for the sake of what is left.
 
     Raises:
         NotFound: nothing is there, or nothing that could be read.
@@ -149,7 +153,9 @@ def open_checkpoint(
     """
     named = None if tokenizer is None else locate_tokenizer(os.fspath(tokenizer))
     located = locate(ref, OpenOptions(subfolder, weights, download))
-    indexes = [(storage, _rooted(file, index, root)) for file in located.files for storage, index in [_index(file)]]
+    indexes = [
+        (storage, _rooted(file, index, root)) for file in located.files for storage, index in [_index(file, truncated)]
+    ]
     headers: dict[str, TensorHeader] = {}
     for (_, index), file in zip(indexes, located.files, strict=True):
         for header in index.headers:
@@ -182,6 +188,7 @@ def open_checkpoint(
         root=root,
         revision=located.revision,
         notes=(*located.notes, *_several(indexes, root), *_remarks(indexes), *_differing(located, carried)),
+        truncated=tuple(index.truncated for _, index in indexes if index.truncated),
         spelled={name: told for _, index in indexes for name, told in index.spelled.items() if name in headers},
     )
 
@@ -241,12 +248,13 @@ def _several(indexes: Sequence[tuple[str, Index]], root: str) -> list[str]:
     ]
 
 
-def _index(file: Source) -> tuple[str, Index]:
-    """The index of one file by the storage that recognises its first bytes."""
+def _index(file: Source, truncated: bool = False) -> tuple[str, Index]:
+    """The index of one file by the storage that recognises its first bytes; of one that is `truncated`, what is left."""
     head = file.read(0, min(HEAD, file.size))
     for storage in storages.STORAGES:
         if storage.reader().recognises(head):
-            return storage.name, storage.reader().index(file)
+            reader = storage.reader()
+            return storage.name, (reader.what_is_left if truncated and reader.what_is_left else reader.index)(file)
     if not head:
         raise CorruptFile(f"{file.address} is empty", "fetch it again")
     starts = (unread for start, unread in UNREAD_BY_START.items() if head.lstrip().startswith(start))

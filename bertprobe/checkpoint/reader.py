@@ -36,6 +36,7 @@ class Reader:
     The rest is for formats that have rules of their own. `choose` tells which files of a folder are meant, and `named`
     which by a name in it, also by one that no file has; both give None where there is nothing of theirs. Without them a
     folder is looked through for the row's file, its index of shards, or the one file or set of shards with its suffix.
+    `what_is_left` reads the headers of a file that ends too early, which `index` refuses.
     `config` tells the file with the model's settings; `others` names the files that hold the data of a file, of all
     names beside it; `listed` tells what a shard calls a tensor, by the name that the index of shards has for it;
     `above` are what folders are called that hold weights alone: their settings lie one folder up.
@@ -47,5 +48,6 @@ class Reader:
     named: Callable[[Folder, str], Choice | None] | None = None
     config: Callable[[Folder], str | None] = usual_config
     others: Callable[[str, Set[str]], tuple[str, ...]] | None = None
+    what_is_left: Callable[[Source], Index] | None = None
     above: Set[str] = frozenset()
     listed: Callable[[str], str] = str

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from itertools import accumulate
 from operator import mul
 from typing import Any
@@ -33,6 +34,7 @@ MAX_NAME = 1_000  # characters; the library has no limit, but every name is sear
 SHOWN = 100  # characters of a name that a message shows
 HEADER_GUESS = 32 * 1024  # a 12-layer BERT's header is 20 to 25 kB
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+CUT_OFF = "the file ends before it does"
 DAMAGED = "the file is damaged or was cut short: fetch it again"
 
 
@@ -45,14 +47,40 @@ def recognises(head: bytes) -> bool:
 
 def index(source: Source) -> Index:
     """The headers of every tensor in the file, in file order; raises `CorruptFile` or `UnsupportedFile`."""
+    found, end = _indexed(source)
+    if end > source.size:
+        raise CorruptFile(_ends_early(source, end), f"{DAMAGED}; bertprobe inspect --all tells which tensors are there")
+    return found
+
+
+def what_is_left(source: Source) -> Index:
+    """The same of a file that ends before its data do: what does not lie in it whole is listed, and refused."""
+    found, end = _indexed(source)
+    beyond = [header for header in found.headers if header.pieces[0].stop > source.size]
+    if not beyond:
+        return found
+    first, count = printable(beyond[0].name[:SHOWN]), f"{len(beyond):,} of {len(found.headers):,} tensors"
+    headers = (
+        replace(header, refusal=CUT_OFF) if header.pieces[0].stop > source.size else header for header in found.headers
+    )
+    told = f"{_ends_early(source, end)}: {count}, from {first} on, are not there whole"
+    return replace(found, headers=tuple(headers), truncated=told)
+
+
+def _ends_early(source: Source, end: int) -> str:
+    return f"{source.name} should have {end:,} bytes by its header, it has {source.size:,}"
+
+
+def _indexed(source: Source) -> tuple[Index, int]:
+    """The index, and where the last tensor ends by it."""
     text, data_start = _header_text(source)
     _check_number_of_objects(source, text)
     entries = _parse(source, text)
     notes = entries.pop("__metadata__", None)
     headers = [_tensor(source, name, entry, data_start) for name, entry in entries.items()]
     headers.sort(key=lambda header: (header.pieces[0].start, header.pieces[0].stop))
-    _check_coverage(source, headers, data_start)
-    return Index(tuple(headers), metadata=notes or {})
+    end = _check_coverage(source, headers, data_start)
+    return Index(tuple(headers), metadata=notes or {}), end
 
 
 def _header_text(source: Source) -> tuple[bytes, int]:
@@ -192,8 +220,8 @@ def _is_whole(numbers: Any) -> bool:
     return isinstance(numbers, list) and all(type(n) is int and 0 <= n < 2**63 for n in numbers)
 
 
-def _check_coverage(source: Source, headers: list[TensorHeader], data_start: int) -> None:
-    """The ranges must follow each other without overlap or hole, and end where the file ends."""
+def _check_coverage(source: Source, headers: list[TensorHeader], data_start: int) -> int:
+    """The ranges must follow each other without overlap or hole, and not end before the file does; where they end."""
     end = data_start
     for header in headers:
         (piece,) = header.pieces
@@ -205,10 +233,9 @@ def _check_coverage(source: Source, headers: list[TensorHeader], data_start: int
             )
             raise CorruptFile(f"tensor {printable(header.name[:SHOWN])} in {source.name} {fault}", DAMAGED)
         end = piece.stop
-    if end > source.size:
-        raise CorruptFile(f"{source.name} should have {end:,} bytes by its header, it has {source.size:,}", DAMAGED)
     if end < source.size:
         raise CorruptFile(f"{source.name} has {source.size - end:,} bytes after its last tensor", DAMAGED)
+    return end
 
 
-READER = Reader(recognises, index)
+READER = Reader(recognises, index, what_is_left=what_is_left)

@@ -271,7 +271,8 @@ class Index:
     where they are not in the one with the index. `settings` are the texts of small files that the file carries, each
     under the name it has where it lies beside the weights: config.json, tokenizer.json, vocab.txt. `spelled` has, by
     stored name, what a tensor is by a graph in the file, where its name does not tell; a name that is not there speaks
-    for itself. `remarks` are sentences on what was found that whoever reads a number should know.
+    for itself. `remarks` are sentences on what was found that whoever reads a number should know. `truncated` is one on
+    a file that ends before its data do, of which the headers that are not whole are refused; empty for a whole file.
     """
 
     headers: tuple[TensorHeader, ...]
@@ -282,6 +283,7 @@ class Index:
     settings: Mapping[str, str] = field(default_factory=dict)
     spelled: Mapping[str, Spelled] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    truncated: str = ""
 
 
 def extent(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> int:

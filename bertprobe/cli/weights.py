@@ -84,7 +84,12 @@ def inspect(
     if everything and (part or layers is not None):
         raise typer.BadParameter("--all is every tensor: leave it out for --part or --layers")
     checkpoint = open_checkpoint(
-        resolve_model(model), subfolder=subfolder, weights=weights, root=root, download=download
+        resolve_model(model),
+        subfolder=subfolder,
+        weights=weights,
+        root=root,
+        download=download,
+        truncated=everything,
     )
     anatomy = find_parts(checkpoint)
     parts = select(anatomy, part or (), layers)

@@ -54,10 +54,10 @@ def settings_differ(comparison: Comparison) -> Iterator[Observation]:
     """Settings that make another vector of one text, whatever the weights."""
     rows = comparison.settings
     if rows:
-        told = [f"{row.setting} {row.a or 'nothing'} in A, {row.b or 'nothing'} in B" for row in rows]
+        told = "; ".join(f"{row.setting}: {row.a or 'none'} in A, {row.b or 'none'} in B" for row in rows)
         yield Observation(
             None,
-            f"the settings beside the weights differ, and so do the vectors of a text: {printable(shortened(told))}",
+            f"the settings beside the weights differ, and so do the vectors of a text: {printable(told)}",
             {"settings": [row._asdict() for row in rows]},
             "bertprobe recipe tells of each which file says so",
         )

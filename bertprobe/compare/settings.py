@@ -13,7 +13,7 @@ from bertprobe.checkpoint import Checkpoint, LocalFile
 from bertprobe.errors import BertprobeError
 from bertprobe.filenames import TOKENIZER, VOCABULARY
 from bertprobe.recipe import Recipe
-from bertprobe.recipe.line import tokens, words_of
+from bertprobe.recipe.line import recipe_line, tokens, words_of
 
 # Settings of config.json that decide a number, as they are called there; what only one of the two says is not compared.
 _NUMBERS = (
@@ -41,7 +41,10 @@ def differing(a: Checkpoint, b: Checkpoint, recipe_a: Recipe, recipe_b: Recipe) 
     if all(recipe.files.tokenizer.there or recipe.files.tokenizer_config.there for recipe in recipes):
         rows += _rows(*(dict(_of_tokenizer(recipe)) for recipe in recipes))
     if all(recipe.files.config.there for recipe in recipes):
-        rows += _rows(*(dict(_of_modules(recipe)) for recipe in recipes))
+        if all(recipe.declared for recipe in recipes):
+            rows += _rows(*(dict(_of_modules(recipe)) for recipe in recipes))
+        else:
+            rows.append(Differing("modules", *(recipe_line(recipe) if recipe.declared else None for recipe in recipes)))
     rows += [*_of_vocabularies(a, b), *_of_configs(a.config or {}, b.config or {})]
     return tuple(row for row in rows if row.a != row.b)
 
@@ -51,16 +54,15 @@ def _rows(a: Mapping[str, str], b: Mapping[str, str]) -> list[Differing]:
 
 
 def _of_modules(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """What modules.json declares, nothing where there is none."""
-    if recipe.declared:
-        yield "length", tokens(recipe.length.value)
-        if before := recipe.text_of(None):
-            yield "prompt", repr(before)
-        for number, step in enumerate(recipe.steps, 1):
-            yield f"step {number}", words_of(step)
-        if recipe.cut.value is not None:
-            yield "cut to", f"{recipe.cut.value:,} numbers"
-        yield "similarity", recipe.similarity.value
+    """What modules.json declares."""
+    yield "length", tokens(recipe.length.value)
+    if before := recipe.text_of(None):
+        yield "prompt", repr(before)
+    for number, step in enumerate(recipe.steps, 1):
+        yield f"step {number}", words_of(step)
+    if recipe.cut.value is not None:
+        yield "cut to", f"{recipe.cut.value:,} numbers"
+    yield "similarity", recipe.similarity.value
 
 
 def _of_tokenizer(recipe: Recipe) -> Iterator[tuple[str, str]]:

@@ -359,7 +359,7 @@ def _settings_view(found: Comparison) -> Iterator[View]:
             Column("in A", ("a",), "text"),
             Column("in B", ("b",), "text"),
         )
-        rows = tuple(row._asdict() for row in found.settings)
+        rows = tuple({"setting": row.setting, "a": row.a or "none", "b": row.b or "none"} for row in found.settings)
         yield View("settings", "settings beside the weights that differ", columns, rows)
 
 

@@ -58,6 +58,7 @@ def duplicates(evidence: Evidence) -> Iterator[Observation]:
 
 RULES: tuple[Rule[Evidence], ...] = (
     Rule("not-finite", "error", "A tensor holds NaN or infinite entries.", numbers.not_finite),
+    Rule("file-truncated", "error", "A file ends before its data do.", headers.file_truncated),
     Rule("config-invalid", "error", "The config gives a value that a setting cannot have.", headers.config_invalid),
     Rule("shape-mismatch", "error", "The config promises other shapes than the tensors have.", headers.shape_mismatch),
     Rule("layers-missing", "error", "Layers, or a tensor of one, are not in the checkpoint.", headers.layers_missing),

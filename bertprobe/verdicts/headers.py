@@ -68,6 +68,12 @@ def quantised(evidence: Evidence) -> Iterator[Observation]:
         )
 
 
+def file_truncated(evidence: Evidence) -> Iterator[Observation]:
+    """Files that end before their data do; only who asks for every tensor opens one."""
+    for told in evidence.checkpoint.truncated:
+        yield Observation(None, told, {}, "fetch the file again: what is not there is in no number here")
+
+
 def dequantised(evidence: Evidence) -> Iterator[Observation]:
     """Weights that a quantisation left, and that are computed from its codes and scales as its maker does."""
     made = {name: h.derived for name, h in evidence.anatomy.tensors.items() if h.derived and h.derived.quantised}
