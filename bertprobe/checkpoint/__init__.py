@@ -249,7 +249,7 @@ def _several(indexes: Sequence[tuple[str, Index]], root: str) -> list[str]:
 
 
 def _index(file: Source, truncated: bool = False) -> tuple[str, Index]:
-    """The index of one file by the storage that recognises its first bytes; of one that is `truncated`, what is left."""
+    """The index of one file by the storage that recognises its first bytes; `truncated`: of what is left of it, too."""
     head = file.read(0, min(HEAD, file.size))
     for storage in storages.STORAGES:
         if storage.reader().recognises(head):
