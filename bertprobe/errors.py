@@ -4,6 +4,7 @@ BertprobeError          anything a user can meet and mend; `cli.main` turns it i
 ├── NotFound            nothing of that name, or nothing in it that could be read
 ├── CorruptFile         a file that contradicts itself or ends too early
 ├── UnsupportedFile     a sound file in a form that is not read
+│   └── IsAdapter       an adapter, which is no model of its own
 ├── NotAnEncoder        a sound checkpoint of something that is not a BERT-like encoder
 ├── PartMissing         an encoder without the part or layer that was asked for
 ├── BadSetting          a setting that cannot be meant so, whatever the checkpoint; exit code 2
@@ -14,6 +15,7 @@ BertprobeError          anything a user can meet and mend; `cli.main` turns it i
 from __future__ import annotations
 
 import unicodedata
+from typing import Any
 
 
 class BertprobeError(Exception):
@@ -42,6 +44,15 @@ class CorruptFile(BertprobeError):
 
 class UnsupportedFile(BertprobeError):
     """A sound file in a form that is not read."""
+
+
+class IsAdapter(UnsupportedFile):
+    """An adapter, which is no model of its own: the `file` in a `folder`, for whoever describes it."""
+
+    def __init__(self, found: str, hint: str, folder: Any = None, file: str = "") -> None:
+        super().__init__(found, hint)
+        self.folder = folder
+        self.file = file
 
 
 class NotAnEncoder(BertprobeError):

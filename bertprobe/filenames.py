@@ -4,6 +4,9 @@ CONFIGS = ("config.json", "bert_config.json")  # a model's settings: everybody's
 MODULES = "modules.json"  # sentence-transformers' list of a model's parts
 POOLING = "1_Pooling/config.json"  # and its settings of the pooling
 
+ADAPTER = "adapter_model"  # peft's weights, but for what a format adds, and their settings
+ADAPTER_CONFIG = "adapter_config.json"
+
 TOKENIZER = "tokenizer.json"  # a whole tokenizer, which goes before every other file of one
 VOCABULARY = "vocab.txt"
 # What tokenizers are made of, these two and those of transformers' classes.

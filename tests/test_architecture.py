@@ -28,6 +28,7 @@ FLOORS = {
     "extract": 5,
     "sharded": 5,
     "encoder": 3,
+    "adapters": 3,
     "measurement": 3,
     "fingerprint": 3,
     "recipe": 3,

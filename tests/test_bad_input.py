@@ -119,17 +119,6 @@ NOT_THERE: dict[str, tuple[Files, str, tuple[str, ...]]] = {
         "m",
         ("holds no weights, only optimizer.pt, rng_state.pth, scheduler.pt, training_args.bin",),
     ),
-    "an adapter": (
-        {"m/adapter_model.safetensors": weights(BERT), "m/adapter_config.json": {"base_model_name_or_path": "a/base"}},
-        "m",
-        ("holds an adapter of a/base", "name the base model"),
-    ),
-    "an adapter, named": (
-        {"m/adapter_model.safetensors": weights(BERT), "m/adapter_config.json": {"base_model_name_or_path": "a/base"}},
-        "m/adapter_model.safetensors",
-        ("holds an adapter of a/base", "name the base model"),
-    ),
-    "an adapter of who knows": ({"m/adapter_model.bin": b"PK"}, "m", ("does not name", "name the base model")),
     "several weights files": (
         {"m/a.safetensors": weights(BERT), "m/b.safetensors": weights(BERT)},
         "m",
@@ -207,7 +196,6 @@ ENCODERLESS: dict[str, tuple[tuple[str, ...], str]] = {
         ("down_blocks.0.attentions.0.proj_in.weight", "mid_block.resnets.0.conv1.weight"),
         "a diffusion model",
     ),
-    "a LoRA": (("base_model.model.encoder.layer.0.attention.self.query.lora_A.weight",), "a LoRA adapter"),
     "a vision model": (("blocks.0.attn.qkv.weight", "patch_embed.proj.weight"), "a vision model"),
     "a convolutional network": (("layer1.0.conv1.weight", "fc.weight"), "a convolutional network"),
     "a recurrent network": (("lstm.weight_ih_l0", "lstm.weight_hh_l0"), "a recurrent network"),

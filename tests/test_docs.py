@@ -22,6 +22,7 @@ from hub import Hub
 from safetensors.numpy import load_file
 
 import bertprobe
+from bertprobe.adapters.rules import ADAPTER_RULES
 from bertprobe.cli import app
 from bertprobe.compare import rules
 from bertprobe.recipe.rules import RULES as RULES_OF_RECIPES
@@ -234,7 +235,7 @@ def test_readme_begins_with_the_two_commands() -> None:
 def test_the_findings_page_has_a_section_a_rule() -> None:
     text = (ROOT / "docs" / "findings.md").read_text()
     sections = dict(re.findall(r"^## `([\w-]+)`\n\n\*\*(\w+)\.\*\*", text, re.M))
-    assert sections == {rule.name: rule.severity for rule in (*RULES, *rules.RULES, *RULES_OF_RECIPES)}
+    assert sections == {rule.name: rule.severity for rule in (*RULES, *rules.RULES, *RULES_OF_RECIPES, *ADAPTER_RULES)}
 
 
 OF = {"summary": "any tensor", "matrix": "matrices", "spectrum": "matrices, `--spectrum`"}

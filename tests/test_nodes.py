@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import Run
+from test_adapters import lora
 
 from bertprobe.report import nodes
 
@@ -19,6 +20,8 @@ TEXTS = ("The ship left.", "A bill was paid.")
 COMMANDS: dict[str, tuple[type, tuple[str, ...]]] = {
     "inspect": (nodes.Inspection, ("inspect", "MODEL", "--spectrum", "--neurons", "2")),
     "inspect --shapes": (nodes.Inspection, ("inspect", "MODEL", "--shapes")),
+    "inspect of an adapter": (nodes.AdapterReport, ("inspect", "ADAPTER")),
+    "inspect --shapes of an adapter": (nodes.AdapterReport, ("inspect", "ADAPTER", "--shapes")),
     "export": (nodes.Exportation, ("export", "MODEL", "-o", "OUT.safetensors")),
     "pool": (nodes.Pooling, ("pool", *TEXTS, "-m", "MODEL")),
     "pool one text": (nodes.Pooling, ("pool", TEXTS[0], "-m", "MODEL")),
@@ -81,6 +84,7 @@ def test_commands_write_what_their_type_says(
     of, argv = COMMANDS[name]
     places = {"MODEL": "pocket", "OTHER": tiny_bert, "OUT": tmp_path / "out", "SCAN": small_scan / "scan"}
     places["CORPUS"] = small_scan / "texts.txt"
+    places["ADAPTER"] = lora(tmp_path / "adapter")
     words = list(argv)
     for word, place in places.items():
         words = [w.replace(word, str(place)) for w in words]

@@ -30,6 +30,7 @@ __all__ = [
     "TensorHeader",
     "check_readable",
     "headers_in",
+    "indexed",
     "open_checkpoint",
     "read_tensor",
     "read_tensors",
@@ -202,6 +203,11 @@ def headers_in(folder: Folder) -> Mapping[str, TensorHeader]:
     """
     located = locate_in(folder, OpenOptions())
     return {header.name: header for file in located.files for header in _index(file)[1].headers}
+
+
+def indexed(file: Source) -> tuple[str, Index]:
+    """The name of the storage that recognises a file, and what that finds in it; raises as `open_checkpoint` does."""
+    return _index(file)
 
 
 def _carried(folder: Folder, carried: Mapping[str, str], *names: str) -> Mapping[str, Any] | None:

@@ -18,8 +18,8 @@ from bertprobe import storages
 from bertprobe.checkpoint.folder import Folder, read_json
 from bertprobe.checkpoint.reader import Choice, usual_config
 from bertprobe.checkpoint.source import Source
-from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, quoted, shortened
-from bertprobe.filenames import CONFIGS, MODULES, POOLING, VOCABULARIES
+from bertprobe.errors import CorruptFile, IsAdapter, NotFound, UnsupportedFile, printable, quoted, shortened
+from bertprobe.filenames import ADAPTER, ADAPTER_CONFIG, CONFIGS, MODULES, POOLING, VOCABULARIES
 from bertprobe.storages import UNREAD_BY_SUFFIX, Storage, storage_of
 
 # Files that training leaves beside the weights, and adapters, which are no model of their own.
@@ -28,6 +28,7 @@ _NEVER_WEIGHTS = re.compile(
     r"|_embeddings?$|trainer_state|vocab)",
     re.IGNORECASE,
 )
+SHOWN = 200  # characters of a base model's name that a message shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +184,8 @@ def locate_file(folder: Folder, name: str) -> Located:
         choice = _of_index(folder, name)
     elif shard := _shard().fullmatch(name):
         choice = _whole_set(folder, name, shard)
-    elif name.startswith("adapter_model."):
-        raise _adapter(folder)
+    elif name.startswith(f"{ADAPTER}."):
+        raise _adapter(folder, name)
     return _located(folder, choice or Choice((name,)), f"{folder.resolved}/{name}")
 
 
@@ -313,8 +314,9 @@ def _weight_map(folder: Folder, index: str) -> Mapping[str, str]:
 def _nothing(folder: Folder) -> Exception:
     """Why a folder has no weights that can be read, as precisely as its file names tell."""
     names = folder.names
-    if any(name.startswith("adapter_model.") for name in names):
-        return _adapter(folder)
+    if any(name.startswith(f"{ADAPTER}.") for name in names):
+        called = (ADAPTER + suffix for storage in storages.STORAGES for suffix in storage.suffixes)
+        return _adapter(folder, next((name for name in called if name in names), ""))
     looked = f"looked for {looked_for()}"
     for name in sorted(names):
         if kind := UNREAD_BY_SUFFIX.get(Path(name).suffix):
@@ -346,13 +348,14 @@ def settings_of(folder: Folder) -> tuple[str, ...]:
     return tuple(name for name in (*CONFIGS, MODULES, POOLING, *index) if folder.is_file(name))
 
 
-def _adapter(folder: Folder) -> UnsupportedFile:
-    name = "adapter_config.json"
-    base = read_json(folder, name).get("base_model_name_or_path") if folder.is_file(name) else None
-    named = f"of {printable(str(base))}" if base else "of a model that adapter_config.json does not name"
-    return UnsupportedFile(
+def _adapter(folder: Folder, file: str) -> IsAdapter:
+    base = read_json(folder, ADAPTER_CONFIG).get("base_model_name_or_path") if folder.is_file(ADAPTER_CONFIG) else None
+    named = f"of {printable(str(base)[:SHOWN])}" if base else f"of a model that {ADAPTER_CONFIG} does not name"
+    return IsAdapter(
         f"{folder.address} holds an adapter {named}, not a model",
-        "name the base model, or merge the adapter into it first",
+        "bertprobe inspect describes it; for all else name the base model, or merge the adapter into it first",
+        folder,
+        file,
     )
 
 

@@ -25,9 +25,12 @@ from bertprobe.cli.options import (
     Table,
     Weights,
 )
+from bertprobe.errors import IsAdapter, NotAnEncoder
 
 if TYPE_CHECKING:
+    from bertprobe.adapters import Adapter
     from bertprobe.checkpoint import Checkpoint
+    from bertprobe.report import Report
     from bertprobe.verdicts import Finding
 
 
@@ -83,15 +86,24 @@ def inspect(
         raise typer.BadParameter("--shapes reads no numbers: leave it out for --spectrum or --neurons")
     if everything and (part or layers is not None):
         raise typer.BadParameter("--all is every tensor: leave it out for --part or --layers")
-    checkpoint = open_checkpoint(
-        resolve_model(model),
-        subfolder=subfolder,
-        weights=weights,
-        root=root,
-        download=download,
-        truncated=everything,
-    )
-    anatomy = find_parts(checkpoint)
+    ref = resolve_model(model)
+    checkpoint = None
+    try:
+        checkpoint = open_checkpoint(
+            ref, subfolder=subfolder, weights=weights, root=root, download=download, truncated=everything
+        )
+        anatomy = find_parts(checkpoint)
+    except (IsAdapter, NotAnEncoder) as error:
+        adapter = _adapter(ref, checkpoint, error)
+        if part or layers is not None or spectrum or neurons or everything:
+            raise typer.BadParameter(
+                "an adapter has neither parts nor neurons: leave out --part, --layers, --spectrum, --neurons and --all"
+            ) from error
+        report = _adapter_report(adapter, shapes)
+        printer.show(report)
+        if strict and report.is_alarming:
+            raise typer.Exit(3) from None
+        return
     parts = select(anatomy, part or (), layers)
     numbers = {}
     if not shapes:
@@ -111,6 +123,32 @@ def inspect(
     printer.show(report)
     if strict and report.is_alarming:
         raise typer.Exit(3)
+
+
+def _adapter(ref: str, checkpoint: Checkpoint | None, error: IsAdapter | NotAnEncoder) -> Adapter:
+    """The adapter that lies where a model was looked for; raises the error where there is none."""
+    from bertprobe.adapters.opening import adapter_at, adapter_in
+
+    if isinstance(error, IsAdapter):
+        return adapter_at(ref, error)
+    found = None if checkpoint is None else adapter_in(checkpoint)
+    if found is None:
+        raise error
+    return found
+
+
+def _adapter_report(adapter: Adapter, shapes: bool) -> Report:
+    """What `inspect` tells of an adapter."""
+    from bertprobe.adapters.rules import AdapterEvidence, judge_adapter
+    from bertprobe.report.adapter import adapter_report
+
+    evidence = AdapterEvidence(adapter)
+    if not shapes:
+        limit_blas_threads()
+        from bertprobe.adapters.numbers import measure_targets
+
+        evidence = AdapterEvidence(adapter, measure_targets(adapter))
+    return adapter_report(evidence, judge_adapter(evidence))
 
 
 def _recipe(checkpoint: Checkpoint) -> tuple[str, tuple[Finding, ...]]:

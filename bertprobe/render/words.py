@@ -11,7 +11,16 @@ from bertprobe.errors import printable, shortened
 from bertprobe.report import Column
 
 if TYPE_CHECKING:
-    from bertprobe.report.nodes import Facts, FileSize, Fingerprints, RecipeFacts, ScanCounts, Summary, Truncated
+    from bertprobe.report.nodes import (
+        AdapterFacts,
+        Facts,
+        FileSize,
+        Fingerprints,
+        RecipeFacts,
+        ScanCounts,
+        Summary,
+        Truncated,
+    )
 
 Row = TypeVar("Row", bound=Mapping[str, Any])
 
@@ -57,6 +66,8 @@ def report_lines(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     pair = next(((one, other) for one, other in PAIRS.items() if one in data), None)
     if "steps" in data:
         return _recipe_lines(str(data["model"]), data["facts"])
+    if "targets" in data:
+        return _adapter_lines(str(data["model"]), data["facts"])
     if "scan" in data:
         return _scan_lines(str(data["model"]), data["scan"])
     if pair is None:
@@ -102,6 +113,35 @@ def _recipe_lines(model: str, facts: RecipeFacts) -> list[tuple[str, str]]:
     return [(label, printable(text)) for label, text in lines]
 
 
+def _adapter_lines(model: str, facts: AdapterFacts) -> list[tuple[str, str]]:
+    base = facts["base_model"] or "a model that nothing names"
+    numbers = [
+        *([f"rank {', '.join(map(str, facts['ranks']))}"] if facts["ranks"] else []),
+        *([f"alpha {facts['alpha']:g}"] if facts["alpha"] is not None else []),
+        *([f"scaling {four_digits(facts['scaling'])}"] if facts["scaling"] is not None else []),
+        *(["alpha / √rank"] if facts["rslora"] else []),
+        *(["DoRA"] if facts["dora"] else []),
+    ]
+    layers = [words_of_layers(facts["layers"])] if facts["layers"] else []
+    lines = [
+        ("adapter", _model(model, facts)),
+        ("base model", base),
+        ("method", ", ".join([facts["method"], *numbers])),
+        *([("targets", "; ".join([", ".join(facts["target_modules"]), *layers]))] if facts["target_modules"] else []),
+        *([("saved whole", ", ".join(facts["modules_to_save"]))] if facts["modules_to_save"] else []),
+        ("parameters", f"{facts['parameters']:,}, stored as {_dtypes(facts['dtypes'])}"),
+        ("files", f"{_files(facts['files'])}; read {_size(facts['bytes_read'])} of {_size(facts['bytes_total'])}"),
+        *(("note", note) for note in facts["notes"]),
+    ]
+    return [(label, printable(text)) for label, text in lines]
+
+
+def words_of_layers(numbers: Sequence[int]) -> str:
+    """Numbers of layers, runs drawn together: `layers 0-11`."""
+    runs = [label.removeprefix("layer.") for label in spans([f"layer.{number}" for number in numbers])]
+    return f"layer{'s' * (len(numbers) > 1)} {', '.join(runs)}"
+
+
 def _compared(summary: Summary) -> str:
     """How many tensors are in both, how many differ, and how many only one has."""
     if summary["identical"] is None:
@@ -113,7 +153,9 @@ def _compared(summary: Summary) -> str:
     return words + (f"; {summary['apart']:,} are in one only, or in other shapes" if summary["apart"] else "")
 
 
-def _model(model: str, facts: Facts | RecipeFacts, hint: str = "; name another for a full-size one") -> str:
+def _model(
+    model: str, facts: Facts | RecipeFacts | AdapterFacts, hint: str = "; name another for a full-size one"
+) -> str:
     if model == POCKET:
         return f"{POCKET} (the built-in model{hint})"
     commit = f" at commit {facts['revision'][:12]}" if facts["revision"] else ""

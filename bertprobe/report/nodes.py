@@ -939,6 +939,73 @@ class RecipeReport(TypedDict):
     version: str
 
 
+# ------------------------------------------------------------------------------------------------ adapters
+
+
+class Factor(TypedDict):
+    """A tensor of an adapter."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+
+
+class AdapterTarget(TypedDict):
+    """A matrix that is adapted; the norms are None where they were not taken, or are not known."""
+
+    label: str
+    module: str
+    adapter: str
+    layer: int | None
+    rank: int | None
+    scaling: Number
+    a: Factor | None
+    b: Factor | None
+    others: list[Factor]
+    verdict: str | None
+    frobenius: Number
+    sigma_max: Number
+    stable_rank: Number
+    a_norm: Number
+    b_norm: Number
+
+
+class AdapterFacts(TypedDict):
+    """What is true of an adapter as a whole."""
+
+    resolved: str
+    revision: str | None
+    storage: str
+    base_model: str | None
+    method: str
+    rank: int | None
+    ranks: list[int]
+    alpha: Number
+    scaling: Number
+    rslora: bool
+    dora: bool
+    target_modules: list[str]
+    layers: list[int]
+    modules_to_save: list[str]
+    parameters: int
+    dtypes: dict[str, int]
+    files: list[FileSize]
+    bytes_read: int
+    bytes_total: int
+    notes: list[str]
+
+
+class AdapterReport(TypedDict):
+    """`inspect` of an adapter."""
+
+    model: str
+    facts: AdapterFacts
+    targets: list[AdapterTarget]
+    whole: list[Factor]
+    findings: list[Finding]
+    version: str
+
+
 # ------------------------------------------------------------------------------------------------ neurons
 
 
