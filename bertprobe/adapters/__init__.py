@@ -6,34 +6,10 @@ scaling s = α/r, or α/√r (rsLoRA). Sources: Hu et al., LoRA, ICLR 2022; peft
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from bertprobe.adapters.settings import Settings, own
 from bertprobe.checkpoint import Source, TensorHeader
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What adapter_config.json says, as far as it can be; `faults` has what cannot, a sentence by key.
-
-    `method` is peft's word (LORA, IA3); `targets` the endings of adapted modules, None where they are not listed;
-    `ranks` and `alphas` are those of single modules, by the end of their path. `plain` is false where a module's own
-    rank or alpha is given by a pattern that is not followed here.
-    """
-
-    base: str | None = None
-    method: str | None = None
-    rank: int | None = None
-    alpha: float | None = None
-    rslora: bool = False
-    dora: bool = False
-    start: str = ""
-    targets: tuple[str, ...] | None = None
-    saved: tuple[str, ...] = ()
-    ranks: Mapping[str, int] = field(default_factory=dict)
-    alphas: Mapping[str, float] = field(default_factory=dict)
-    plain: bool = True
-    faults: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +71,6 @@ class Adapter:
 
     def scaling(self, target: Target) -> float | None:
         """s of a target, None where it is not known, or there is none."""
-        from bertprobe.adapters.settings import own
-
         alpha = own(self.settings.alphas, target.module, self.settings.alpha)
         if alpha is None or not target.rank or not self.settings.plain or not self.is_lora:
             return None

@@ -5,15 +5,38 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
-
-from bertprobe.adapters import Settings
 
 V = TypeVar("V")
 
 MOST_NAMES = 10_000
 LONGEST = 500  # characters of a name
 _PLAIN = re.compile(r"[\w.]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What adapter_config.json says, as far as it can be; `faults` has what cannot, a sentence by key.
+
+    `method` is peft's word (LORA, IA3); `targets` the endings of adapted modules, None where they are not listed;
+    `ranks` and `alphas` are those of single modules, by the end of their path. `plain` is false where a module's own
+    rank or alpha is given by a pattern that is not followed here.
+    """
+
+    base: str | None = None
+    method: str | None = None
+    rank: int | None = None
+    alpha: float | None = None
+    rslora: bool = False
+    dora: bool = False
+    start: str = ""
+    targets: tuple[str, ...] | None = None
+    saved: tuple[str, ...] = ()
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    alphas: Mapping[str, float] = field(default_factory=dict)
+    plain: bool = True
+    faults: Mapping[str, str] = field(default_factory=dict)
 
 
 def settings_of(config: Mapping[str, Any]) -> Settings:
