@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -266,3 +267,72 @@ def test_half_precision_is_kept(weights: graphs.Weights, tmp_path: Path) -> None
     halves = {name: t.astype(np.float16) for name, t in weights.items()}
     _, anatomy = opened(written(Fused(halves).model(), tmp_path / "m"))
     assert same(anatomy, halves)
+
+
+def test_codes_that_are_scaled_after_the_product_are_refused(weights: graphs.Weights, tmp_path: Path) -> None:
+    """Whole numbers that no scale is found for are not the model's."""
+    model = Codes(weights, "by hand").model()
+    nodes = model.graph.node
+    at = next(n for n, node in enumerate(nodes) if node.op_type == "Mul" and "val_scale" in node.input[1])
+    scaled, product = nodes[at], nodes[at + 1]
+    assert product.op_type == "MatMul"
+    product.input[1] = scaled.input[0]
+    nodes.insert(at + 2, onnx.helper.make_node("Mul", [product.output[0], scaled.input[1]], ["after"]))
+    nodes[at + 3].input[1] = "after"
+    nodes.remove(scaled)
+    _, anatomy = opened(written(model, tmp_path / "m"))
+    header = anatomy.tensors["encoder.layer.0.attention.self.query.weight"]
+    assert header.is_code
+    assert "not found in the graph" in (header.refusal or "")
+
+
+def test_a_bias_that_is_added_later_is_not_told_as_zeros(weights: graphs.Weights, tmp_path: Path) -> None:
+    model = Dynamo(weights).model()
+    nodes = model.graph.node
+    adds = [n for n, node in enumerate(nodes) if node.op_type == "Add" and "intermediate" in node.input[1]]
+    for at in reversed(adds):
+        nodes.insert(at, onnx.helper.make_node("Neg", [nodes[at].input[0]], [f"neg{at}"]))
+        nodes[at + 1].input[0] = f"neg{at}"
+    anonymous(model)
+    checkpoint = open_checkpoint(str(written(model, tmp_path / "m") / "model.onnx"))
+    assert not any("no bias" in note for note in checkpoint.notes)
+    assert not any(told.name.startswith("encoder") for told in checkpoint.spelled.values())
+
+
+# ------------------------------------------------------------------------------------------------ torch's exporter
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", ["bert", "distilbert", "albert"])
+def test_what_torch_exports_is_read(family: str, tmp_path: Path) -> None:
+    """By its first exporter, which leaves names to biases and norms, and gives layers that share weights one copy."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    small = {"vocab_size": 60, "max_position_embeddings": 20}
+    usual = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40}
+    if family == "bert":
+        model = transformers.BertForSequenceClassification(transformers.BertConfig(**small, **usual))
+    elif family == "albert":
+        model = transformers.AlbertModel(transformers.AlbertConfig(**small, **usual, embedding_size=16))
+    else:
+        config = transformers.DistilBertConfig(**small, dim=32, n_layers=2, n_heads=4, hidden_dim=40)
+        model = transformers.DistilBertModel(config)
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    model.eval().save_pretrained(tmp_path / "plain")
+    (tmp_path / "m").mkdir()
+    shutil.copy(tmp_path / "plain" / "config.json", tmp_path / "m")
+    model.config.return_dict = False
+    ids = torch.randint(5, 50, (2, 7))
+    inputs = (ids, torch.ones_like(ids))
+    names = ["input_ids", "attention_mask"]
+    torch.onnx.export(model, inputs, tmp_path / "m" / "model.onnx", input_names=names, opset_version=17, dynamo=False)
+    _, ours = opened(tmp_path / "m")
+    _, plain = opened(tmp_path / "plain")
+    assert ours.tensors.keys() == plain.tensors.keys()
+    found, wanted = dict(read_tensors(ours.tensors)), dict(read_tensors(plain.tensors))
+    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)

@@ -165,7 +165,8 @@ class _Walk:
             if id(dense) not in self._sources:
                 self._sources[id(dense)] = self._sites.all_sources(dense.x)
             sources, steps = self._sources[id(dense)]
-            if sources == [inner] and (act := activation(steps, inner, self._sites.graph)):
+            graph = self._sites.graph
+            if sources == [inner] and not _adds_vectors(steps, graph) and (act := activation(steps, inner, graph)):
                 found.append((dense, act))
         return found[0] if len(found) == 1 else (None, "")
 
@@ -305,6 +306,13 @@ def _depends(graph: Graph, value: str) -> bool:
     return False
 
 
+def _adds_vectors(steps: list[Step], graph: Graph) -> bool:
+    """Whether a step between two dense layers calculates with more than a number: then it is no activation."""
+    own = [step for step in steps if step.op in ("Add", "Sub", "Mul", "Div", "Sum")]
+    weights = [graph.weight(value) for step in own for value in step.inputs]
+    return any(weight is not None and any(n > 1 for n in graph.tensors[weight.stored].dims) for weight in weights)
+
+
 _ONE_STEP = {
     "Relu": "relu",
     "BiasGelu": "gelu",
@@ -327,9 +335,10 @@ def activation(steps: list[Step], dense: Dense, graph: Graph) -> str:
         found = [step.attributes.get("approximate", b"none") for step in steps if step.op == "Gelu"]
         given = found[0] if len(found) == 1 else b""
         return {b"none": "gelu", b"tanh": "gelu_new"}.get(given, "unknown")
-    if "Erf" in ops:
-        return "gelu"
     numbers = list(constants_of(steps, graph))
+    if "Erf" in ops:
+        is_gelu = not numbers or any(abs(number - 2**power) < 1e-3 for number in numbers for power in (0.5, -0.5))
+        return "gelu" if is_gelu else "unknown"
     if "Tanh" in ops:
         is_gelu = any(abs(number - 0.044715) < 1e-4 for number in numbers)
         return "gelu_new" if is_gelu else ("unknown" if ops - SAME - {"Tanh"} else "tanh")

@@ -159,8 +159,10 @@ def plain(name: str) -> str:
 
 def _own(weight: Weight, shared: Mapping[str, int]) -> str:
     """The name that a tensor has by itself; of one that several modules use, that of the value each takes."""
-    names = weight.names if shared.get(weight.stored, 0) <= 1 else weight.names[:-1]
-    return next((found for found in map(plain, names) if _OF_PYTORCH.fullmatch(found)), "")
+    *on_the_way, last = map(plain, weight.names)
+    several = shared.get(weight.stored, 0) > 1 and place_of(last)  # then the file's name is that of one of them
+    names = on_the_way if several else [*on_the_way, last]
+    return next((found for found in names if _OF_PYTORCH.fullmatch(found)), "")
 
 
 def is_named(name: str) -> bool:

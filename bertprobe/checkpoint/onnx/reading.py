@@ -15,7 +15,17 @@ from bertprobe.checkpoint.onnx.scaling import scaled
 from bertprobe.checkpoint.onnx.settings import settings_of
 from bertprobe.checkpoint.onnx.sites import walk
 from bertprobe.checkpoint.source import Source
-from bertprobe.checkpoint.tensors import DTYPES, Array, Derived, Index, Spelled, TensorHeader, extent, numpy_dtype
+from bertprobe.checkpoint.tensors import (
+    CODES,
+    DTYPES,
+    Array,
+    Derived,
+    Index,
+    Spelled,
+    TensorHeader,
+    extent,
+    numpy_dtype,
+)
 from bertprobe.checkpoint.wire import Broken, Walk
 from bertprobe.errors import CorruptFile
 
@@ -47,7 +57,8 @@ class _Reading:
         sites = walk(self._graph)
         found = _only(list(encoders(sites)))
         names = name_all(sites, found, self._source.address)
-        headers = {header.name: header for header in self._headers()}
+        used = {use.weight.stored for use in names.uses}
+        headers = {header.name: _unscaled(header) if header.name in used else header for header in self._headers()}
         more, spelled = self._spelled(headers, names)
         zeros = list(_zeros(names, found, headers))
         listed = (*headers.values(), *more, *zeros)
@@ -173,6 +184,14 @@ def _may_be_weight(tensor: Tensor) -> bool:
 
 def _is_no_weight(header: TensorHeader) -> bool:
     return header.dtype in _NO_WEIGHTS or header.shape == () or header.count == 1
+
+
+def _unscaled(header: TensorHeader) -> TensorHeader:
+    """A weight's header; refused where it holds whole numbers that no scale was found for."""
+    known = DTYPES.get(header.dtype)
+    if header.refusal is not None or header.derived is not None or known is None or known.is_float:
+        return header
+    return replace(header, refusal=f"{CODES} (by a scale that is not found in the graph), not the model's numbers")
 
 
 def _shapes(headers: Iterable[TensorHeader], spelled: Mapping[str, Spelled]) -> dict[str, tuple[int, ...]]:
