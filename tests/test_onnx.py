@@ -110,6 +110,7 @@ def test_every_command_reads_one(weights: graphs.Weights, tmp_path: Path, run: R
         ["pool", "a text", "-m", folder],
         ["activations", "a text", "-m", folder],
         ["diff", folder, POCKET],
+        ["verify", "a text", "-m", folder],
         ["export", folder, "-o", tmp_path / "pooler.safetensors"],
     ):
         assert run(argv).code == 0, argv

@@ -169,7 +169,7 @@ def _anatomy_of(model: PreTrainedModel, checkpoint: Checkpoint, anatomy: Anatomy
         name: TensorHeader(name, "F32", tuple(value.shape), (nowhere,)) for name, value in model.state_dict().items()
     }
     config = {**settings_of(checkpoint, anatomy), "model_type": model.config.model_type}
-    return find_parts(replace(checkpoint, headers=headers, config=config))
+    return find_parts(replace(checkpoint, headers=headers, config=config, spelled={}))
 
 
 def _check_parts(
