@@ -18,11 +18,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import cramjam
+import numpy as np
 import pytest
 import safetensors
 import torch
 from bundle import How, entries, footer, sealed, varint
 from bundle import save as save_bundle
+from flaxfile import as_flax, nested, to_bytes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from memory import Memory
@@ -243,11 +245,26 @@ def test_any_bytes_at_all(place: str, folder: Path, format: str, start: bytes, r
     fuzzed(folder, format, {**beside, place: start + rest})
 
 
-@pytest.mark.parametrize("content", [SAFETENSORS, ZIP, PICKLE], ids=["safetensors", "zip", "pickle"])
+def arrays_saved(save_arrays: Any) -> bytes:
+    with BytesIO() as file:
+        save_arrays(file, **{name: values.numpy() for name, values in STATE.items()})
+        return file.getvalue()
+
+
+WEIGHTS = {
+    "safetensors": ("model.safetensors", SAFETENSORS),
+    "zip": ("pytorch_model.bin", ZIP),
+    "pickle": ("pytorch_model.bin", PICKLE),
+    "Flax": ("flax_model.msgpack", to_bytes(nested(as_flax({name: t.numpy() for name, t in STATE.items()})))),
+    "npz": ("model.npz", arrays_saved(np.savez)),
+    "npz, deflated": ("model.npz", arrays_saved(np.savez_compressed)),
+}
+
+
+@pytest.mark.parametrize(("name", "content"), WEIGHTS.values(), ids=WEIGHTS)
 @FUZZ
 @given(format=FORMAT, data=st.data())
-def test_weights_with_damage(content: bytes, folder: Path, format: str, data: st.DataObject) -> None:
-    name = "model.safetensors" if content is SAFETENSORS else "pytorch_model.bin"
+def test_weights_with_damage(name: str, content: bytes, folder: Path, format: str, data: st.DataObject) -> None:
     fuzzed(folder, format, {name: data.draw(mutated(content)), "config.json": as_json(CONFIG)})
 
 
