@@ -27,4 +27,11 @@ def index(source: Source) -> Index:
     return index(source)
 
 
-READER = Reader(recognises, index)
+def what_is_left(source: Source) -> Index:
+    """The same of a file that ends before its data do; what is not whole is refused."""
+    from bertprobe.checkpoint.gguf.indexing import what_is_left
+
+    return what_is_left(source)
+
+
+READER = Reader(recognises, index, what_is_left=what_is_left)

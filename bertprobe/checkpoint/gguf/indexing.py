@@ -14,15 +14,46 @@ from bertprobe.checkpoint.tensors import Derived, Index, Piece, TensorHeader
 from bertprobe.errors import CorruptFile, printable
 
 SHOWN = 100  # characters of a name that a message shows
+CUT_OFF = "the file ends before it does"
 _FUSED = "attn_qkv"
 _THIRDS = ("attn_q", "attn_k", "attn_v")
 
 
 def index(source: Source) -> Index:
     """The headers of every tensor, in file order; raises `CorruptFile` or `UnsupportedFile`."""
+    found, end = _indexed(source)
+    if end > source.size:
+        raise CorruptFile(_ends_early(source, end), f"{DAMAGED}; bertprobe inspect --all tells which tensors are there")
+    return found
+
+
+def what_is_left(source: Source) -> Index:
+    """The same of a file that ends before its data do: what does not lie in it whole is listed, and refused."""
+    found, end = _indexed(source)
+    beyond = [header.name for header in found.headers if _is_cut(source, header)]
+    if not beyond:
+        return found
+    headers = (replace(each, refusal=CUT_OFF) if _is_cut(source, each) else each for each in found.headers)
+    told = (
+        f"{_ends_early(source, end)}: {len(beyond):,} of {len(found.headers):,} tensors, "
+        f"from {printable(beyond[0][:SHOWN])} on, are not there whole"
+    )
+    return replace(found, headers=tuple(headers), truncated=told)
+
+
+def _is_cut(source: Source, header: TensorHeader) -> bool:
+    return any(piece.stop > source.size for piece in header.all_pieces)
+
+
+def _ends_early(source: Source, end: int) -> str:
+    return f"{source.name} should have {end:,} bytes by its header, it has {source.size:,}"
+
+
+def _indexed(source: Source) -> tuple[Index, int]:
+    """The index, and where the last tensor ends by it."""
     header = read(source)
     ends = [_extent(source, header, info) for info in header.tensors]
-    _check_places(source, header, ends)
+    end = header.data_start + _check_places(source, header, ends)
     found = carried(source, header)
     headers = [
         part
@@ -30,7 +61,7 @@ def index(source: Source) -> Index:
         for part in _parted(source, header, info, stop, apart=found.parted)
     ]
     headers = [replace(each, refusal=found.refused.get(each.name, each.refusal)) for each in headers]
-    return Index(tuple(headers), metadata=found.notes, settings=found.settings, remarks=found.remarks)
+    return Index(tuple(headers), metadata=found.notes, settings=found.settings, remarks=found.remarks), end
 
 
 def _shown(source: Source, info: TensorInfo) -> str:
@@ -56,22 +87,16 @@ def _extent(source: Source, header: Header, info: TensorInfo) -> int:
     return info.offset + math.prod(info.dimensions) // kind.items * kind.bytes
 
 
-def _check_places(source: Source, header: Header, ends: Sequence[int]) -> None:
-    """No tensor may lie over another, or beyond the end of the file."""
-    size = source.size - header.data_start
+def _check_places(source: Source, header: Header, ends: Sequence[int]) -> int:
+    """Where the last tensor ends, from where data begin, once none lies over another."""
     end = 0
     for start, stop, info in sorted(
         ((info.offset, stop, info) for info, stop in zip(header.tensors, ends, strict=True)), key=lambda row: row[:2]
     ):
         if start < end:
             raise CorruptFile(f"{_shown(source, info)} overlaps the tensor before it", DAMAGED)
-        if stop > max(size, 0):
-            raise CorruptFile(
-                f"{_shown(source, info)} should end at {header.data_start + stop:,}, "
-                f"the file has {source.size:,} bytes",
-                DAMAGED,
-            )
         end = stop
+    return end
 
 
 def _parted(source: Source, header: Header, info: TensorInfo, stop: int, *, apart: bool) -> Iterator[TensorHeader]:
