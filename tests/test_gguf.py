@@ -173,6 +173,9 @@ def test_a_quantised_model_is_near_and_says_so(tmp_path: Path, run: Run) -> None
     facts = json.loads(run(["inspect", path, "--json"]).out)["facts"]
     assert "Q8_0" in json.dumps(facts)
     assert run(["diff", POCKET, path]).code == 0
+    ran = run(["export", path, "--part", "model", "-o", tmp_path / "x.safetensors", "--json"])
+    types = {(tensor["dtype"], tensor["stored_dtype"]) for tensor in json.loads(ran.out)["written"]["tensors"]}
+    assert types == {("F32", "F32"), ("F32", "Q8_0")}
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16"])

@@ -111,7 +111,7 @@ def graft(donor: Side, recipient: Side, wish: Graft) -> Grafted:
     findings = (*about(judge(evidence), parts), *_strangers(donor, recipient))
     tensors = tuple(
         GraftedTensor(
-            i.name, "donor" if i.canonical in given else "recipient", i.header.name, i.dtype, i.header.dtype,
+            i.name, "donor" if i.canonical in given else "recipient", i.header.name, i.dtype, i.header.stored_as,
             i.header.shape,
         )
         for i in items

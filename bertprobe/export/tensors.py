@@ -102,7 +102,7 @@ def export(
         writer(file, items, _with_fingerprint(item_arrays(items, on_tensor), anatomy, metadata), metadata)
         file.flush()
         size = file.tell()
-    tensors = tuple(WrittenTensor(i.name, i.header.name, i.dtype, i.header.dtype, i.header.shape) for i in items)
+    tensors = tuple(WrittenTensor(i.name, i.header.name, i.dtype, i.header.stored_as, i.header.shape) for i in items)
     beside = write_carried(checkpoint, output.path.parent) if parts is None and _is_loaded(output) else ()
     return Written(str(output.path), size, tensors, metadata, beside)
 
