@@ -374,6 +374,21 @@ def test_no_tokenizer_is_made_up(name: str) -> None:
         found["vocab.txt"]
 
 
+@pytest.mark.parametrize(
+    ("first", "rows", "family"), [("<s>", 514, "roberta"), ("[CLS]", 514, "bert"), ("<s>", 512, "bert")]
+)
+def test_positions_are_counted_as_the_models_of_such_special_tokens_do(first: str, rows: int, family: str) -> None:
+    """CamemBERT is converted as a BERT: its positions are not cut, its pieces written as WordPiece's."""
+    pairs = bert_pairs(
+        tokenizer__ggml__model=(STRING, "bert"),
+        tokenizer__ggml__tokens=(ARRAY, (STRING, [first, "<pad>", "\u2581\u2581a"])),
+        tokenizer__ggml__token_type=(ARRAY, (I32, [3, 3, 1])),
+        tokenizer__ggml__bos_token_id=(U32, 0),
+    )
+    stored = {"token_types.weight": np.ones((1, 4)), "position_embd.weight": np.ones((rows, 4))}
+    assert config_of(of_arrays(stored, pairs).content)["model_type"] == family
+
+
 @pytest.mark.parametrize("kind", ["t5", "gpt2", "llama"])
 def test_of_another_kind_of_tokenizer_it_is_said_that_there_is_none(kind: str) -> None:
     found = index(Memory(vocabulary(["a", "b"], tokenizer=kind)))
