@@ -225,7 +225,10 @@ def test_settings_of_keras_say_what_its_class_computes(tmp_path: Path, run: Run)
     vectors = [json_of(run, "pool", "A text.", "-m", folder)["texts"] for folder in folders.values()]
     assert vectors[0] == vectors[1]
     assert vectors[0][0]["pooled"]["values"] == pytest.approx(vectors[2][0]["pooled"]["values"], abs=1e-6)
+    in_a_class = {"class_name": "BertTextClassifier", "config": {"backbone": h5file.hub_settings(HEADS, BASE)}}
+    (tmp_path / "m.keras").write_bytes(h5file.zipped(hub_weights(), in_a_class))
     config = open_checkpoint(str(folders["preset"])).config or {}
+    assert open_checkpoint(str(tmp_path / "m.keras")).config == config
     assert (config["hidden_act"], config["num_attention_heads"]) == ("gelu_new", HEADS)
     assert open_checkpoint(str(folders["zip"])).config == config
 
@@ -817,6 +820,17 @@ def test_structures_that_refer_to_each_other_take_no_time(tmp_path: Path) -> Non
     book.put(links)
     with pytest.raises(BertprobeError), bounded_memory(book.here):
         opened(tmp_path, book.closed(book.object(links, link(b"x", sound))))
+
+
+@pytest.mark.parametrize("how", [{}, {"libver": "latest"}], ids=["earliest", "latest"])
+def test_many_small_things_are_no_fault(how: dict[str, Any], tmp_path: Path) -> None:
+    """What bounds the reading of structures that lie over each other leaves room for thousands of sound ones."""
+    with h5py.File(tmp_path / "m.h5", "w", **how) as file:
+        for number in range(3_000):
+            file.create_dataset(f"all/{number}", data=np.zeros(1, np.int8))
+    size = (tmp_path / "m.h5").stat().st_size
+    with bounded_memory(size):
+        assert len(open_checkpoint(str(tmp_path / "m.h5")).headers) == 3_000
 
 
 # ------------------------------------------------------------------------------------------------ zips

@@ -81,6 +81,7 @@ class FractalHeap:
         if self._rows > MAX_ROWS or self._bits > 64:
             raise Broken("a heap of it has more blocks than can be")
         self._offset = -(-self._bits // 8)
+        self._checked: dict[int, bytes] = {}  # blocks with other blocks in them, by address
 
     def object(self, id: bytes) -> bytes:
         """What an id stands for: a few bytes in it, or a place in the heap."""
@@ -111,8 +112,10 @@ class FractalHeap:
             raise Broken("a heap of it has blocks in blocks without end")
         direct = self._direct_rows(rows)
         length = 5 + o + self._offset + rows * self._width * o + 4
-        fields = Fields(pages, sealed(pages.read(at, length)))
-        pages.step(rows)
+        if at not in self._checked:
+            self._checked[at] = sealed(pages.read(at, length))
+        fields = Fields(pages, self._checked[at])
+        pages.step()
         fields.sign(b"FHIB")
         fields.take(o + self._offset)
         start = first

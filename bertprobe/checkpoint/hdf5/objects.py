@@ -18,7 +18,7 @@ DATASPACE, LINK_INFO, DATATYPE, OLD_FILL, FILL, LINK, EXTERNAL, LAYOUT = 0x01, 0
 FILTERS, ATTRIBUTE, CONTINUATION, SYMBOL_TABLE, ATTRIBUTE_INFO = 0x0B, 0x0C, 0x10, 0x11, 0x15
 
 MAX_BLOCKS = 256  # of one header
-FIRST_READ = 512  # bytes of a header that are asked for before its length is known
+FIRST_READ = 40  # bytes of a header that tell its length
 SHARED = 2  # the flag of a message that stands elsewhere
 LARGEST_USER_BLOCK = 2**30
 DAMAGED = "the file is damaged or was cut short: fetch it again"

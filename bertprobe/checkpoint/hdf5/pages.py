@@ -7,6 +7,7 @@ again. What is read is bounded by the size of the file, however often structures
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -197,8 +198,8 @@ def lookup3(data: bytes) -> int:
     """Bob Jenkins' hash of 32 bits, as the format has it (hashlittle of lookup3.c)."""
     mask = 0xFFFFFFFF
     a = b = c = (0xDEADBEEF + len(data)) & mask
-    words = [int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 4)]
-    words += [0] * (-len(words) % 3)
+    padded = data + bytes(-len(data) % 12)
+    words: tuple[int, ...] = struct.unpack(f"<{len(padded) // 4}I", padded)
     last = len(words) - 3
     for at in range(0, last, 3):
         a, b, c = (a + words[at]) & mask, (b + words[at + 1]) & mask, (c + words[at + 2]) & mask

@@ -43,6 +43,8 @@ def as_config(text: str) -> str | None:
     """The text of a config.json of transformers, None where Keras's settings do not tell all that it says."""
     said = _parsed(text)
     sizes = said.get("config")
+    if isinstance(sizes, dict) and isinstance(inner := sizes.get("backbone"), dict):  # of a class with a head
+        said, sizes = inner, inner.get("config")
     module = said.get("module")
     if said.get("class_name") != "BertBackbone" or not isinstance(module, str) or not module.startswith(_LIBRARIES):
         return None
