@@ -337,3 +337,55 @@ def test_what_torch_exports_is_read(family: str, tmp_path: Path) -> None:
     assert ours.tensors.keys() == plain.tensors.keys()
     found, wanted = dict(read_tensors(ours.tensors)), dict(read_tensors(plain.tensors))
     assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+class FusedCodes(Fused):
+    """Attention on codes, and a table of words in packed blocks, as onnxruntime's tools write them."""
+
+    def __init__(self, weights: graphs.Weights) -> None:
+        super().__init__(weights)
+        self.truth = dict(weights)
+
+    def attention(self, x: str, name: str, mask: str) -> str:
+        parts = [f"{name}.{part}" for part in ("query", "key", "value")]
+        weight = np.concatenate([self.weights[f"{part}.weight"] for part in parts]).T
+        scale = np.abs(weight).max(0) / np.float32(127)
+        codes = np.round(weight / scale).astype(np.int8)
+        numbers = (codes.astype(np.float32) * scale).T
+        self.truth |= {f"{part}.weight": rows for part, rows in zip(parts, np.split(numbers, 3), strict=True)}
+        bias = np.concatenate([self.weights[f"{part}.bias"] for part in parts])
+        self.count += 1
+        names = ("w", "b", "s", "ws", "z", "wz")
+        w, b, s, ws, z, wz = (f"{name}{self.count}" for name in names)
+        zero = np.zeros(scale.shape, np.int8)
+        one, none = np.float32(0.1).reshape(()), np.uint8(0).reshape(())
+        values = (codes, bias, one, scale, none, zero)
+        for name, value in zip((w, b, s, ws, z, wz), values, strict=True):
+            self.tensor(name, value)
+        inputs = [x, w, b, s, ws, mask, z, wz]
+        return self.node("QAttention", inputs, domain=graphs.MICROSOFT, num_heads=graphs.HEADS)
+
+    def embeddings(self) -> str:
+        return Bert.embeddings(self)
+
+    def node(self, op: str, inputs: Any, out: str = "", scope: str = "", **given: Any) -> str:
+        words = "embeddings.word_embeddings.weight"
+        if op == "Gather" and inputs[0] == words:
+            values = self.weights[words].reshape(-1, graphs.HIDDEN // 32, 32)
+            scale = np.abs(values).max(2) / np.float32(7)
+            codes = (np.round(values / scale[..., None]) + 8).astype(np.uint8)
+            self.truth[words] = ((codes.astype(np.float32) - 8) * scale[..., None]).reshape(-1, graphs.HIDDEN)
+            packed = codes.reshape(-1, graphs.HIDDEN)
+            self.tensors = [tensor for tensor in self.tensors if tensor.name != words]
+            taken = [self.tensor("words_Q4", packed[:, ::2] | packed[:, 1::2] << 4), inputs[1], self.tensor("s", scale)]
+            attributes = {"bits": 4, "block_size": 32, "gather_axis": 0, "quantize_axis": 1}
+            return super().node("GatherBlockQuantized", taken, out, domain=graphs.MICROSOFT, **attributes)
+        return super().node(op, inputs, out, scope, **given)
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "anonymous"])
+def test_fused_attention_on_codes_and_packed_tables(named: bool, weights: graphs.Weights, tmp_path: Path) -> None:
+    graph = FusedCodes(weights)
+    model = graph.model()
+    _, anatomy = opened(written(model if named else anonymous(model), tmp_path / "m"))
+    assert same(anatomy, graph.truth)

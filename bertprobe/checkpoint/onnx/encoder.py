@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
+from bertprobe.checkpoint.onnx.activation import activation, adds_vectors
 from bertprobe.checkpoint.onnx.graph import FAR, SAME, Graph, Step, Weight
-from bertprobe.checkpoint.onnx.sites import Attention, Dense, Norm, Site, Sites, Table, constants_of
+from bertprobe.checkpoint.onnx.sites import Attention, Dense, Norm, Site, Sites, Table
+from bertprobe.checkpoint.onnx.tables import called, depends
 
+T = TypeVar("T")
 _EMBEDDING = SAME | {"Add"}
 _TOKEN = SAME | {"Gather", "Slice"}
-FEW_TYPES = 4  # rows of a table of token types at most, where nothing else tells it
 _PARTS = ("query", "key", "value")
 
 
@@ -48,10 +51,11 @@ class Encoder:
 
 def encoders(sites: Sites) -> Iterator[Encoder]:
     """Each encoder in a graph: what begins with a norm of the sum of rows of tables."""
+    flow = _Flow(sites)
     for norm in sites.norms:
         tables = _tables_of(sites, norm)
         if tables:
-            found = _Walk(sites, norm, tables).walk()
+            found = _Walk(flow, norm, tables).walk()
             if found.layers:
                 yield found
 
@@ -65,13 +69,67 @@ def _tables_of(sites: Sites, norm: Norm) -> list[Table]:
     return [site for site in found if isinstance(site, Table)]
 
 
+class _Flow:
+    """Which modules take the value of each module, by its identity: looked up once, however long the graph is.
+
+    `after` are dense layers that take it through an activation, `firsts` those that take its first token, and `sums`
+    norms of the sum of two.
+    """
+
+    def __init__(self, sites: Sites) -> None:
+        self.sites = sites
+        self.denses: dict[int, list[Dense]] = {}
+        self.out_of_heads: dict[int, list[Dense]] = {}
+        self.firsts: dict[int, list[Dense]] = {}
+        self.after: dict[int, list[tuple[Dense, str]]] = {}
+        self.sums: dict[frozenset[int], list[Norm]] = {}
+        self.attentions: dict[int, list[Attention]] = {}
+        for dense in sites.denses:
+            self.denses.setdefault(id(sites.source(dense.x)), []).append(dense)
+            self.out_of_heads.setdefault(id(sites.into_scores(dense.x)), []).append(dense)
+            self._look_between(dense)
+        for norm in sites.norms:
+            parts = frozenset(id(sites.source(value)) for value in sites.summands(norm))
+            self.sums.setdefault(parts, []).append(norm)
+        for attention in sites.attentions:
+            (here, *others) = self._inputs(attention)
+            if here is not None and all(other is here for other in others):
+                self.attentions.setdefault(id(here), []).append(attention)
+
+    def _look_between(self, dense: Dense) -> None:
+        """Looks what lies between a dense layer and the module before it: an activation, or the choice of a token."""
+        sources, steps = self.sites.all_sources(dense.x)
+        if len(sources) != 1:
+            return
+        (before,) = sources
+        graph = self.sites.graph
+        if isinstance(before, Dense) and not adds_vectors(steps, graph) and (act := activation(steps, before, graph)):
+            self.after.setdefault(id(before), []).append((dense, act))
+        if self.sites.source(dense.x, _TOKEN) is before and any(_takes_first(step, graph) for step in steps):
+            self.firsts.setdefault(id(before), []).append(dense)
+
+    def _inputs(self, attention: Attention) -> list[Site | None]:
+        """The modules whose values attention is over."""
+        sites = self.sites
+        graph = sites.graph
+        fused = [weight for weight in (attention.weight, attention.bias) if weight is not None]
+        if any(graph.tensors[weight.stored].dims[-1] % 3 for weight in fused if graph.tensors[weight.stored].dims):
+            return [None]
+        if attention.weight is not None:
+            return [sites.source(attention.x)]
+        made = [sites.into_scores(value) for value in (attention.query, attention.key, attention.value)]
+        if len({id(part) for part in made}) < 3:
+            return [None]
+        return [sites.source(part.x) if isinstance(part, Dense) else None for part in made]
+
+
 class _Walk:
-    def __init__(self, sites: Sites, norm: Norm, tables: list[Table]) -> None:
-        self._sites = sites
+    def __init__(self, flow: _Flow, norm: Norm, tables: list[Table]) -> None:
+        self._flow = flow
+        self._sites = flow.sites
         self._first = norm
         self._tables = tables
         self._found = Encoder()
-        self._sources: dict[int, tuple[list[Site], list[Step]]] = {}
 
     def walk(self) -> Encoder:
         """The encoder from its embeddings on, as far as layers follow."""
@@ -89,10 +147,10 @@ class _Walk:
     # ------------------------------------------------------------------------------------------------ embeddings
 
     def _embeddings(self) -> None:
-        for table, name in _called(self._sites.graph, self._tables):
+        for table, name in called(self._sites.graph, self._tables):
             self._found.uses.append(Use(table.weight, f"embeddings.{name}.weight", "table", scope=table.step.node.name))
             if name == "position_embeddings":
-                self._found.counts_from_zero = table.ids == "" or not _depends(self._sites.graph, table.ids)
+                self._found.counts_from_zero = table.ids == "" or not depends(self._sites.graph, table.ids)
 
     def _norm(self, norm: Norm, name: str) -> None:
         self._found.eps.add(norm.eps)
@@ -113,15 +171,15 @@ class _Walk:
 
     def _layer(self, here: Site, name: str) -> Norm | None:
         """Takes up the layer that a value goes into; the norm at its end, None where there is no such layer."""
-        sites = self._sites
-        attention = self._attention_of(here)
+        flow = self._flow
+        attention = _only(flow.attentions.get(id(here), []))
         if attention is None:
             return None
-        out = self._only([dense for dense in sites.denses if self._comes_of(dense.x, attention)])
+        out = _only(flow.out_of_heads.get(id(attention), []))
         norm = self._sum_of(out, here)
         if out is None or norm is None:
             return None
-        inner = self._only([dense for dense in sites.denses if sites.source(dense.x) is norm and self._widens(dense)])
+        inner = _only([dense for dense in flow.denses.get(id(norm), []) if self._after(dense)[0] is not None])
         if inner is None:
             return None
         outer, act = self._after(inner)
@@ -137,51 +195,13 @@ class _Walk:
         self._found.acts.add(act)
         return last
 
-    def _only(self, denses: list[Dense]) -> Dense | None:
-        return denses[0] if len(denses) == 1 else None
-
-    def _comes_of(self, value: str, site: Site) -> bool:
-        return self._sites.into_scores(value) is site
-
     def _sum_of(self, dense: Dense | None, other: Site) -> Norm | None:
         """The norm of the sum of what a dense layer makes and an earlier value."""
-        if dense is None:
-            return None
-        found = []
-        for norm in self._sites.norms:
-            parts = [self._sites.source(value) for value in self._sites.summands(norm)]
-            if len(parts) == 2 and {id(part) for part in parts} == {id(dense), id(other)}:
-                found.append(norm)
-        return found[0] if len(found) == 1 else None
-
-    def _widens(self, dense: Dense) -> bool:
-        """Whether it is a layer's intermediate: another dense layer takes what it makes, with an activation between."""
-        return self._after(dense)[0] is not None
+        return None if dense is None else _only(self._flow.sums.get(frozenset((id(dense), id(other))), []))
 
     def _after(self, inner: Dense) -> tuple[Dense | None, str]:
         """The dense layer after a layer's intermediate, and the activation between them."""
-        found = []
-        for dense in self._sites.denses:
-            if id(dense) not in self._sources:
-                self._sources[id(dense)] = self._sites.all_sources(dense.x)
-            sources, steps = self._sources[id(dense)]
-            graph = self._sites.graph
-            if sources == [inner] and not _adds_vectors(steps, graph) and (act := activation(steps, inner, graph)):
-                found.append((dense, act))
-        return found[0] if len(found) == 1 else (None, "")
-
-    def _attention_of(self, here: Site) -> Attention | None:
-        found = [one for one in self._sites.attentions if all(part is here for part in self._inputs(one))]
-        return found[0] if len(found) == 1 else None
-
-    def _inputs(self, attention: Attention) -> list[Site | None]:
-        sites = self._sites
-        if attention.weight is not None:
-            return [sites.source(attention.x)]
-        made = [sites.into_scores(value) for value in (attention.query, attention.key, attention.value)]
-        if len({id(part) for part in made}) < 3:
-            return [None]
-        return [sites.source(part.x) if isinstance(part, Dense) else None for part in made]
+        return _only(self._flow.after.get(id(inner), [])) or (None, "")
 
     def _attention(self, attention: Attention, name: str) -> None:
         self._found.heads.add(attention.heads)
@@ -213,31 +233,29 @@ class _Walk:
 
     def _pooler(self, last: Site) -> None:
         """The dense layer of the first token's last hidden state, with a tanh after it."""
-        found = []
-        for dense in self._sites.denses:
-            site, steps = self._sites.source(dense.x, _TOKEN), _steps_back(self._sites, dense.x)
-            if site is last and any(map(self._takes_first, steps)) and self._ends_in_tanh(dense):
-                found.append(dense)
-        if len(found) == 1:
-            self._dense(found[0], "pooler.dense")
+        pooler = _only([dense for dense in self._flow.firsts.get(id(last), []) if self._ends_in_tanh(dense)])
+        if pooler is not None:
+            self._dense(pooler, "pooler.dense")
             self._found.has_pooler = True
-
-    def _takes_first(self, step: Step) -> bool:
-        graph = self._sites.graph
-        if step.op == "Gather":
-            return step.attributes.get("axis", 0) in (1, -2) and graph.ints(step.inputs[1]) == (0,)
-        if step.op != "Slice" or len(step.inputs) < 4:
-            return False
-        starts, stops, axes = (graph.ints(value) for value in step.inputs[1:4])
-        return (starts, stops) == ((0,), (1,)) and axes == (1,)
 
     def _ends_in_tanh(self, dense: Dense) -> bool:
         taker = self._sites.graph.only_taker(_last_value(self._sites, dense))
         return dense.act == "Tanh" or (taker is not None and taker.op == "Tanh")
 
 
-def _steps_back(sites: Sites, value: str) -> list[Step]:
-    return sites.all_sources(value)[1]
+def _only(found: list[T]) -> T | None:
+    """The one of a list; None of none or several."""
+    return found[0] if len(found) == 1 else None
+
+
+def _takes_first(step: Step, graph: Graph) -> bool:
+    """Whether a step takes the first token of each text."""
+    if step.op == "Gather" and len(step.inputs) == 2:
+        return step.attributes.get("axis", 0) in (1, -2) and graph.ints(step.inputs[1]) == (0,)
+    if step.op != "Slice" or len(step.inputs) < 4:
+        return False
+    starts, stops, axes = (graph.ints(value) for value in step.inputs[1:4])
+    return (starts, stops) == ((0,), (1,)) and axes == (1,)
 
 
 def _last_value(sites: Sites, dense: Dense) -> str:
@@ -249,99 +267,3 @@ def _last_value(sites: Sites, dense: Dense) -> str:
             return value
         value = taker.out
     return value
-
-
-def _called(graph: Graph, tables: list[Table]) -> Iterator[tuple[Table, str]]:
-    """Each table with its name in BERT, as far as its ids and its size tell: words, token types, positions."""
-    if any(table.step.op == "EmbedLayerNormalization" for table in tables):
-        names = ("word_embeddings", "position_embeddings", "token_type_embeddings")
-        yield from zip(tables, names, strict=False)
-        return
-    rest = []
-    for table in tables:
-        given = _input_of(graph, table.ids)
-        rows = graph.tensors[table.weight.stored].dims[0]
-        if given is None:
-            rest.append((table, rows))
-        elif "token_type" in given or "segment" in given:
-            yield table, "token_type_embeddings"
-        elif "position" in given:
-            yield table, "position_embeddings"
-        elif rows > FEW_TYPES:
-            yield table, "word_embeddings"
-        else:
-            yield table, "token_type_embeddings"
-    # Ids that are no input are positions, or zeros for token types, of which there are a few.
-    few = [table for table, rows in rest if rows <= FEW_TYPES]
-    many = [table for table, rows in rest if rows > FEW_TYPES]
-    if len(few) <= 1 and len(many) <= 1:
-        yield from ((table, "token_type_embeddings") for table in few)
-        yield from ((table, "position_embeddings") for table in many)
-
-
-def _input_of(graph: Graph, value: str) -> str | None:
-    """The input of the graph that ids are, as they are; None where they are computed."""
-    for _ in range(FAR):
-        if value in graph.inputs:
-            return value
-        step = graph.makers.get(value)
-        if step is None or step.op not in SAME or not step.inputs:
-            return None
-        value = step.inputs[0]
-    return None
-
-
-def _depends(graph: Graph, value: str) -> bool:
-    """Whether numbers of an input go into a value, and not its shape alone."""
-    seen, waiting = {value}, [value]
-    while waiting:
-        here = waiting.pop()
-        if here in graph.inputs:
-            return True
-        step = graph.makers.get(here)
-        if step is not None and step.op not in ("Shape", "Size"):
-            more = [found for found in step.inputs if found and found not in seen]
-            seen.update(more)
-            waiting += more
-    return False
-
-
-def _adds_vectors(steps: list[Step], graph: Graph) -> bool:
-    """Whether a step between two dense layers calculates with more than a number: then it is no activation."""
-    own = [step for step in steps if step.op in ("Add", "Sub", "Mul", "Div", "Sum")]
-    weights = [graph.weight(value) for step in own for value in step.inputs]
-    return any(weight is not None and any(n > 1 for n in graph.tensors[weight.stored].dims) for weight in weights)
-
-
-_ONE_STEP = {
-    "Relu": "relu",
-    "BiasGelu": "gelu",
-    "FastGelu": "gelu_new",
-    "QuickGelu": "quick_gelu",
-    "Elu": "elu",
-    "Mish": "mish",
-}
-
-
-def activation(steps: list[Step], dense: Dense, graph: Graph) -> str:
-    """The activation that some steps make up, by its name in a config; "unknown" for another, empty for none."""
-    ops = {step.op for step in steps}
-    if dense.act:
-        return {"Relu": "relu", "Tanh": "tanh", "Sigmoid": "sigmoid"}.get(dense.act, "unknown")
-    for op, name in _ONE_STEP.items():
-        if op in ops:
-            return name
-    if "Gelu" in ops:
-        found = [step.attributes.get("approximate", b"none") for step in steps if step.op == "Gelu"]
-        given = found[0] if len(found) == 1 else b""
-        return {b"none": "gelu", b"tanh": "gelu_new"}.get(given, "unknown")
-    numbers = list(constants_of(steps, graph))
-    if "Erf" in ops:
-        is_gelu = not numbers or any(abs(number - 2**power) < 1e-3 for number in numbers for power in (0.5, -0.5))
-        return "gelu" if is_gelu else "unknown"
-    if "Tanh" in ops:
-        is_gelu = any(abs(number - 0.044715) < 1e-4 for number in numbers)
-        return "gelu_new" if is_gelu else ("unknown" if ops - SAME - {"Tanh"} else "tanh")
-    if "Sigmoid" in ops and "Mul" in ops:
-        return "quick_gelu" if any(abs(number - 1.702) < 1e-3 for number in numbers) else "silu"
-    return "unknown" if ops - SAME else ""

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
+from bertprobe.checkpoint.onnx.attention import walk
 from bertprobe.checkpoint.onnx.encoder import Encoder, Use, encoders
 from bertprobe.checkpoint.onnx.graph import build
 from bertprobe.checkpoint.onnx.headers import DAMAGED, PACKED, Files, header_of, shown
@@ -13,7 +14,6 @@ from bertprobe.checkpoint.onnx.messages import Messages, Model, Tensor
 from bertprobe.checkpoint.onnx.names import Names, is_named, name_all, place_of
 from bertprobe.checkpoint.onnx.scaling import scaled
 from bertprobe.checkpoint.onnx.settings import settings_of
-from bertprobe.checkpoint.onnx.sites import walk
 from bertprobe.checkpoint.source import Source
 from bertprobe.checkpoint.tensors import (
     CODES,

@@ -5,7 +5,6 @@ A module may be one operator or a chain of them. Only what weights and values go
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from bertprobe.checkpoint.onnx.graph import FAR, SAME, Graph, Step, Weight
@@ -13,9 +12,7 @@ from bertprobe.checkpoint.onnx.graph import FAR, SAME, Graph, Step, Weight
 _PRODUCTS = frozenset(("MatMul", "Gemm", "MatMulNBits"))
 _BIAS_GELU = frozenset(("BiasGelu", "FastGelu", "BiasSplitGelu"))
 _NORMS = frozenset(("LayerNormalization", "SkipLayerNormalization", "EmbedLayerNormalization"))
-_SCALED = SAME | {"Transpose", "Mul", "Div"}  # on the way from a dense layer into the scores of attention
-_SCORES = SAME | {"Add", "Sub", "Mul", "Div", "Where", "Max", "Expand"}
-_PROBABILITIES = SAME | {"Where", "IsNaN", "Mul", "Div"}
+SCALED = SAME | {"Transpose", "Mul", "Div"}  # on the way from a dense layer into the scores of attention
 
 
 @dataclass(slots=True, eq=False)
@@ -96,11 +93,6 @@ class Sites:
                 self._find_norm(step)
             elif step.op == "Add":
                 self._find_norm_in_steps(step)
-        for step in self.graph.steps:
-            if step.op == "Softmax":
-                self._find_attention(step)
-            elif step.op in ("Attention", "MultiHeadAttention"):
-                self._find_fused_attention(step)
 
     # ------------------------------------------------------------------------------------------------ tables
 
@@ -140,7 +132,8 @@ class Sites:
         return [value for value in step.node.outputs if value]
 
     def lives(self, step: Step) -> list[str]:
-        return [value for value in step.inputs if value in self.live]
+        """The live values among the inputs of a step; no operator that is looked for has many."""
+        return [value for value in step.inputs[:FAR] if value in self.live]
 
     # ------------------------------------------------------------------------------------------------ dense
 
@@ -284,103 +277,6 @@ class Sites:
             (value,) = self.lives(step)
         return value
 
-    # ------------------------------------------------------------------------------------------------ attention
-
-    def _find_attention(self, softmax: Step) -> None:
-        scores = self._scores_of(softmax)
-        if scores is None:
-            return
-        context = self._context_of(softmax)
-        if context is None:
-            return
-        query, key, value = scores.inputs[0], scores.inputs[1], context.inputs[1]
-        attention = Attention(context, query, key, value)
-        self._count_heads(attention)
-        self.attentions.append(attention)
-        self.at[id(context)] = attention
-
-    def _scores_of(self, softmax: Step) -> Step | None:
-        """The product of queries and keys that goes into a softmax, scaled and masked on its way."""
-        (value, *_) = softmax.inputs or [""]
-        for _ in range(FAR):
-            step = self.graph.makers.get(value)
-            if step is None:
-                return None
-            live = self.lives(step)
-            if step.op == "MatMul" and len(step.inputs) >= 2 and step.inputs[:2] == live[:2]:
-                return step
-            if step.op not in _SCORES or len(live) != 1:
-                return None
-            (value,) = live
-        return None
-
-    def _context_of(self, softmax: Step) -> Step | None:
-        """The product of probabilities and values."""
-        waiting, seen = [softmax.out], {softmax.out}
-        for _ in range(FAR):
-            if not waiting:
-                return None
-            value = waiting.pop()
-            for step in self.graph.takers.get(value, ()):
-                if step.op == "MatMul" and step.inputs[:1] == [value] and step.inputs[1] in self.live:
-                    return step
-                if step.op in _PROBABILITIES and step.out not in seen:
-                    seen.add(step.out)
-                    waiting.append(step.out)
-        return None
-
-    def _count_heads(self, attention: Attention) -> None:
-        """Finds the number of heads, or their size, by the shape of queries: (batch, tokens, heads, size)."""
-        value = attention.query
-        for _ in range(FAR):
-            step = self.graph.makers.get(value)
-            if step is None or id(step) in self.at:
-                return
-            if step.op == "Reshape" and len(step.inputs) == 2:
-                heads, size = self._last_two(step.inputs[1])
-                attention.heads = heads if heads and heads > 0 else None
-                attention.head_size = size if size and size > 0 else None
-                return
-            live = self.lives(step)
-            if step.op not in _SCALED or len(live) != 1:
-                return
-            (value,) = live
-
-    def _last_two(self, shape: str) -> tuple[int | None, int | None]:
-        """The last two of four dimensions of a shape, each None where it is not fixed."""
-        fixed = self.graph.ints(shape)
-        if fixed is not None:
-            return (fixed[2], fixed[3]) if len(fixed) == 4 else (None, None)
-        step = self.graph.makers.get(shape)
-        if step is None or step.op != "Concat" or len(step.inputs) != 4:
-            return None, None
-        heads, size = (self.graph.ints(value) for value in step.inputs[2:])
-        return heads[0] if heads and len(heads) == 1 else None, size[0] if size and len(size) == 1 else None
-
-    def _find_fused_attention(self, step: Step) -> None:
-        heads = step.attributes.get("num_heads", step.attributes.get("q_num_heads"))
-        attention = Attention(step, heads=heads if isinstance(heads, int) and heads > 0 else None)
-        live = step.inputs[:3]
-        if step.op == "Attention" and step.inputs[1:2] and step.inputs[1] not in self.live:
-            attention.x = step.inputs[0]
-            attention.weight = self.graph.weight(step.inputs[1])
-            attention.bias = self.graph.weight(step.inputs[2]) if len(step.inputs) > 2 and step.inputs[2] else None
-            sizes = step.attributes.get("qkv_hidden_sizes")
-            plain = attention.weight is not None and not attention.weight.turned and sizes is None
-            plain = plain and (attention.bias is not None or not any(step.inputs[2:3]))
-            if not plain or step.attributes.get("unidirectional", 0):
-                return
-        elif len(live) == 3 and all(value in self.live for value in live):
-            attention.query, attention.key, attention.value = live
-            if step.op == "MultiHeadAttention" and len(step.inputs) > 3 and step.inputs[3]:
-                attention.bias = self.graph.weight(step.inputs[3])
-                if attention.bias is None:
-                    return
-        else:
-            return
-        self.attentions.append(attention)
-        self.at[id(step)] = attention
-
     # ------------------------------------------------------------------------------------------------ ways back
 
     def source(self, value: str, passing: frozenset[str] = SAME) -> Site | None:
@@ -399,7 +295,7 @@ class Sites:
 
     def into_scores(self, value: str) -> Site | None:
         """The module that makes queries, keys or values, which are brought into heads and may be scaled."""
-        return self.source(value, _SCALED)
+        return self.source(value, SCALED)
 
     def all_sources(self, value: str) -> tuple[list[Site], list[Step]]:
         """All modules that a value comes of, and the steps between."""
@@ -426,19 +322,3 @@ class Sites:
         step = self._back(norm.x[0])
         live = () if step is None or step.op != "Add" or id(step) in self.at else tuple(self.lives(step))
         return live if len(live) == 2 else norm.x
-
-
-def walk(graph: Graph) -> Sites:
-    """The modules of a graph."""
-    sites = Sites(graph)
-    sites.find()
-    return sites
-
-
-def constants_of(steps: list[Step], graph: Graph) -> Iterator[float]:
-    """The numbers that steps calculate with."""
-    for step in steps:
-        for value in step.inputs:
-            number = graph.number(value)
-            if number is not None:
-                yield number
