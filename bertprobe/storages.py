@@ -115,6 +115,15 @@ STORAGES: tuple[Storage, ...] = (
         unread="transformers 5 reads no TensorFlow checkpoints, and says that there is no model.safetensors",
     ),
     Storage(
+        name="Flax",
+        suffixes=(".msgpack", ".mpk"),
+        reader=_flax,
+        file="flax_model.msgpack",
+        shard_index=".index.json",
+        called="a Flax {}",
+        unread="transformers 5 reads no Flax files, and says that there is no model.safetensors",
+    ),
+    Storage(
         name="HDF5",
         suffixes=(".h5", ".hdf5", ".keras"),
         reader=_hdf5,
@@ -132,13 +141,10 @@ STORAGES: tuple[Storage, ...] = (
         unread="transformers 5 reads no ONNX models, and says that there is no model.safetensors",
     ),
     Storage(
-        name="Flax",
-        suffixes=(".msgpack", ".mpk"),
-        reader=_flax,
-        file="flax_model.msgpack",
-        shard_index=".index.json",
-        called="a Flax {}",
-        unread="transformers 5 reads no Flax files, and says that there is no model.safetensors",
+        name="GGUF",
+        suffixes=(".gguf",),
+        reader=_gguf,
+        unread="transformers 5 reads no BERT from a GGUF file, and says that there is no model.safetensors",
     ),
     Storage(
         name="NumPy",
@@ -153,12 +159,6 @@ STORAGES: tuple[Storage, ...] = (
         reader=_numpy_arrays,
         called="a folder of .npy files",
         unread="transformers reads no .npy, and says that there is no model.safetensors",
-    ),
-    Storage(
-        name="GGUF",
-        suffixes=(".gguf",),
-        reader=_gguf,
-        unread="transformers 5 reads no BERT from a GGUF file, and says that there is no model.safetensors",
     ),
 )
 

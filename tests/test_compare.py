@@ -273,7 +273,9 @@ def test_casts_are_told(family: Path, diff: Diff, run: Run, tmp_path: Path) -> N
         assert run(["export", str(family / "tuned"), "--part", "model", "--dtype", dtype, "-o", str(file)]).code == 0
         data = diff(family / "tuned", file)
         assert rules(data)["same-up-to-rounding"]["evidence"]["dtypes"] == [name]
-        assert f"B is A rounded to {name}" in rules(data)["same-up-to-rounding"]["message"]
+        assert (
+            f"the same model up to rounding: B is A rounded to {name}" in rules(data)["same-up-to-rounding"]["message"]
+        )
         assert f"A is B rounded to {name}" in rules(diff(file, family / "tuned"))["same-up-to-rounding"]["message"]
     wide = tmp_path / "wide.safetensors"
     assert run(["export", "pocket", "--part", "model", "--dtype", "float32", "-o", str(wide)]).code == 0

@@ -136,11 +136,13 @@ class Piece:
 class Grid(NamedTuple):
     """What a quantisation rounds to: `bits` a number, and one scale for each `block` of so many rows and columns.
 
-    They are those of the matrix as it is stored; 0 stands for all rows, or all columns.
+    They are those of the matrix as it is stored; 0 stands for all rows, or all columns. Of `nested` blocks the scales
+    are rounded as well, several together, so that a block beside a far larger one can lose its numbers.
     """
 
     bits: int
     block: tuple[int, int]
+    nested: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from bertprobe.anatomy import spans
 from bertprobe.anatomy.poolers import never_pools, pooler_reader, why_no_pooler
 from bertprobe.compare import Comparison, Pair
 from bertprobe.errors import command, printable, shortened
+from bertprobe.storages import listed
 from bertprobe.verdicts import Finding, Observation, Rule, ask, verdict
 
 if TYPE_CHECKING:
@@ -42,12 +43,13 @@ def identical(comparison: Comparison) -> Iterator[Observation]:
         )
 
 
-def _same_model(comparison: Comparison) -> str:
+def _same_model(comparison: Comparison, how: str = "") -> str:
     """Where all of both was looked at, and nothing differs, they are one model, in whatever files."""
     if not comparison.fits or comparison.labels is not None:
         return ""
     storages = [of.checkpoint.storage for of in (comparison.a, comparison.b)]
-    return "the same model: " if storages[0] == storages[1] else f"the same model, {' and '.join(storages)}: "
+    files = "" if storages[0] == storages[1] else f", {' and '.join(storages)}"
+    return f"the same model{how}{files}: "
 
 
 def settings_differ(comparison: Comparison) -> Iterator[Observation]:
@@ -84,7 +86,7 @@ def same_up_to_rounding(comparison: Comparison) -> Iterator[Observation]:
         return
     dtypes = sorted({str(found.rounding) for found in deltas})
     holders = {found.rounded for found in deltas} - {"both"}
-    to = " and ".join(dtypes)
+    to = listed(dtypes, "and")
     said = {
         frozenset("b"): f"B is A rounded to {to}",
         frozenset("a"): f"A is B rounded to {to}",
@@ -92,7 +94,7 @@ def same_up_to_rounding(comparison: Comparison) -> Iterator[Observation]:
     largest = max((found.change for found in deltas if found.change is not None), default=None)
     yield Observation(
         None,
-        f"{said}: {len(deltas):,} of {len(comparison.pairs):,} tensors differ, by no more than that"
+        f"{_same_model(comparison, ' up to rounding')}{said}: {len(deltas):,} of {len(comparison.pairs):,} tensors differ, by no more than that"
         f"{_apart(comparison)}",
         {
             "dtypes": dtypes,

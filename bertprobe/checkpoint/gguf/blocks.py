@@ -6,10 +6,11 @@ is put together; it is llama.cpp's own, and only this module imports it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from bertprobe.checkpoint.tensors import CODES, Array
+from bertprobe.checkpoint.tensors import CODES, Array, Grid
 from bertprobe.errors import CorruptFile, UnsupportedFile, printable
 
 
@@ -30,6 +31,16 @@ class Kind(NamedTuple):
         """Why nothing of that type is read, None where it is."""
         return None if self.decoded else f"{CODES}, ggml's {self.name}, which the gguf package does not decode"
 
+    @property
+    def grid(self) -> Grid | None:
+        """What a row's numbers are rounded to, None where that is no grid of even steps, or only nearly one."""
+        bits = re.match(r"I?Q(\d)_(?:[01]|K|NL|XS)$", self.name)
+        if bits is None or int(bits[1]) < 2 or self.name == "IQ2_XS":
+            return None
+        return Grid(int(bits[1]), (1, _SUB_BLOCKS.get(self.name, 32)), nested=self.items > 32)
+
+
+_SUB_BLOCKS = {"Q2_K": 16, "Q3_K": 16, "Q6_K": 16}  # weights that share a scale; of other kinds 32
 
 # By their number in ggml.h; those that are missing are gone, or newer than this.
 KINDS: dict[int, Kind] = {

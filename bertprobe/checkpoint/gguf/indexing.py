@@ -137,5 +137,5 @@ def _tensor(source: Source, info: TensorInfo, start: int, stop: int) -> TensorHe
 def _of_blocks(info: TensorInfo, shape: tuple[int, ...], kind: Kind, piece: Piece) -> TensorHeader:
     row = (shape[-1] if shape else 1) // kind.items * kind.bytes
     blocks = TensorHeader(info.name, "U8", (*shape[:-1], row), (piece,))
-    made = Derived((blocks,), maker(info.kind, info.name), kind.name, f"blocks of {kind.name}")
+    made = Derived((blocks,), maker(info.kind, info.name), kind.name, f"blocks of {kind.name}", kind.grid)
     return TensorHeader(info.name, "F32", shape, derived=made)

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field, replace
 
 from bertprobe.checkpoint.onnx.headers import PACKED, Files, bytes_of, header_of
 from bertprobe.checkpoint.onnx.messages import Node, Tensor
-from bertprobe.checkpoint.tensors import CODES, Array, Derived, TensorHeader, numpy_dtype
+from bertprobe.checkpoint.tensors import CODES, Array, Derived, Grid, TensorHeader, numpy_dtype
 
 _BITS = (2, 4, 8)  # that MatMulNBits packs
 _FLOATS = ("F32", "F16", "BF16", "F64")
 _WORDS = "(code - zero point) × scale"
+# Of whole numbers that were rounded to; biases in I32 have far more steps than their largest value asks for.
+_GRID_BITS = {"U8": 8, "I8": 8, "UINT4": 4, "INT4": 4, "UINT2": 2, "INT2": 2, "I32": 10}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,7 @@ def _plain(codes: Tensor, scaling: Scaling, parts: list[Tensor], files: Files) -
         return _product(numbers, scale_of, scale.dtype)
 
     inputs = (stored, *(header for header, _, _ in others))
-    made = Derived(inputs, make, _word(kind), _words(kind, parts[0], scaling))
+    made = Derived(inputs, make, _word(kind), _words(kind, parts[0], scaling), _grid(kind, parts[0], shape, scaling))
     return TensorHeader(codes.name, scale.dtype, shape, derived=made)
 
 
@@ -173,6 +175,21 @@ def _fitted(dims: tuple[int, ...], shape: tuple[int, ...], scaling: Scaling) -> 
     if dims != (shape[axis],):
         return None
     return lambda array: array.reshape([-1 if place == axis else 1 for place in range(len(shape))])
+
+
+def _grid(kind: str, scale: Tensor, shape: tuple[int, ...], scaling: Scaling) -> Grid | None:
+    """What the numbers of a matrix, or of a vector as one row, were rounded to; None where that is not told."""
+    bits = _GRID_BITS.get(kind)
+    if bits is None or len(shape) > 2 or len(scaling.scales) > 1:
+        return None
+    if math.prod(scale.dims) == 1 or len(shape) < 2:
+        return Grid(bits, (0, 0))
+    if scaling.axis + 2 * (scaling.axis < 0) not in (0, 1):
+        return None
+    along = scaling.axis % 2 if not scaling.spread else int(scale.dims[-1] != 1)  # the axis that scales differ along
+    if scaling.block:
+        return Grid(bits, (1, scaling.block) if along else (scaling.block, 1))
+    return Grid(bits, (0, 1) if along else (1, 0))
 
 
 def _product(numbers: Array, scale: Array, dtype: str) -> Array:
@@ -234,7 +251,8 @@ def _of_blocks(codes: Tensor, scaling: Scaling, parts: list[Tensor], files: File
 
     inputs = (packed, scale) if zero is None else (packed, scale, zero)
     words = f"{_WORDS}, {bits} bits with one scale for a block of {block}"
-    return TensorHeader(codes.name, scale.dtype, (rows, columns), derived=Derived(inputs, make, f"int{bits}", words))
+    made = Derived(inputs, make, f"int{bits}", words, Grid(bits, (1, block)))
+    return TensorHeader(codes.name, scale.dtype, (rows, columns), derived=made)
 
 
 def _unpacked(array: Array, bits: int, signed: bool) -> Array:
