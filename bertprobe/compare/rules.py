@@ -94,7 +94,8 @@ def same_up_to_rounding(comparison: Comparison) -> Iterator[Observation]:
     largest = max((found.change for found in deltas if found.change is not None), default=None)
     yield Observation(
         None,
-        f"{_same_model(comparison, ' up to rounding')}{said}: {len(deltas):,} of {len(comparison.pairs):,} tensors differ, by no more than that"
+        f"{_same_model(comparison, ' up to rounding')}{said}: {len(deltas):,} of {len(comparison.pairs):,} tensors "
+        "differ, by no more than that"
         f"{_apart(comparison)}",
         {
             "dtypes": dtypes,
