@@ -188,6 +188,19 @@ class Model(ReprMixin):
 
         return recipe_of(self.checkpoint)
 
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """What it is by its numbers, 64 hexadecimal digits, whatever format they lie in; reads every tensor once.
+
+        It is that of `inspect --all`, documented in docs/exports.md; None where a tensor cannot be read.
+        """
+        from bertprobe.fingerprint import fingerprints
+        from bertprobe.measurement import measure_others, others_of
+
+        found = {**self.numbers, **measure_others(others_of(self.anatomy, self.parts))}
+        known = {name: numbers.fingerprint for name, numbers in found.items()}
+        return fingerprints(self.anatomy, self.parts, known).model
+
     def pool(
         self,
         texts: str | Iterable[str],

@@ -159,6 +159,10 @@ def test_buffers_and_ties_are_not_counted(run: Run, tmp_path: Path, original: Ma
     assert (other["encoder"], other["model"] == original["model"]) == (original["encoder"], False)
 
 
+def test_from_python(original: Mapping[str, str | None]) -> None:
+    assert bertprobe.open(POCKET).fingerprint == original["model"]
+
+
 def test_one_bit_of_any_tensor_is_seen(run: Run, tmp_path: Path, original: Mapping[str, str | None]) -> None:
     for number, name in enumerate(sorted(F16)[::7]):
         changed = {other: values.copy() for other, values in F16.items()}

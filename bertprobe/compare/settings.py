@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from bertprobe.checkpoint import Checkpoint, LocalFile
 from bertprobe.errors import BertprobeError
-from bertprobe.filenames import TOKENIZER, VOCABULARY
+from bertprobe.filenames import CONFIGS, TOKENIZER, VOCABULARY
 from bertprobe.recipe import Recipe
 from bertprobe.recipe.line import recipe_line, tokens, words_of
 
@@ -40,13 +40,18 @@ def differing(a: Checkpoint, b: Checkpoint, recipe_a: Recipe, recipe_b: Recipe) 
     rows: list[Differing] = []
     if all(recipe.files.tokenizer.there or recipe.files.tokenizer_config.there for recipe in recipes):
         rows += _rows(*(dict(_of_tokenizer(recipe)) for recipe in recipes))
-    if all(recipe.files.config.there for recipe in recipes):
+    if all(recipe.declared or _has_config(of) for of, recipe in zip((a, b), recipes, strict=True)):
         if all(recipe.declared for recipe in recipes):
             rows += _rows(*(dict(_of_modules(recipe)) for recipe in recipes))
         else:
             rows.append(Differing("modules", *(recipe_line(recipe) if recipe.declared else None for recipe in recipes)))
     rows += [*_of_vocabularies(a, b), *_of_configs(a.config or {}, b.config or {})]
     return tuple(row for row in rows if row.a != row.b)
+
+
+def _has_config(of: Checkpoint) -> bool:
+    """Whether a config lies beside the weights: what a file says of itself is no folder that modules are missing in."""
+    return any(of.settings.is_file(name) and name not in of.carried for name in CONFIGS)
 
 
 def _rows(a: Mapping[str, str], b: Mapping[str, str]) -> list[Differing]:

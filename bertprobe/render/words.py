@@ -26,7 +26,7 @@ Row = TypeVar("Row", bound=Mapping[str, Any])
 
 NOT_GOOD = ("untrained", "probably untrained", "undecided", "cannot tell", "flattened")  # verdicts that stand out
 SHADES = " ░▒▓█"
-DIGITS = 16  # of a fingerprint
+DIGITS = 12  # of a fingerprint
 SHORT = 11  # of one among many
 BAR = 8  # cells to either side of zero
 
