@@ -645,3 +645,16 @@ def test_a_fused_matrix_in_blocks_comes_apart(tmp_path: Path) -> None:
 def test_a_name_that_is_damaged_beside_a_suffix_is_the_formats_own(tmp_path: Path, run: Run) -> None:
     (tmp_path / "model.gguf").write_bytes(b"no such thing")
     refused(run(["inspect", tmp_path / "model.gguf"]), "does not begin with GGUF")
+
+
+def test_a_corpus_runs_through_a_file_that_carries_its_settings(pocket: Path, run: Run, tmp_path: Path) -> None:
+    """The manifests of runs hash the small files, which have no bytes of their own here."""
+    (tmp_path / "texts.txt").write_text("A ship.\nAnother one left the harbour.\n")
+    words = [str(tmp_path / "texts.txt"), "-m", str(pocket)]
+    for more in (["--part", "intermediate"], ["--vector", "sentence"]):
+        out = tmp_path / "-".join(more)
+        found = run(["extract", *words, *more, "-o", str(out), "--no-verify"])
+        assert found.code == 0, found.err
+        assert run(["extract", *words, *more, "-o", str(out), "--no-verify"]).code == 0
+    found = run(["neurons", "scan", *words, "-o", str(tmp_path / "scan"), "--no-verify"])
+    assert found.code == 0, found.err

@@ -238,7 +238,11 @@ class FolderWithin:
 
     @property
     def names(self) -> Set[str]:
-        return {*self._folder.names, *(name.partition("/")[0] for name in self._carried)}
+        try:
+            beside = self._folder.names
+        except NotFound:  # a folder that is in the file alone
+            beside = frozenset()
+        return {*beside, *(name.partition("/")[0] for name in self._carried)}
 
     def at(self, name: str) -> str:
         return f"{name} in {self._file.address}" if self.carries(name) else self._folder.at(name)
@@ -250,7 +254,10 @@ class FolderWithin:
         return self._folder.is_folder(name) or any(carried.startswith(f"{name}/") for carried in self._carried)
 
     def below(self, name: str) -> Folder:
-        return self._folder.below(name)
+        below = self._folder.below(name)
+        paths = [path for path in self._carried if path.startswith(f"{name}/")]
+        within = {path.removeprefix(f"{name}/"): self._carried[path] for path in paths}
+        return FolderWithin(below, self._file, within) if within else below
 
     @property
     def above(self) -> Folder | None:
@@ -275,3 +282,12 @@ class FolderWithin:
     def carries(self, name: str) -> bool:
         """Whether a small file is the one that the weights file carries."""
         return name in self._carried and not self._folder.is_file(name)
+
+
+def content_of(folder: Folder, name: str) -> bytes:
+    """A small file whole, also one that a weights file carries; raises as `Folder.text` does."""
+    if isinstance(folder, FolderWithin) and folder.carries(name):
+        return folder.text(name).encode()
+    source = folder.source(name)
+    check_small(source.address, source.size)
+    return source.read(0, source.size)
