@@ -15,6 +15,8 @@ BertprobeError          anything a user can meet and mend; `cli.main` turns it i
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -111,6 +113,16 @@ def command(*words: str) -> str:
     import shlex
 
     return printable(shlex.join(f"./{word}" if word.startswith("-") and "/" in word else word for word in words))
+
+
+def copying(config: Path, beside: Sequence[Path], there: Path) -> str:
+    """The commands that copy `config` to `there`, and to that folder what goes with it, files and folders."""
+    words = [command("cp", str(config), str(there))]
+    if len(beside) == 1 and beside[0].is_file():
+        words.append(command("cp", str(beside[0]), str(there.parent / beside[0].name)))
+    elif beside:
+        words.append(command("cp", "-r", *map(str, beside), str(there.parent)))
+    return " && ".join(words)
 
 
 def quoted(text: str) -> str:

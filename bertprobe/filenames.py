@@ -27,3 +27,7 @@ VOCABULARIES = (
     "word_pronunciation.json",
 )
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")  # and what is said of it
+
+# What sentence-transformers reads beside a model to make its vector; the folders of its modules are named so, too.
+SENTENCE_SETTINGS = (MODULES, "sentence_bert_config.json", "config_sentence_transformers.json")
+MODULE_FOLDER = r"[1-9][0-9]{0,2}_[A-Za-z]+"  # such as 1_Pooling

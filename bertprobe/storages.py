@@ -130,7 +130,7 @@ STORAGES: tuple[Storage, ...] = (
         file="tf_model.h5",
         shard_index=".index.json",
         called="a {} file of Keras",
-        unread="transformers 5 reads no tf_model.h5 any more, and says that there is no model.safetensors",
+        unread="transformers 5 reads no HDF5 files any more, and says that there is no model.safetensors",
     ),
     Storage(
         name="ONNX",

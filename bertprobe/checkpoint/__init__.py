@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,15 @@ from bertprobe.checkpoint.reading import read_tensor, read_tensors
 from bertprobe.checkpoint.source import LocalFile, Source
 from bertprobe.checkpoint.tensors import DTYPES, Index, Piece, Spelled, TensorHeader, check_readable
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, quoted, shortened
-from bertprobe.filenames import CONFIGS, POOLING
+from bertprobe.filenames import (
+    CONFIGS,
+    MODULE_FOLDER,
+    MODULES,
+    POOLING,
+    SENTENCE_SETTINGS,
+    TOKENIZER_SETTINGS,
+    VOCABULARIES,
+)
 from bertprobe.storages import UNREAD_BY_START, UNREAD_BY_SUFFIX, storage_called, storage_of
 
 __all__ = [
@@ -106,6 +115,19 @@ class Checkpoint:
         return None
 
     @property
+    def beside(self) -> tuple[Path, ...]:
+        """What lies beside `config_file` and goes with the model: its tokenizer, the modules of its sentence vector."""
+        if self.config_file is None:
+            return ()
+        folder = self.config_file.parent
+        found = [folder / name for name in (*VOCABULARIES, *TOKENIZER_SETTINGS) if (folder / name).is_file()]
+        if (folder / MODULES).is_file():
+            modules = (path for path in sorted(folder.iterdir()) if re.fullmatch(MODULE_FOLDER, path.name))
+            found += [path for name in SENTENCE_SETTINGS if (path := folder / name).is_file()]
+            found += [path for path in modules if path.is_dir()]
+        return tuple(found)
+
+    @property
     def has_foreign_tokenizer(self) -> bool:
         """Whether another place was named for the tokenizer's files than the one beside the weights."""
         return self.tokenizer is not self.settings
@@ -163,12 +185,14 @@ def open_checkpoint(
             if located.weight_map is None or located.weight_map.get(header.name, file.name) == file.name:
                 headers.setdefault(header.name, header)
     _check_index(located, headers, root)
+    carried: Mapping[str, str] = next((index.settings for _, index in indexes if index.settings), {})
     if root and not headers:
         raise _no_root(located, indexes, root)
     if not headers:
-        raise NotFound(f"{located.resolved} holds no tensors", "is it a checkpoint? it may be an empty or another file")
+        told = "it has a model's settings and vocabulary alone: name the file that has its weights"
+        hint = told if carried else "is it a checkpoint? it may be an empty or another file"
+        raise NotFound(f"{located.resolved} holds no tensors", hint)
     # Of several files the first that carries any; a text is made when it is asked for.
-    carried: Mapping[str, str] = next((index.settings for _, index in indexes if index.settings), {})
     settings = FolderWithin(located.folder, located.files[0], carried) if carried else located.folder
     config = checked(_carried(settings, carried, *CONFIGS) if located.config is None else located.config)
     return Checkpoint(

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from bertprobe.cli.model import resolve_model
+from bertprobe.cli.model import check_no_model, resolve_model
 from bertprobe.cli.options import Json, Printer, Root, Subfolder, Tokenizer, Truncate, Weights, WordsFormat
 from bertprobe.cli.text import ModelOption
 from bertprobe.cli.weights import limit_blas_threads
@@ -42,6 +42,7 @@ def explain(
     from bertprobe.verdicts import Evidence
 
     printer = Printer.of(format, json)
+    check_no_model(model, [text] if text else [])
     checkpoint = open_checkpoint(
         resolve_model(model), subfolder=subfolder, weights=weights, root=root, download=True, tokenizer=tokenizer
     )

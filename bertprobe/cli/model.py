@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import typer
 
 from bertprobe.builtin import POCKET
+from bertprobe.errors import command, quoted
+from bertprobe.filenames import CONFIGS
+from bertprobe.storages import endings
 
 
 def resolve_model(model: str | None) -> str:
@@ -13,3 +20,19 @@ def resolve_model(model: str | None) -> str:
     An empty name on the command line is one: a script whose variable is unset should hear of it.
     """
     return model if model is not None else os.environ.get("BERTPROBE_MODEL") or POCKET
+
+
+def check_no_model(model: str | None, texts: Iterable[str]) -> None:
+    """Refuses a text that is a model's file or folder where no model was named: `-m` was left out."""
+    for text in texts if model is None else ():
+        is_folder = any(_is_file(Path(text, name)) for name in CONFIGS)
+        if is_folder or (text.endswith(endings()) and _is_file(Path(text))):
+            kind = "folder" if is_folder else "file"
+            raise typer.BadParameter(f"{quoted(text)} is a model's {kind}, not a text: {command('-m', text)} names it")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a text is longer than a name may be
+        return False

@@ -33,10 +33,10 @@ def recipe(
     ref = resolve_model(model)
     located = locate(ref, OpenOptions(subfolder, settings_only=True))
     found = read_recipe(located.folder)
-    if not has_settings(found):
-        found = recipe_carried(ref, subfolder) or found
+    carried = None if has_settings(found) else recipe_carried(ref, subfolder)
+    found = carried or found
     require_settings(found)
-    report = recipe_report(located.ref or ref, located, found, judge_recipe(found))
+    report = recipe_report(located.ref or ref, located, found, judge_recipe(found), carried=carried is not None)
     printer.show(report)
     if strict and report.is_alarming:
         raise typer.Exit(3)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from bertprobe.cli import completion
-from bertprobe.cli.model import resolve_model
+from bertprobe.cli.model import check_no_model, resolve_model
 from bertprobe.cli.options import (
     Force,
     Format,
@@ -132,6 +132,7 @@ def pool(
     checkpoint, anatomy = open_here(model, subfolder, weights, root, tokenizer)
     require_vector(checkpoint, anatomy, vector)
     way = _Way.of(checkpoint, vector, prompt)
+    check_no_model(model, texts or [])
     known, lines = _texts(texts, file, pair)
     kept: AllVectors | VectorFile = AllVectors(None if way.sentence is None else way.sentence.vectors)
     if output is not None:
@@ -252,6 +253,7 @@ def activations(
     labels = {part.label for part in select(anatomy, ["intermediate"], layers)}
     if not labels:
         raise PartMissing("there is no intermediate module", "look at what there is with: bertprobe inspect --shapes")
+    check_no_model(model, texts or [])
     known, lines = _texts(texts, file, pair)
     few = (bool(texts) and file is None) or (len(known) < SHOWN and sum(map(len, known)) <= KEPT)  # no more to come
     if tokens and not few:

@@ -74,6 +74,9 @@ def _equal(comparison: Comparison) -> str:
     return "equal in value, stored as " + ", ".join(f"{a} in A and {b} in B" for a, b in stored)
 
 
+MUCH = 0.1  # of ‖Δ‖/‖A‖: eight bits for rows of one size, and four bits in small blocks, stay below it
+
+
 def _rounding_hint(deltas: Iterable[Delta]) -> str:
     if any(found.steps is not None for found in deltas):
         return "they are one model as far as can be told; what changed by less than that rounding is not seen"
@@ -91,11 +94,15 @@ def same_up_to_rounding(comparison: Comparison) -> Iterator[Observation]:
         frozenset("b"): f"B is A rounded to {to}",
         frozenset("a"): f"A is B rounded to {to}",
     }.get(frozenset(holders), f"A and B differ, but round to the same {to} numbers")
-    largest = max((found.change for found in deltas if found.change is not None), default=None)
+    changes = [(found.change, pair.name) for pair, found in comparison.compared if found.change is not None]
+    largest, where = max(changes, default=(None, ""))
+    much = (
+        f", most of all {printable(where)}, by {100 * largest:.0f} %" if largest is not None and largest > MUCH else ""
+    )
     yield Observation(
         None,
         f"{_same_model(comparison, ' up to rounding')}{said}: {len(deltas):,} of {len(comparison.pairs):,} tensors "
-        "differ, by no more than that"
+        f"differ, by no more than that{much}"
         f"{_apart(comparison)}",
         {
             "dtypes": dtypes,

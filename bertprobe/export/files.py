@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -22,8 +23,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from bertprobe.checkpoint import Checkpoint
-from bertprobe.errors import CorruptFile, OutputError, UnsupportedFile, command, printable, quoted
+from bertprobe.errors import CorruptFile, OutputError, UnsupportedFile, copying, printable, quoted
 from bertprobe.export.renaming import Unsupported, exchange, rename_to_free
+from bertprobe.filenames import CONFIGS
 from bertprobe.inputs import input_at, input_below
 
 TRIES = 16  # of a name that must be new: each is drawn from 2^32
@@ -56,15 +58,11 @@ def check_place(output: Output) -> None:
 
 
 def copies(checkpoint: Checkpoint, path: Path) -> str:
-    """The commands that put config and vocabulary beside a written model, empty where a config is there already."""
+    """The commands that put config and tokenizer beside a written model, empty where a config is there already."""
     config, there = checkpoint.config_file, path.parent / "config.json"
     if config is None or there.exists() or path.suffix != ".safetensors":
         return ""
-    pairs = [(config, there)]
-    vocabulary = config.parent / "vocab.txt"
-    if vocabulary.is_file() and not (path.parent / "vocab.txt").exists():
-        pairs.append((vocabulary, path.parent / "vocab.txt"))
-    return " && ".join(command("cp", str(a), str(b)) for a, b in pairs)
+    return copying(config, [each for each in checkpoint.beside if not (there.parent / each.name).exists()], there)
 
 
 def text_carried(checkpoint: Checkpoint, name: str) -> str | None:
@@ -75,14 +73,19 @@ def text_carried(checkpoint: Checkpoint, name: str) -> str | None:
         return None
 
 
-def write_carried(checkpoint: Checkpoint, folder: Path) -> tuple[str, ...]:
+def write_carried(checkpoint: Checkpoint, folder: Path, model_type: str) -> tuple[str, ...]:
     """Writes the small files that a weights file carries, none over one that is there; gives their names.
+
+    A config is written by the name, and with the `model_type`, by which transformers finds it.
 
     Raises `OutputError` as `atomic_write` does.
     """
     written = []
-    for name in checkpoint.carried:
-        path, text = folder / name, text_carried(checkpoint, name)
+    for carried in checkpoint.carried:
+        name = CONFIGS[0] if carried in CONFIGS else carried
+        path, text = folder / name, text_carried(checkpoint, carried)
+        if text is not None and carried in CONFIGS and "model_type" not in (checkpoint.config or {}):
+            text = json.dumps({"model_type": model_type, **(checkpoint.config or {})}, indent=2) + "\n"
         if text is None or os.path.lexists(path):
             continue
         with _translate_errors(path):

@@ -103,7 +103,9 @@ def export(
         file.flush()
         size = file.tell()
     tensors = tuple(WrittenTensor(i.name, i.header.name, i.dtype, i.header.stored_as, i.header.shape) for i in items)
-    beside = write_carried(checkpoint, output.path.parent) if parts is None and _is_loaded(output) else ()
+    beside = (
+        write_carried(checkpoint, output.path.parent, anatomy.family) if parts is None and _is_loaded(output) else ()
+    )
     return Written(str(output.path), size, tensors, metadata, beside)
 
 

@@ -86,7 +86,7 @@ class Wish:
             BadSetting: `neurons` cannot be read.
         """
         if POOLER in self.parts:
-            require_pooler(checkpoint, anatomy, "take `vector=cls` or `vector=mean` instead")
+            require_pooler(checkpoint, anatomy, "take `vector=sentence`, `vector=mean` or `vector=cls` instead")
         if INTERMEDIATE not in self.parts:
             return {}
         if self.neurons is not None:

@@ -16,15 +16,24 @@ if TYPE_CHECKING:
     from bertprobe.report import nodes
 
 
-def recipe_report(ref: str, located: Located, recipe: Recipe, findings: Sequence[Finding]) -> Report:
-    """The report of `recipe`."""
-    settings, tools = list(_settings(recipe)), tool_nodes(recipe)
+_CARRIED = (
+    "the weights file carries these settings: the files named here are those that export --part model writes beside "
+    "the model, and no other tool reads them before"
+)
+
+
+def recipe_report(
+    ref: str, located: Located, recipe: Recipe, findings: Sequence[Finding], *, carried: bool = False
+) -> Report:
+    """The report of `recipe`; of settings that the weights file itself has (`carried`), nothing of other tools."""
+    settings, tools = list(_settings(recipe)), [] if carried else tool_nodes(recipe)
+    others = [] if carried else [tools_view(tools), tool_notes_view(tools)]
     data = {
         "model": ref,
         "facts": {
             "resolved": located.resolved,
             "revision": located.revision,
-            "notes": list(located.notes),
+            "notes": [*located.notes, *([_CARRIED] if carried else [])],
             "recipe": recipe_line(recipe),
         },
         "declared": recipe.declared,
@@ -34,7 +43,7 @@ def recipe_report(ref: str, located: Located, recipe: Recipe, findings: Sequence
         "width": recipe.width,
         "tools": tools,
     }
-    return report_of(data, [_recipe_view(settings), tools_view(tools), tool_notes_view(tools)], findings, say_none=True)
+    return report_of(data, [_recipe_view(settings), *others], findings, say_none=True)
 
 
 # ------------------------------------------------------------------------------------------------ settings

@@ -41,7 +41,7 @@ _SITES = {"pooled": POOLED, "cls": FIRST, "mean": HIDDEN}
 def require_vector(checkpoint: Checkpoint, anatomy: Anatomy, which: str) -> None:
     """Raises `PartMissing` where the pooled output is asked of a checkpoint without a pooler."""
     if which == "pooled":
-        require_pooler(checkpoint, anatomy, "take `vector=cls` or `vector=mean` instead")
+        require_pooler(checkpoint, anatomy, "take `vector=sentence`, `vector=mean` or `vector=cls` instead")
 
 
 def vectors_at(captured: Captured) -> Floats:

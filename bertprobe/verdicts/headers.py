@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from bertprobe.anatomy import Anatomy, Part, spans
 from bertprobe.anatomy.poolers import never_pools, pooling_modes, why_no_pooler
 from bertprobe.checkpoint import TensorHeader
-from bertprobe.errors import command, printable, quoted, shortened
+from bertprobe.errors import command, copying, printable, quoted, shortened
 from bertprobe.filenames import CONFIGS
 from bertprobe.storages import storage_called
 from bertprobe.verdicts.evidence import MOST_NAMES, MOST_NUMBERS, Evidence
@@ -74,6 +75,12 @@ def file_truncated(evidence: Evidence) -> Iterator[Observation]:
         yield Observation(None, told, {}, "fetch the file again: what is not there is in no number here")
 
 
+def _shown(ways: list[str]) -> str:
+    """The first ways of a quantisation, with semicolons, as there are commas in them."""
+    more = f"; {len(ways) - 3} more" if len(ways) > 3 else ""
+    return "; ".join(ways[:3]) + more
+
+
 def dequantised(evidence: Evidence) -> Iterator[Observation]:
     """Weights that a quantisation left, and that are computed from its codes and scales as its maker does."""
     made = {name: h.derived for name, h in evidence.anatomy.tensors.items() if h.derived and h.derived.quantised}
@@ -82,7 +89,7 @@ def dequantised(evidence: Evidence) -> Iterator[Observation]:
         yield Observation(
             None,
             f"{len(made):,} of {len(evidence.anatomy.tensors):,} tensors are quantised "
-            f"({printable(shortened(ways, 3))}): their numbers are dequantised, near the original ones and not those",
+            f"({printable(_shown(ways))}): their numbers are dequantised, near the original ones and not those",
             {"tensors": list(islice(made, MOST_NAMES)), "count": len(made), "ways": ways},
             "take the checkpoint that it was made from where digits matter; bertprobe diff tells the error beside it",
         )
@@ -304,10 +311,7 @@ def unread_storage(evidence: Evidence) -> Iterator[Observation]:
     if not unread:
         return
     config = evidence.checkpoint.config_file
-    copies = [] if config is None else [command("cp", str(config), "NEW/config.json")]
-    if config is not None and (vocabulary := config.parent / "vocab.txt").is_file():
-        copies.append(command("cp", str(vocabulary), "NEW/vocab.txt"))
-    copy = "".join(f" && {words}" for words in copies)
+    copy = "" if config is None else f" && {copying(config, evidence.checkpoint.beside, Path('NEW/config.json'))}"
     if config is None and not {*CONFIGS} & {*evidence.checkpoint.carried}:  # what is carried is written with the model
         copy = "; it needs a config.json beside it, too"
     export = command(
