@@ -6,10 +6,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-import typer
-
 from bertprobe.builtin import POCKET
-from bertprobe.errors import command, quoted
+from bertprobe.errors import BadSetting, command, quoted
 from bertprobe.filenames import CONFIGS
 from bertprobe.storages import endings
 
@@ -28,7 +26,7 @@ def check_no_model(model: str | None, texts: Iterable[str]) -> None:
         is_folder = any(_is_file(Path(text, name)) for name in CONFIGS)
         if is_folder or (text.endswith(endings()) and _is_file(Path(text))):
             kind = "folder" if is_folder else "file"
-            raise typer.BadParameter(f"{quoted(text)} is a model's {kind}, not a text: {command('-m', text)} names it")
+            raise BadSetting(f"{quoted(text)} is a model's {kind}, not a text", f"name it with {command('-m', text)}")
 
 
 def _is_file(path: Path) -> bool:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 _CARRIED = (
-    "the weights file carries these settings: the files named here are those that export --part model writes beside "
-    "the model, and no other tool reads them before"
+    "the weights file carries these settings: the files named here are those that bertprobe export --part model "
+    "writes beside the model, and no other tool reads them before"
 )
 
 
