@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import struct
+import time
 import tracemalloc
 import zipfile
 from collections.abc import Mapping
@@ -435,3 +436,10 @@ def test_a_header_is_looked_at_in_time_that_follows_its_length() -> None:
         assert length_of(start, "it") == len(start)
         with pytest.raises(CorruptFile, match=NONE):
             parsed(start, "it")
+
+
+def test_an_index_takes_time_that_follows_the_arrays() -> None:
+    content = zipped([(f"{number}.npy", npz(PLAIN)[35:][: 10 + 60 + 24]) for number in range(6_000)])
+    begun = time.monotonic()
+    assert len(read(content)) == 6_000
+    assert time.monotonic() - begun < 5

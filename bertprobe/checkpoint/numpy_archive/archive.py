@@ -49,7 +49,7 @@ def contents(source: Source) -> Index:
             notes = found
         else:
             headers.append(header)
-    others = [_name(source, member) for member in members if member not in arrays and not member.folder]
+    others = [_name(source, member) for member in members if not (member.name.endswith(SUFFIX) or member.folder)]
     remark = f"{printable(shortened(others, 3))} in it is no array of numpy, and not read"
     return Index(tuple(headers), metadata=notes, remarks=(remark,) if others else ())
 
