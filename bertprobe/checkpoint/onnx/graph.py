@@ -125,7 +125,7 @@ class Graph:
                 self._note(step.inputs[0], scaling)
             elif step.node.op in _ON_CODES:
                 self._note_operands(step)
-            elif step.node.op == "MatMulInteger" and (scale := self._scale_after(step)):
+            elif step.node.op == "MatMulInteger" and step.op and (scale := self._scale_after(step)):
                 self._note(step.inputs[1], Scaling((scale,), _input(step.node, 3)).along(-1))
             elif step.op == "MatMulNBits":
                 self.scalings.note(step.node.inputs[1], Scaling.of_blocks(step.node))
@@ -202,6 +202,14 @@ class Graph:
         return takers[0] if len(takers) == 1 else None
 
 
+_UNARY = ("Sqrt", "ReduceMean", "Cast", "Transpose", "Identity", "Erf", "Softmax", "Unsqueeze", "Squeeze", "Split")
+_BINARY = ("Add", "Sub", "Mul", "Div", "Pow", "MatMul", "Gemm", "Gather", "Reshape", "LayerNormalization")
+# Operands that an operator has at least.
+_LEAST = dict.fromkeys(_UNARY, 1) | dict.fromkeys(_BINARY, 2)
+_LEAST |= {"SkipLayerNormalization": 3, "EmbedLayerNormalization": 7}
+_LEAST |= {"DequantizeLinear": 2, "MatMulNBits": 3, "GatherBlockQuantized": 3}
+
+
 def build(model: Model, tensors: Mapping[str, Tensor]) -> Graph:
     """The graph of a model; raises `Broken` where it contradicts itself."""
     graph = Graph(tensors, frozenset(model.inputs) - tensors.keys())
@@ -236,6 +244,8 @@ def _normal(node: Node) -> Step:
         op, inputs = "MatMul", node.inputs[:2]
     elif node.op in ("FusedMatMul", "FusedGemm", "TransposeMatMul"):
         op = "Gemm" if node.op == "FusedGemm" else "MatMul"
+    if len(inputs) < _LEAST.get(op, 0):
+        op = ""  # no operator of that name, so nothing is made of it
     return Step(op, inputs, node.outputs[0] if node.outputs else "", node, node.attributes, bias)
 
 
