@@ -242,7 +242,8 @@ def text(name: bytes, heap: int, length: int, number: int = 1) -> bytes:
 
 def node(level: int, entries: list[tuple[bytes, int]], kind: int = 1, key_size: int = 24) -> bytes:
     """A node of a tree of version 1: keys and where they lead."""
-    body = b"".join(key + struct.pack("<Q", child) for key, child in entries) + bytes(key_size)
+    last = b"\xff" * key_size if kind else bytes(key_size)
+    body = b"".join(key + struct.pack("<Q", child) for key, child in entries) + last
     return b"TREE" + struct.pack("<BBHQQ", kind, level, len(entries), NOWHERE, NOWHERE) + body
 
 

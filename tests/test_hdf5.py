@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import time
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -673,7 +674,8 @@ LIES: dict[str, tuple[Callable[[Book], list[bytes]], str]] = {
     "a tree of too many levels": (_lying_tree(200, True), "not of the level"),
     "a chunk outside the file": (_chunk(24, (0, 0), at=2**40), "should lie at"),
     "a chunk amid another": (_chunk(24, (1, 0)), "amid another"),
-    "two chunks of one place": (_chunk(24, (0, 0), (0, 0)), "twice|same elements"),
+    "two chunks of one place": (_chunk(24, (0, 0), (0, 0)), "out of order"),
+    "chunks out of order": (_chunk(24, (2, 0), (0, 0)), "out of order"),
     "two chunks in one place": (_chunk(24, (0, 0), (2, 0)), "twice|over each other"),
     "a chunk of another size": (_chunk(20, (0, 0)), "another size"),
     "data outside the file": (_set(space(2, 3), F32, contiguous(2**40, 24)), "should lie at"),
@@ -797,6 +799,70 @@ def test_checksums_are_verified(tmp_path: Path) -> None:
         damaged = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
         with pytest.raises(CorruptFile):
             read_tensor(opened(tmp_path, damaged).headers["x"])
+
+
+def _resealed(content: bytes, sign: bytes, length: int, further: int, value: int) -> bytes:
+    """The file with a number of one byte changed in a block of so many bytes, and its checksum with it."""
+    at = content.find(sign)
+    block = bytearray(content[at : at + length])
+    block[further] = value
+    return content[:at] + block + struct.pack("<I", pages.lookup3(bytes(block))) + content[at + length + 4 :]
+
+
+def test_what_a_growing_list_says_was_never_set_was_never_set(tmp_path: Path) -> None:
+    """libhdf5 asks the list for the first that was not, whatever lies where it would: so do we."""
+    with h5py.File(tmp_path / "m.h5", "w", libver="latest") as file:
+        file.create_dataset("x", data=np.arange(1, 41, dtype=np.float32), chunks=(2,), maxshape=(None,))
+    content = _resealed((tmp_path / "m.h5").read_bytes(), b"EAHD", 12 + 48 + 8, 12 + 32, 10)
+    found = read_tensor(opened(tmp_path, content).headers["x"])
+    with h5py.File(tmp_path / "m.h5") as file:
+        assert np.array_equal(found, file["x"][()])
+    assert not found[20:].any()
+
+
+def test_a_tree_out_of_order_is_refused(tmp_path: Path) -> None:
+    """libhdf5 looks for a chunk by its place: what it does not come by it takes for never written."""
+    with h5py.File(tmp_path / "m.h5", "w", libver="latest") as file:
+        file.create_dataset("x", data=np.ones((20, 30)), chunks=(2, 3), maxshape=(None, None))
+    content = (tmp_path / "m.h5").read_bytes()
+    at = content.find(b"BTLF")
+    second = 6 + 24 + 16  # the second record's column of chunks
+    lengths = (n for n in range(6 + 24, 4_000) if content[at + n : at + n + 4] == _seal(content[at : at + n]))
+    with pytest.raises(CorruptFile, match="out of order"):
+        opened(tmp_path, _resealed(content, b"BTLF", next(lengths), second, 200))
+
+
+def _seal(block: bytes) -> bytes:
+    return struct.pack("<I", pages.lookup3(block))
+
+
+def test_a_shuffle_by_another_size_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.create_dataset("x", data=np.arange(16, dtype=np.float32), chunks=(16,), shuffle=True)
+    content = (tmp_path / "m.h5").read_bytes()
+    at = content.find(b"shuffle\0") + 8
+    with pytest.raises(CorruptFile, match="shuffled by another size"):
+        opened(tmp_path, content[:at] + b"\2" + content[at + 1 :])
+
+
+def test_a_thousand_tensors_that_cost_nothing_are_not_read(tmp_path: Path, run: Run) -> None:
+    """Each is as large as one alone may be: chunks that were never written, and names of the same bytes."""
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file["d"] = np.ones((256, 1024), np.float32)
+        for layer in range(200):
+            file[f"encoder.layer.{layer}.output.dense.weight"] = file["d"]
+            name = f"encoder.layer.{layer}.intermediate.dense.weight"
+            file.create_dataset(name, shape=(4_000, 4_000), dtype="f4", chunks=(1_000, 1_000))
+    begun = time.monotonic()
+    assert run(["inspect", tmp_path / "m.h5"]).code == 0
+    assert time.monotonic() - begun < 15
+    checkpoint = open_checkpoint(str(tmp_path / "m.h5"))
+    size = (tmp_path / "m.h5").stat().st_size
+    readable = [header for header in checkpoint.headers.values() if header.refusal is None]
+    assert len(readable) > 1
+    assert sum(header.nbytes for header in readable) <= max(64 * 2**20, 24 * size)
+    with pytest.raises(UnsupportedFile, match="far too small for as many"):
+        read_tensor(checkpoint.headers["encoder.layer.199.output.dense.weight"])
 
 
 def test_lookup3_is_jenkins(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bertprobe import storages
+from bertprobe.checkpoint.bounds import bounded
 from bertprobe.checkpoint.choose import Located, OpenOptions, locate_in
 from bertprobe.checkpoint.config import checked, contradictions
 from bertprobe.checkpoint.folder import Folder, FolderWithin, LocalFolder, parse_json
@@ -284,7 +285,8 @@ def _index(file: Source, truncated: bool = False) -> tuple[str, Index]:
     for storage in storages.STORAGES:
         if storage.reader().recognises(head):
             reader = storage.reader()
-            return storage.name, (reader.what_is_left if truncated and reader.what_is_left else reader.index)(file)
+            found = (reader.what_is_left if truncated and reader.what_is_left else reader.index)(file)
+            return storage.name, bounded(file, found)
     if not head:
         raise CorruptFile(f"{file.address} is empty", "fetch it again")
     starts = (unread for start, unread in UNREAD_BY_START.items() if head.lstrip().startswith(start))
@@ -292,7 +294,7 @@ def _index(file: Source, truncated: bool = False) -> tuple[str, Index]:
         raise UnsupportedFile(f"{file.address} is {unread.what}", unread.hint or storages.only_these())
     named = storage_of(file.name)
     if named is not None and named.exclusive:
-        return named.name, named.reader().index(file)
+        return named.name, bounded(file, named.reader().index(file))
     neither = " nor ".join(storage.name for storage in storages.STORAGES)
     raise UnsupportedFile(
         f"{file.address} starts with {printable(repr(head[:8]))}: neither {neither}", f"name {storages.asked_for()}"

@@ -7,6 +7,7 @@ Source: HDF5 File Format Specification, III.A.1, VI and VII (appendix C), and li
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable, Iterator
 from itertools import product
 from typing import NamedTuple
@@ -98,7 +99,7 @@ def _steps(layout: Layout, space: Space) -> list[int]:
 
 def _of_tree(pages: Pages, layout: Layout, at: int, size: int, packed: bool) -> Iterator[Chunk]:
     rank = len(layout.chunk)
-    for key, address in old_tree(pages, at, 1, 8 + 8 * (rank + 1)):
+    for key, address in old_tree(pages, at, 1, 8 + 8 * (rank + 1), lambda key: _numbers(key[8:])):
         fields = Fields(pages, key)
         stored, mask = fields.number(4), fields.number(4)
         origin = tuple(fields.number(8) for _ in range(rank))
@@ -107,9 +108,14 @@ def _of_tree(pages: Pages, layout: Layout, at: int, size: int, packed: bool) -> 
         yield Chunk(address, stored, mask, origin)
 
 
+def _numbers(data: bytes) -> tuple[int, ...]:
+    """Numbers of eight bytes each, one behind the other."""
+    return struct.unpack(f"<{len(data) // 8}Q", data[: len(data) // 8 * 8])
+
+
 def _of_new_tree(pages: Pages, layout: Layout, at: int, size: int, packed: bool) -> Iterator[Chunk]:
     rank = len(layout.chunk)
-    for record in new_tree(pages, at, 11 if packed else 10):
+    for record in new_tree(pages, at, 11 if packed else 10, lambda record: _numbers(record[-8 * rank :])):
         fields = Fields(pages, record)
         address = fields.there()
         length = len(record) - pages.offset_size - 4 - 8 * rank
@@ -177,7 +183,9 @@ def _extensible(pages: Pages, at: int, size: int) -> Callable[[int], Entry]:
     fields.sign(b"EAHD")
     width = _width(fields)
     bits, first, least, pointers, page_bits = (fields.number(1) for _ in range(5))
-    fields.take(6 * n)
+    fields.take(4 * n)
+    beyond = fields.length()  # the number of the first entry that was never set, whatever lies where it would
+    fields.take(n)
     block = fields.address()
     if block is None:
         return lambda number: (None, 0, 0)
@@ -198,6 +206,8 @@ def _extensible(pages: Pages, at: int, size: int) -> Callable[[int], Entry]:
     written: dict[int, bytes] = {}  # by super block, a bit for each page of its data blocks
 
     def look(number: int) -> Entry:
+        if number >= beyond:
+            return None, 0, 0
         if number < first:
             return entries[number]
         number -= first

@@ -114,6 +114,8 @@ def _chunked(
     unknown = [step.name for step in steps if step.number not in KNOWN]
     if unknown:
         return replace(header, refusal=f"it is packed by {', '.join(unknown)}, which is not read")
+    if any(step.number == layouts.SHUFFLE and step.told != (kind.size,) for step in steps):
+        raise Broken("bytes of its chunks are shuffled by another size than an element has")
     found = sorted(chunks(pages, place, space, kind.size, bool(steps)))
     size = math.prod(place.chunk) * kind.size
     held = sum(chunk.size for chunk in found)

@@ -55,10 +55,11 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A step by which chunks were packed; `optional` is one that a writer may have left out of some."""
+    """A step by which chunks were packed, and the numbers that it was told."""
 
     number: int
     name: str
+    told: tuple[int, ...] = ()
 
 
 def layout(pages: Pages, message: Message) -> Layout:
@@ -138,8 +139,9 @@ def filters(pages: Pages, messages: Sequence[Message]) -> tuple[Filter, ...]:
         fields.take(2)
         values = fields.number(2)
         fields.take(named)
-        fields.take(4 * values + (4 if version == 1 and values % 2 else 0))
-        found.append(Filter(number, FILTERS.get(number, f"filter {number}")))
+        told = tuple(fields.number(4) for _ in range(values))
+        fields.take(4 if version == 1 and values % 2 else 0)
+        found.append(Filter(number, FILTERS.get(number, f"filter {number}"), told))
     return tuple(found)
 
 

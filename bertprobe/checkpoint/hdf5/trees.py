@@ -5,7 +5,8 @@ Nodes of a level are asked for at once. Source: HDF5 File Format Specification, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 from bertprobe.checkpoint.hdf5.pages import Fields, Pages, sealed
@@ -15,38 +16,62 @@ from bertprobe.errors import UnsupportedFile
 MAX_LEVELS = 32
 
 T = TypeVar("T")
+Place = tuple[int, ...]
+"""Where among the others what a key or a record stands for belongs."""
+Limits = tuple[Place | None, Place | None]
+"""The places between which all below a node must lie, None where there is no limit."""
 
 
-def old_tree(pages: Pages, at: int, kind: int, key_size: int) -> Iterator[tuple[bytes, int]]:
+def old_tree(
+    pages: Pages, at: int, kind: int, key_size: int, place: Callable[[bytes], Place] | None = None
+) -> Iterator[tuple[bytes, int]]:
     """The entries of a tree of version 1: the key before each, and the address that it leads to; raises `Broken`.
 
-    `kind` is 0 for a group and 1 for chunks.
+    `kind` is 0 for a group and 1 for chunks. Where `place` tells it of a key, keys must be in order: libhdf5 looks for
+    an entry by its place, and takes what it does not come by for never written.
     """
     level: list[int] = [at]
+    limits: list[Limits] = [(None, None)]
     depth: int | None = None
     seen: set[int] = set()
     while level:
         seen.update(level)
         found: list[tuple[bytes, int]] = []
-        for here, entries in zip(level, _old_nodes(pages, level, kind, key_size), strict=True):
-            height, pairs = entries
+        below: list[Limits] = []
+        for here, entries, limit in zip(level, _old_nodes(pages, level, kind, key_size), limits, strict=True):
+            height, pairs, last = entries
             if depth is None:
                 depth = height
             if height != depth or height >= MAX_LEVELS:
                 raise Broken(f"the node at byte {here:,} of a tree in it is not of the level that it should be")
             found += pairs
+            places = [] if place is None or not pairs else [place(key) for key in (*(key for key, _ in pairs), last)]
+            if places:
+                _check_order((limit[0], *places[:-1], limit[1]))
+                _check_order(places)
+            below += pairwise(places) if places else [limit] * len(pairs)
         if depth == 0:
             yield from found
             return
+        limits = below
         level = [address for _, address in found]
         if len(set(level)) < len(level) or seen & set(level):
             raise Broken("a tree in it leads to one node twice")
         depth = (depth or 0) - 1
 
 
+def _check_order(places: Sequence[Place | None]) -> None:
+    """Raises `Broken` where one is not before the next; the first may be where the second is."""
+    known = [place for place in places if place is not None]
+    for number, (one, other) in enumerate(pairwise(known)):
+        if one > other or (one == other and (number or places[0] is None)):
+            raise Broken("a tree in it is out of order")
+
+
 def _old_nodes(
     pages: Pages, level: list[int], kind: int, key_size: int
-) -> Iterator[tuple[int, list[tuple[bytes, int]]]]:
+) -> Iterator[tuple[int, list[tuple[bytes, int]], bytes]]:
+    """Of each node its level, its entries and the key behind them."""
     o = pages.offset_size
     head = 8 + 2 * o
     pages.need((at, head) for at in level)
@@ -56,16 +81,16 @@ def _old_nodes(
         if fields.take(4) != b"TREE" or fields.number(1) != kind:
             raise Broken(f"there is no node of a tree at byte {at:,}, where one should be")
         height, count = fields.number(1), fields.number(2)
-        used.append((at + head, height, count, count * (key_size + o)))
+        used.append((at + head, height, count, count * (key_size + o) + key_size))
     pages.need((at, size) for at, _, _, size in used)
     for at, height, count, size in used:
         pages.step(count)
         fields = Fields(pages, pages.read(at, size))
-        yield height, [(fields.take(key_size), fields.there()) for _ in range(count)]
+        yield height, [(fields.take(key_size), fields.there()) for _ in range(count)], fields.take(key_size)
 
 
-def new_tree(pages: Pages, at: int, kind: int) -> Iterator[bytes]:
-    """The records of a tree of version 2; raises `Broken`. `kind` is what the records are of."""
+def new_tree(pages: Pages, at: int, kind: int, place: Callable[[bytes], Place] | None = None) -> Iterator[bytes]:
+    """The records of a tree of version 2; raises `Broken`. `kind` is what the records are of, `place` as above."""
     o, n = pages.offset_size, pages.length_size
     fields = Fields(pages, sealed(pages.read(at, 22 + o + n)))
     fields.sign(b"BTHD")
@@ -80,17 +105,23 @@ def new_tree(pages: Pages, at: int, kind: int) -> Iterator[bytes]:
         raise Broken("a tree in it has impossible sizes")
     shape = _Shape(o, node, record, depth)
     level = [(root, count)]
+    limits: list[Limits] = [(None, None)]
     seen = {root}
     while True:
         pages.need((at, node) for at, _ in level)
         below: list[tuple[int, int]] = []
-        for at, count in level:
+        between: list[Limits] = []
+        for (at, count), limit in zip(level, limits, strict=True):
             pages.step(count + 1)
             records, children = shape.node(pages, at, count, depth)
             yield from records
             below += children
+            ordered = [] if place is None else [place(record) for record in records]
+            _check_order((None, *(one for one in (limit[0], *ordered, limit[1]) if one is not None)))
+            between += pairwise((limit[0], *ordered, limit[1])) if place is not None else [limit] * len(children)
         if not depth:
             return
+        limits = between
         places = [at for at, _ in below]
         if len(set(places)) < len(places) or seen & set(places):
             raise Broken("a tree in it leads to one node twice")
