@@ -154,7 +154,7 @@ STORAGES: tuple[Storage, ...] = (
         unread="transformers reads no .npz, and says that there is no model.safetensors",
     ),
     Storage(
-        name="NumPy, a file a tensor",
+        name="NumPy folder",
         suffixes=(),
         reader=_numpy_arrays,
         called="a folder of .npy files",

@@ -59,7 +59,10 @@ def hub(minilm: Path) -> Iterator[Hub]:
 @pytest.fixture(scope="module")
 def workplace(minilm: Path, hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the examples can be typed: the model lies in it under its name, and a Hub is at hand."""
-    here = tmp_path_factory.mktemp("workplace")
+    base = tmp_path_factory.getbasetemp()
+    # Not in the folder of one of several processes: tables are wrapped by the length of the path.
+    here = (base.parent if base.name.startswith("popen-") else base) / "workplace0"
+    here.mkdir()
     (here / ".hub").write_text(hub.endpoint)
     model = here / "all-MiniLM-L6-v2"
     model.mkdir()

@@ -156,6 +156,10 @@ NAMING_FAMILIES = {
     "anatomy/families.py": "the table",
     "anatomy/layouts.py": "layouts have names of their own, some of them those of the family that has them alone",
     "recipe/tools.py": "what other tools do by a family's name",
+    "checkpoint/gguf/settings.py": "a config.json that is made of what the file says has a model_type",
+    "checkpoint/gguf/vocabulary.py": "a tokenizer's kind has such a name",
+    "checkpoint/hdf5/settings.py": "a config.json that is made of what the file says has a model_type",
+    "checkpoint/onnx/settings.py": "a config.json that is made of what the file says has a model_type",
 }
 
 

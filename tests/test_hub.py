@@ -635,7 +635,7 @@ def test_no_access_is_told_as_far_as_the_hub_tells_it(
             {"README.md": b"#", "vocab.txt": b"x"},
             ("owner/model holds no weights, only README.md, vocab.txt", "looked for"),
         ),
-        (ID, {"tf_model.h5": b"x"}, ("owner/model has tf_model.h5, a Keras file",)),
+        (ID, {"rust_model.ot": b"x"}, ("owner/model has rust_model.ot, a rust-bert file",)),
         (ID, {}, ("owner/model is empty",)),
         (f"{ID}/nowhere", {"sub/model.safetensors": b"x"}, ("owner/model has no folder 'nowhere'", "it has sub")),
         (ID, {WEIGHTS: b""}, ("model.safetensors is empty",)),
@@ -648,7 +648,7 @@ def test_no_access_is_told_as_far_as_the_hub_tells_it(
     ids=[
         "revision",
         "no weights",
-        "keras",
+        "another format",
         "empty",
         "folder",
         "empty file",

@@ -403,7 +403,7 @@ def listing(**odd: Any) -> Callable[[bytes], Iterable[bytes]]:
         ({"rfilename": "x" * 10**6 + ".safetensors"}, "which is no path of a file"),
         ({"rfilename": "../model.safetensors"}, "lists '../model.safetensors', which is no path of a file"),
         ({"rfilename": {"a": 1}}, "which is no path of a file"),
-        ({"rfilename": "\x1b[2J\u202e.onnx"}, r"has \x1b[2J\u202e.onnx, an ONNX file"),
+        ({"rfilename": "\x1b[2J\u202e.ot"}, r"has \x1b[2J\u202e.ot, a rust-bert file"),
     ],
     ids=str,
 )

@@ -108,7 +108,7 @@ def keys(of: Any) -> Iterator[str]:
         yield from keys(inner)
 
 
-@pytest.mark.parametrize("of", {of for of, _ in COMMANDS.values()}, ids=lambda of: of.__name__)
+@pytest.mark.parametrize("of", dict.fromkeys(of for of, _ in COMMANDS.values()), ids=lambda of: of.__name__)
 def test_the_exports_page_names_every_key(of: type) -> None:
     text = (Path(__file__).parents[1] / "docs" / "exports.md").read_text()
     assert not [key for key in set(keys(of)) if not re.search(rf"[`\"{{ ]{key}[`\",}}]", text)]

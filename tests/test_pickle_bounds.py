@@ -252,4 +252,4 @@ def test_members_cost_a_few_steps_and_hundreds_of_bytes_each() -> None:
     small, large = crowded(500), crowded(1_000)
     opened(small)
     assert steps(large) - steps(small) <= 60 * 500
-    assert peak(large) - peak(small) <= 600 * 500
+    assert peak(large) - peak(small) <= 640 * 500  # two sizes and a checksum are numbers of their own

@@ -144,7 +144,7 @@ def test_an_absent_pooler_is_an_error_with_a_way_out(tmp_path: Path, minilm: Pat
         (tmp_path / name).write_bytes((minilm / name).read_bytes())
     refused = run(["pool", "text", "-m", tmp_path])
     assert refused.code == 1
-    assert "--vector cls or --vector mean" in refused.err
+    assert "take --vector sentence, --vector mean or --vector cls instead" in refused.err
     data = data_of(run, "pool", "text", "-m", tmp_path, "--vector", "mean")
     assert data["texts"][0]["pooled"] is None
     assert len(data["texts"][0]["mean"]["values"]) == 384

@@ -213,7 +213,7 @@ def arguments(made: Any) -> Iterator[str]:
             yield from inspect.signature(base.__init__).parameters
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", sorted(CLASSES))
 def test_every_argument_of_a_tokenizer_is_judged(name: str) -> None:
     made = class_of(name)
     if made is None:

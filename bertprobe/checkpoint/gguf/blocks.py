@@ -96,6 +96,8 @@ def maker(number: int, tensor: str) -> Callable[[Array], Array]:
         dequantize = _dequantizer(number, kind.name)
         columns = blocks.shape[-1] // kind.bytes * kind.items
         made = np.empty((*blocks.shape[:-1], columns), np.float32)
+        if not made.size:  # numpy has no rows of nothing
+            return made
         rows, into = blocks.reshape(-1, blocks.shape[-1]), made.reshape(-1, columns)
         step = max(1, SLICE // max(columns, 1))
         with np.errstate(all="ignore"):  # a scale that is infinite or no number at all is what the file holds
