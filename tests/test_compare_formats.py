@@ -198,3 +198,11 @@ def test_a_lone_file_has_no_settings_to_differ(pair: tuple[Path, Path], diff: Di
     shutil.copy(pair[0] / "model.safetensors", alone)
     assert diff(pair[0], alone)["settings"] == []
     assert diff(alone, pair[0])["settings"] == []
+
+
+@pytest.mark.parametrize("vocabulary", [{"a": [1], "b": {}}, {"a": "0"}, [[["a"], 0.5]], [3], 7, None, "text"])
+def test_an_odd_vocabulary_is_no_traceback(pair: tuple[Path, Path], diff: Diff, vocabulary: Any) -> None:
+    tokenizer = json.loads((pair[1] / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"] = vocabulary
+    (pair[1] / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert "vocabulary" not in {row["setting"] for row in diff(*pair)["settings"]}

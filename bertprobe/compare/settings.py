@@ -5,11 +5,11 @@ Of a lone weights file, which has none, nothing is compared: they may lie elsewh
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from bertprobe.checkpoint import Checkpoint, LocalFile
+from bertprobe.checkpoint.folder import parse_json
 from bertprobe.errors import BertprobeError
 from bertprobe.filenames import CONFIGS, TOKENIZER, VOCABULARY
 from bertprobe.recipe import Recipe
@@ -81,25 +81,37 @@ def _of_tokenizer(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 def _of_vocabularies(a: Checkpoint, b: Checkpoint) -> Iterator[Differing]:
     """How many tokens each has, where they are not the same ones with the same ids; only of files on this disk."""
-    one, other = (_vocabulary(of) for of in (a, b))
+    files = [_vocabulary_file(of) for of in (a, b)]
+    if None in files or files[0] == files[1]:  # one text need not be taken apart
+        return
+    one, other = (None if file is None else _ids(*file) for file in files)
     if one is not None and other is not None and one != other:
         apart = len(one.items() ^ other.items())
         yield Differing("vocabulary", f"{len(one):,} tokens", f"{len(other):,} tokens ({apart:,} stand in one only)")
 
 
-def _vocabulary(of: Checkpoint) -> dict[str, int] | None:
-    """The id of each token, None where there is none, or it is kept in another way."""
+def _vocabulary_file(of: Checkpoint) -> tuple[str, str] | None:
+    """The name and text of the file with the tokens, None where there is none, or it cannot be read."""
     if not isinstance(of.files[0], LocalFile):
         return None
+    name = next((name for name in (TOKENIZER, VOCABULARY) if of.tokenizer.is_file(name)), None)
     try:
-        if of.tokenizer.is_file(TOKENIZER):
-            found = json.loads(of.tokenizer.text(TOKENIZER))["model"]["vocab"]
-            return found if isinstance(found, dict) else {str(entry[0]): id for id, entry in enumerate(found)}
-        if of.tokenizer.is_file(VOCABULARY):
-            return {token: id for id, token in enumerate(of.tokenizer.text(VOCABULARY).splitlines())}
-    except (BertprobeError, ValueError, RecursionError, LookupError, TypeError):
+        return None if name is None else (name, of.tokenizer.text(name))
+    except BertprobeError:
         return None  # whoever runs a text is told
-    return None
+
+
+def _ids(name: str, text: str) -> dict[str, int] | None:
+    """The id of each token, None where they are kept in another way."""
+    if name == VOCABULARY:
+        return {token: id for id, token in enumerate(text.splitlines())}
+    try:
+        found = parse_json(text, name)["model"]["vocab"]
+        entries = found.items() if isinstance(found, dict) else ((entry[0], id) for id, entry in enumerate(found))
+        ids = {token: id for token, id in entries if isinstance(token, str) and type(id) is int}
+    except (BertprobeError, LookupError, TypeError):
+        return None
+    return ids if len(ids) == len(found) else None
 
 
 def _of_configs(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Differing]:
