@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import tracemalloc
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import msgpack
 import numpy as np
 import pytest
 from conftest import Run
+from equal import canonical, same
 from flaxfile import as_flax, flattened, nested, packed_array, to_bytes
 from hub import Hub
 from hypothesis import given, settings
@@ -25,7 +25,7 @@ from test_bad_input import refused
 from test_fuzz import FUZZ, mutated
 
 from bertprobe.anatomy import find_parts
-from bertprobe.checkpoint import Checkpoint, open_checkpoint, read_tensors
+from bertprobe.checkpoint import open_checkpoint, read_tensors
 from bertprobe.checkpoint.flax import recognises, walk
 from bertprobe.checkpoint.flax.model import contents
 from bertprobe.errors import BertprobeError, CorruptFile, UnsupportedFile
@@ -51,18 +51,6 @@ def lay(folder: Path, content: bytes, name: str = NAME) -> Path:
     for beside in ("config.json", "tokenizer.json"):
         shutil.copy(POCKET / beside, folder)
     return folder
-
-
-def canonical(checkpoint: Checkpoint) -> State:
-    return dict(read_tensors(find_parts(checkpoint).tensors))
-
-
-def same(found: Mapping[str, Any], state: State, dtype: Any = np.float32) -> None:
-    expected = {name.removeprefix("bert."): values.astype(dtype) for name, values in state.items()}
-    assert found.keys() == expected.keys()
-    for name, values in expected.items():
-        assert (found[name].shape, found[name].dtype) == (values.shape, values.dtype), name
-        assert found[name].tobytes() == values.tobytes(), name
 
 
 # ------------------------------------------------------------------------------------------------ a whole model

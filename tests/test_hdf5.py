@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 import pytest
 from conftest import Run
+from equal import canonical
 from h5file import F32, Book, chunked, contiguous, header, key, link, message, node, one, space
 from hub import Hub
 from hypothesis import given
@@ -134,10 +135,6 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("model")
     MODELS[request.param](folder)
     return folder
-
-
-def canonical(checkpoint: Checkpoint) -> dict[str, Any]:
-    return dict(read_tensors(find_parts(checkpoint).tensors))
 
 
 def equal(found: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from bundle import as_google
 from conftest import Run
+from equal import canonical, same
 from flaxfile import as_flax
 from hub import Hub
 from hypothesis import given
@@ -30,7 +31,7 @@ from test_bad_input import refused
 from test_fuzz import FUZZ, mutated
 
 from bertprobe.anatomy import find_parts
-from bertprobe.checkpoint import Checkpoint, open_checkpoint, read_tensor, read_tensors
+from bertprobe.checkpoint import open_checkpoint, read_tensor, read_tensors
 from bertprobe.checkpoint.numpy_archive import archive
 from bertprobe.checkpoint.numpy_archive.npy import length_of, parsed
 from bertprobe.errors import BertprobeError, CorruptFile, UnsupportedFile
@@ -61,18 +62,6 @@ def lay(folder: Path, content: bytes | Mapping[str, Any]) -> Path:
     for beside in ("config.json", "tokenizer.json"):
         shutil.copy(POCKET / beside, folder)
     return folder
-
-
-def canonical(checkpoint: Checkpoint) -> State:
-    return dict(read_tensors(find_parts(checkpoint).tensors))
-
-
-def same(found: Mapping[str, Any], state: State, dtype: Any = np.float32) -> None:
-    expected = {name.removeprefix("bert."): values.astype(dtype) for name, values in state.items()}
-    assert found.keys() == expected.keys()
-    for name, values in expected.items():
-        assert (found[name].shape, found[name].dtype) == (values.shape, values.dtype), name
-        assert np.ascontiguousarray(found[name]).tobytes() == values.tobytes(), name
 
 
 def fortran(state: State) -> State:

@@ -19,6 +19,7 @@ import torch
 import zoo
 from bundle import BFLOAT16, How, as_google, as_object_graph, index_of, save, shard_of, with_training
 from conftest import Run
+from equal import canonical
 from hub import Hub
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -109,10 +110,6 @@ def settle(folder: Path, name: str = "bert_config.json") -> None:
 
 def base_of(state: State) -> dict[str, Any]:
     return {name.removeprefix("bert."): values for name, values in state.items() if name.startswith("bert.")}
-
-
-def canonical(checkpoint: Checkpoint) -> dict[str, Any]:
-    return dict(read_tensors(find_parts(checkpoint).tensors))
 
 
 def json_of(run: Run, *argv: str | Path, code: int = 0) -> dict[str, Any]:

@@ -177,9 +177,8 @@ def open_checkpoint(
     """
     named = None if tokenizer is None else locate_tokenizer(os.fspath(tokenizer))
     located = locate(ref, OpenOptions(subfolder, weights, download))
-    indexes = [
-        (storage, _rooted(file, index, root)) for file in located.files for storage, index in [_index(file, truncated)]
-    ]
+    found = [indexed(file, truncated=truncated) for file in located.files]
+    indexes = [(name, _rooted(file, index, root)) for file, (name, index) in zip(located.files, found, strict=True)]
     headers: dict[str, TensorHeader] = {}
     for (_, index), file in zip(indexes, located.files, strict=True):
         for header in index.headers:
@@ -227,12 +226,7 @@ def headers_in(folder: Folder) -> Mapping[str, TensorHeader]:
         CorruptFile, UnsupportedFile: as `open_checkpoint` does.
     """
     located = locate_in(folder, OpenOptions())
-    return {header.name: header for file in located.files for header in _index(file)[1].headers}
-
-
-def indexed(file: Source) -> tuple[str, Index]:
-    """The name of the storage that recognises a file, and what that finds in it; raises as `open_checkpoint` does."""
-    return _index(file)
+    return {header.name: header for file in located.files for header in indexed(file)[1].headers}
 
 
 def _carried(folder: Folder, carried: Mapping[str, str], *names: str) -> Mapping[str, Any] | None:
@@ -279,8 +273,12 @@ def _several(indexes: Sequence[tuple[str, Index]], root: str) -> list[str]:
     ]
 
 
-def _index(file: Source, truncated: bool = False) -> tuple[str, Index]:
-    """The index of one file by the storage that recognises its first bytes; `truncated`: of what is left of it, too."""
+def indexed(file: Source, *, truncated: bool = False) -> tuple[str, Index]:
+    """The name of the storage that recognises a file by its first bytes, and what that finds in it.
+
+    Of a file that ends before its data do, and is said to be `truncated`, that is what is left. Raises as
+    `open_checkpoint` does.
+    """
     head = file.read(0, min(HEAD, file.size))
     for storage in storages.STORAGES:
         if storage.reader().recognises(head):

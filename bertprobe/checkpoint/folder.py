@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from bertprobe.checkpoint.source import LocalFile, Source
+from bertprobe.checkpoint.source import CarriedFile, LocalFile, Source
 from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable
 from bertprobe.filenames import TOKENIZER
 
@@ -268,7 +268,7 @@ class FolderWithin:
 
     def source(self, name: str) -> Source:
         if self.carries(name):
-            raise UnsupportedFile(f"{self.at(name)} is no file of its own", "write it beside the weights")
+            return CarriedFile(name, self.at(name), self._carried[name].encode())
         return self._folder.source(name)
 
     def prepare(self, names: Iterable[str]) -> None:
@@ -282,12 +282,3 @@ class FolderWithin:
     def carries(self, name: str) -> bool:
         """Whether a small file is the one that the weights file carries."""
         return name in self._carried and not self._folder.is_file(name)
-
-
-def content_of(folder: Folder, name: str) -> bytes:
-    """A small file whole, also one that a weights file carries; raises as `Folder.text` does."""
-    if isinstance(folder, FolderWithin) and folder.carries(name):
-        return folder.text(name).encode()
-    source = folder.source(name)
-    check_small(source.address, source.size)
-    return source.read(0, source.size)

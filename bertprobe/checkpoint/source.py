@@ -172,6 +172,39 @@ class LocalFile:
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
+class CarriedFile:
+    """A small file that lies in another one, of which its content was taken."""
+
+    max_parallel = 1
+    bytes_read = 0  # they count as those of the file that it lies in
+
+    def __init__(self, name: str, address: str, content: bytes) -> None:
+        self.name = name
+        self.address = address
+        self._content = content
+
+    @property
+    def size(self) -> int:
+        return len(self._content)
+
+    def read(self, start: int, stop: int) -> bytes:
+        if not 0 <= start <= stop <= self.size:
+            raise CorruptFile(
+                f"{self.address} has {self.size:,} bytes, bytes {start:,} to {stop:,} are asked for",
+                "the file is damaged or was cut short: fetch it again",
+            )
+        return self._content[start:stop]
+
+    def load(self, start: int, stop: int, memory: Memory | None = None) -> memoryview:
+        return memoryview(self.read(start, stop))
+
+    def sibling(self, name: str) -> Source:
+        raise NotFound(f"nothing lies beside {self.address}", "name the weights file itself")
+
+    def check_unchanged(self) -> None:
+        """It was taken once."""
+
+
 @cache
 def machine_memory() -> int:
     """Bytes of this machine's memory, as far as it tells: no tensor is read that is larger."""

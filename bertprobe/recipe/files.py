@@ -279,7 +279,7 @@ def _tokenizer(folder: Folder, name: str, faults: list[Fault]) -> Settings:
         if isinstance(source, LocalFile):  # what the Hub sends is held against its size
             ends = source.read(max(source.size - HEAD, 0), source.size).rstrip().endswith(b"}")
     except BertprobeError:
-        pass  # one that a weights file carries has no bytes of its own
+        pass  # whoever reads it whole is told why that cannot be
     if found is not None and not ends:
         faults.append(Fault(name, "", "cut off: its end is missing"))
         return Settings(name, {}, True, faults)

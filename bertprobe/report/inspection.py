@@ -42,7 +42,8 @@ def inspection(
     """
     line = {"recipe": recipe} if recipe else {}
     found = [_part(evidence, part, neurons) for part in parts]
-    tensors = [_any_tensor(evidence, name, place) for name, place in places_of(evidence.anatomy).items()]
+    places = places_of(evidence.anatomy) if everything else {}
+    tensors = [_any_tensor(evidence, name, place) for name, place in places.items()]
     told: dict[str, Any] = {**facts(evidence.checkpoint, evidence.anatomy), **line, **_fingerprints(evidence, parts)}
     data = {
         "model": evidence.checkpoint.ref,

@@ -11,7 +11,7 @@ from typing import Any
 
 from bertprobe._version import __version__
 from bertprobe.backends.protocol import GPU_TOKENS
-from bertprobe.checkpoint.folder import Folder, FolderWithin
+from bertprobe.checkpoint.folder import Folder
 from bertprobe.corpus import Corpus, Shard
 from bertprobe.errors import CorruptFile, OutputError, escaped, is_text, printable
 from bertprobe.export.places import RunPlace
@@ -171,15 +171,9 @@ def hashes(folder: Folder, names: Sequence[str]) -> dict[str, str]:
     found = {}
     for name in names:
         if folder.is_file(name):
-            found[name] = f"sha256 {_digest(folder, name)}"
+            source = folder.source(name)
+            found[name] = f"sha256 {hashlib.sha256(source.read(0, source.size)).hexdigest()}"
     return found
-
-
-def _digest(folder: Folder, name: str) -> str:
-    if isinstance(folder, FolderWithin) and folder.carries(name):
-        return hashlib.sha256(folder.text(name).encode()).hexdigest()
-    source = folder.source(name)  # which may be the weights of a module
-    return hashlib.sha256(source.read(0, source.size)).hexdigest()
 
 
 def _text(text: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from bertprobe.anatomy.families import FAMILIES, GENERIC
 from bertprobe.checkpoint import Checkpoint
-from bertprobe.checkpoint.folder import Folder, content_of
+from bertprobe.checkpoint.folder import Folder, check_small
 from bertprobe.errors import NotFound, UnsupportedFile, printable, quoted
 from bertprobe.filenames import TOKENIZER, VOCABULARIES
 from bertprobe.tokens.settings import read_optional
@@ -116,6 +116,12 @@ def class_name(checkpoint: Checkpoint) -> str:
     return name if name in CLASSES else GENERIC
 
 
+def _content(folder: Folder, name: str) -> bytes:
+    source = folder.source(name)
+    check_small(source.address, source.size)
+    return source.read(0, source.size)
+
+
 @contextmanager
 def staged(folder: Folder, tokenizer_class: Any) -> Iterator[Path]:
     """A folder with what of a checkpoint's tokenizer may be shown to transformers; it is gone afterwards.
@@ -134,7 +140,7 @@ def staged(folder: Folder, tokenizer_class: Any) -> Iterator[Path]:
         with TemporaryDirectory(prefix="bertprobe-") as stage:
             for name in VOCABULARIES:
                 if folder.is_file(name):
-                    Path(stage, name).write_bytes(content_of(folder, name))
+                    Path(stage, name).write_bytes(_content(folder, name))
             for name, settings in made.items():
                 if folder.is_file(name):
                     Path(stage, name).write_text(json.dumps(settings), encoding="utf-8")
