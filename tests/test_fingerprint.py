@@ -236,6 +236,15 @@ def test_all_finds_what_is_broken_outside_the_modules(run: Run, tmp_path: Path) 
     assert not {"not-finite", "all-zero"} & {finding["rule"] for finding in plain}
 
 
+def test_all_lists_headers_under_shapes(run: Run) -> None:
+    found = json.loads(run(["inspect", "--all", "--shapes", "--json"]).out)
+    assert {tensor["stored_name"]: tensor["shape"] for tensor in found["tensors"]} == {
+        name: list(values.shape) for name, values in F16.items()
+    }
+    assert all(tensor["fingerprint"] is None and tensor["statistics"] == {} for tensor in found["tensors"])
+    assert found["facts"]["bytes_read"] < found["facts"]["bytes_total"] / 10
+
+
 def test_all_goes_with_everything_only(run: Run) -> None:
     for more in (["--part", "pooler"], ["--layers", "0"]):
         found = run(["inspect", "--all", *more])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import sys
 from pathlib import Path
@@ -658,3 +659,13 @@ def test_a_corpus_runs_through_a_file_that_carries_its_settings(pocket: Path, ru
         assert run(["extract", *words, *more, "-o", str(out), "--no-verify"]).code == 0
     found = run(["neurons", "scan", *words, "-o", str(tmp_path / "scan"), "--no-verify"])
     assert found.code == 0, found.err
+
+
+def test_shapes_tell_what_numbers_are_made_from(run: Run, tmp_path: Path) -> None:
+    file = converted(POCKET, tmp_path / "small.gguf", "Q8_0")
+    part = json.loads(run(["inspect", file, "--shapes", "--json"]).out)["parts"][0]["tensors"][0]
+    assert (part["dtype"], part["stored_as"]) == ("F32", "Q8_0")
+    table = run(["inspect", file, "--shapes"]).out
+    assert re.search(r"dtype +from +bias", table)
+    assert re.search(r"0 +512×128 +F32 +Q8_0 +512", table)
+    assert " from " not in run(["inspect", POCKET, "--shapes"]).out

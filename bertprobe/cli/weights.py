@@ -57,7 +57,7 @@ def inspect(
         ),
     ] = 0,
     everything: Annotated[
-        bool, typer.Option("--all", help="Read every tensor: list them, and give the whole model's fingerprint.")
+        bool, typer.Option("--all", help="Read and list every tensor; give the whole model's fingerprint.")
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="End with exit code 3 on a warning or an error.")] = False,
     table: Table = None,

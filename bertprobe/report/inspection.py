@@ -191,6 +191,9 @@ def _columns(name: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[Column]:
     yield Column("shape", ("weight", "shape"), "shape")
     if not any(tensor["statistics"] for row in rows for tensor in row["tensors"]):
         yield Column("dtype", ("weight", "dtype"), "text")
+        weights = [row["weight"] for row in rows if row["weight"] is not None]
+        if any(weight["stored_as"] != weight["dtype"] for weight in weights):  # of what is packed, or quantised
+            yield Column("from", ("weight", "stored_as"), "text")
         yield Column("bias", ("bias", "shape"), "shape")
         yield Column("stored as", ("weight", "stored_name"), "text", 1)
         return
