@@ -3,6 +3,7 @@
 BertprobeError          anything a user can meet and mend; `cli.main` turns it into one line and exit code 1
 ├── NotFound            nothing of that name, or nothing in it that could be read
 ├── CorruptFile         a file that contradicts itself or ends too early
+│   └── EndsEarly       one that ends before its data do, of which some may be there
 ├── UnsupportedFile     a sound file in a form that is not read
 │   └── IsAdapter       an adapter, which is no model of its own
 ├── NotAnEncoder        a sound checkpoint of something that is not a BERT-like encoder
@@ -42,6 +43,10 @@ class NotFound(BertprobeError):
 
 class CorruptFile(BertprobeError):
     """A file that contradicts itself or ends too early."""
+
+
+class EndsEarly(CorruptFile):
+    """A file that ends before its data do: which of its tensors are there can still be told."""
 
 
 class UnsupportedFile(BertprobeError):

@@ -310,3 +310,13 @@ def test_damage_is_told_in_a_line(content: bytes, config: Any, tmp_path: Path, r
     ran = run(["inspect", tmp_path])
     if ran.code:
         refused(ran)
+
+
+def test_a_short_file_is_refused_without_advice_that_does_not_apply(run: Run, tmp_path: Path) -> None:
+    """`inspect --all` tells what is left of a model, not of an adapter."""
+    file = lora(tmp_path / "short") / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    ran = run(["inspect", file.parent])
+    assert ran.code == 1
+    assert "bytes by its header" in ran.err
+    assert "--all" not in ran.err

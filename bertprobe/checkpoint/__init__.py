@@ -18,7 +18,7 @@ from bertprobe.checkpoint.locate import locate, locate_tokenizer
 from bertprobe.checkpoint.reading import read_tensor, read_tensors
 from bertprobe.checkpoint.source import LocalFile, Source
 from bertprobe.checkpoint.tensors import DTYPES, Index, Piece, Spelled, TensorHeader, check_readable
-from bertprobe.errors import CorruptFile, NotFound, UnsupportedFile, printable, quoted, shortened
+from bertprobe.errors import CorruptFile, EndsEarly, NotFound, UnsupportedFile, printable, quoted, shortened
 from bertprobe.filenames import (
     CONFIGS,
     MODULE_FOLDER,
@@ -177,7 +177,11 @@ def open_checkpoint(
     """
     named = None if tokenizer is None else locate_tokenizer(os.fspath(tokenizer))
     located = locate(ref, OpenOptions(subfolder, weights, download))
-    found = [indexed(file, truncated=truncated) for file in located.files]
+    try:
+        found = [indexed(file, truncated=truncated) for file in located.files]
+    except EndsEarly as error:
+        hint = f"{error.hint}; bertprobe inspect --all tells which tensors are there"
+        raise EndsEarly(error.found, hint) from error
     indexes = [(name, _rooted(file, index, root)) for file, (name, index) in zip(located.files, found, strict=True)]
     headers: dict[str, TensorHeader] = {}
     for (_, index), file in zip(indexes, located.files, strict=True):

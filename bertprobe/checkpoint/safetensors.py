@@ -22,7 +22,7 @@ from typing import Any
 from bertprobe.checkpoint.reader import Reader
 from bertprobe.checkpoint.source import Source
 from bertprobe.checkpoint.tensors import DTYPES, MAX_DIMENSIONS, Index, Piece, TensorHeader
-from bertprobe.errors import CorruptFile, UnsupportedFile, is_text, printable, quoted
+from bertprobe.errors import CorruptFile, EndsEarly, UnsupportedFile, is_text, printable, quoted
 
 MAX_HEADER = 100_000_000  # the library's own limit
 MAX_TENSORS = 250_000  # the largest models have some 100,000; beyond that, Python objects alone would fill memory
@@ -49,7 +49,7 @@ def index(source: Source) -> Index:
     """The headers of every tensor in the file, in file order; raises `CorruptFile` or `UnsupportedFile`."""
     found, end = _indexed(source)
     if end > source.size:
-        raise CorruptFile(_ends_early(source, end), f"{DAMAGED}; bertprobe inspect --all tells which tensors are there")
+        raise EndsEarly(_ends_early(source, end), DAMAGED)
     return found
 
 

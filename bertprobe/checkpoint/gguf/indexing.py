@@ -11,7 +11,7 @@ from bertprobe.checkpoint.gguf.header import DAMAGED, Header, TensorInfo, read
 from bertprobe.checkpoint.gguf.settings import carried
 from bertprobe.checkpoint.source import Source
 from bertprobe.checkpoint.tensors import Derived, Index, Piece, TensorHeader
-from bertprobe.errors import CorruptFile, printable
+from bertprobe.errors import CorruptFile, EndsEarly, printable
 
 SHOWN = 100  # characters of a name that a message shows
 CUT_OFF = "the file ends before it does"
@@ -23,7 +23,7 @@ def index(source: Source) -> Index:
     """The headers of every tensor, in file order; raises `CorruptFile` or `UnsupportedFile`."""
     found, end = _indexed(source)
     if end > source.size and found.headers:  # a vocabulary alone is not filled up to where data would begin
-        raise CorruptFile(_ends_early(source, end), f"{DAMAGED}; bertprobe inspect --all tells which tensors are there")
+        raise EndsEarly(_ends_early(source, end), DAMAGED)
     return found
 
 
