@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 import bertprobe
 from bertprobe.anatomy.places import BUFFERS
+from bertprobe.errors import UnsupportedFile
 from bertprobe.stats.fingerprint import fingerprint
 
 F16 = dict(load_file(POCKET / "model.safetensors"))
@@ -199,6 +200,22 @@ def test_export_writes_down_what_it_wrote(run: Run, tmp_path: Path, original: Ma
     assert identity(run, narrow)["model"] != original["model"]
     header = json.loads(narrow.read_bytes()[8 : 8 + int.from_bytes(narrow.read_bytes()[:8], "little")])
     assert header["__metadata__"]["fingerprint"] == identity(run, narrow)["model"]
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "npz"])
+def test_complex_numbers_are_exported_as_they_are_without_a_fingerprint(run: Run, tmp_path: Path, suffix: str) -> None:
+    name = "encoder.layer.1.intermediate.LayerNorm.weight"
+    tensors = {"encoder.layer.0.intermediate.dense.weight": np.ones((2, 3)), name: np.array([1 + 2j], np.complex64)}
+    out = tmp_path / f"out.{suffix}"
+    told = run(["export", written(tmp_path / "odd", tensors, False), "-o", str(out), "--part", "model", "--json"])
+    assert "fingerprint" not in json.loads(told.out)["written"]["metadata"]
+    if suffix == "safetensors":
+        assert load_file(out)[name] == tensors[name]
+    else:
+        with np.load(out) as found:
+            assert found[name] == tensors[name]
+    with pytest.raises(UnsupportedFile, match="complex64"):
+        fingerprint(tensors[name])
 
 
 # ------------------------------------------------------------------------------------------------ every tensor

@@ -172,6 +172,8 @@ def _metadata(
     checkpoint: Checkpoint, anatomy: Anatomy, parts: Sequence[Part] | None, items: Sequence[Item]
 ) -> dict[str, str]:
     """Where the tensors come from and what is needed to use them; strings all, as safetensors has it."""
+    from bertprobe.stats.sums import is_real
+
     hidden, inner = anatomy.widths
     acts = {part.activation for part in anatomy.of("intermediate", "gate") if part.activation}
     found = {
@@ -186,7 +188,8 @@ def _metadata(
         "intermediate_size": None if inner is None else str(inner),
         "hidden_act": next(iter(sorted(acts)), anatomy.config_spec.activation),
     }
-    found[FINGERPRINT] = UNKNOWN
+    if all(is_real(numpy_dtype(item.dtype)) for item in items):  # others have no fingerprint
+        found[FINGERPRINT] = UNKNOWN
     return utf8_notes({key: value for key, value in found.items() if value is not None})
 
 
@@ -197,6 +200,9 @@ def _with_fingerprint(arrays: Arrays, anatomy: Anatomy, metadata: dict[str, str]
     """
     from bertprobe.stats.fingerprint import fingerprint
 
+    if FINGERPRINT not in metadata:
+        yield from arrays
+        return
     known = {header.name: (name, header.axes) for name, header in anatomy.tensors.items()}
     found = {}
     for item, array in arrays:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bertprobe.stats.sums import Array, as_matrix, tiles, widened
+from bertprobe.stats.sums import Array, as_matrix, checked, tiles, widened
 
 NARROW, WIDE, WHOLE, UNSIGNED = (np.dtype(name) for name in ("<f4", "<f8", "<i8", "<u8"))
 
@@ -22,8 +22,9 @@ def fingerprint(array: Array) -> str:
 
     The type is `<f4` where float32 holds every value, which the values then are, else `<f8`; of whole numbers and
     truth values it is `<i8`, of those beyond it `<u8`. The shape is in decimal with commas: `384,1536`.
+    Raises `UnsupportedFile` for elements that are not real numbers.
     """
-    matrix = as_matrix(array)
+    matrix = as_matrix(checked(array))
     dtype = _narrowest(matrix)
     digest = hashlib.sha256(f"{dtype.str}\n{','.join(map(str, array.shape))}\n".encode())
     for block in _blocks(matrix):

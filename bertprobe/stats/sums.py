@@ -22,13 +22,17 @@ Floats = npt.NDArray[np.float64]
 BLOCK = 131_072
 
 
+def is_real(dtype: np.dtype[Any]) -> bool:
+    """Whether elements of this type are real numbers: all but complex ones, texts and objects."""
+    return dtype.kind in "biuf" or (dtype.type.__module__ == "ml_dtypes" and "complex" not in dtype.name)
+
+
 def checked(array: Array) -> Array:
     """The array, or `UnsupportedFile` for elements that are not real numbers."""
-    dtype = array.dtype
-    foreign = dtype.type.__module__ == "ml_dtypes" and "complex" not in dtype.name
-    if dtype.kind in "biuf" or foreign:
+    if is_real(array.dtype):
         return array
-    raise UnsupportedFile(f"elements of type {dtype.name} have no mean or norm here", "only real numbers are measured")
+    name = array.dtype.name
+    raise UnsupportedFile(f"elements of type {name} have no mean or norm here", "only real numbers are measured")
 
 
 def as_matrix(array: Array) -> Array:
