@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 
 SPARE = 2**20  # bytes beside a layer's own that reading it may take: what lies between its tensors, and alignment
 
-OnLayer = Callable[[int, Array, Array], None]
-"""Called in each layer with its number and BertIntermediate's values before and after the activation, (T, I) each."""
+OnLayer = Callable[[int, Array, Array], Array]
+"""Called in each layer with its number and BertIntermediate's values before and after the activation, (T, I) each.
+
+What it returns goes on through the model: the values after the activation, or others in their place.
+"""
 
 # Every tensor of BERT's layout with its shape. H hidden size, E width of the embeddings, A of all heads, I intermediate
 # size, P of the pooled output; V entries, L positions, S segments and K tasks are the rows of tables.
@@ -293,7 +296,7 @@ def encode(encoder: Encoder, packed: Packed, on_layer: OnLayer | None = None, *,
         attended = layers.attend(backend, weights, layer, x, rows, encoder.heads[number], lengths, eps)
         before, after = layers.intermediate(backend, weights, layer, attended, encoder.activation)
         if on_layer is not None:
-            on_layer(number, before, after)
+            after = on_layer(number, before, after)
         x = layers.output(backend, weights, layer, after, attended, eps)
         del attended, before, after  # else they would be held while the next layer makes its own
     return x

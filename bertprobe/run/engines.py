@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from bertprobe.tokens import Packed
     from bertprobe.transformers_model import Reference
 
+Edit = Callable[[str, Array, Array], Array]
+"""Called with a part's label and its values before and after the activation: gives those that go on in their place.
+
+It may change the values after the activation where they are, unless they are the same array as those before it.
+"""
+
 UNBOUNDED = 1_000_000
 """The most tokens of a text to a model whose positions are relative and have no end."""
 
@@ -20,7 +26,8 @@ UNBOUNDED = 1_000_000
 class Engine(Protocol):
     """What runs packed texts.
 
-    `longest` is the most tokens it takes of a text, `vocabulary` and `segments` are the rows of its tables.
+    `longest` is the most tokens it takes of a text, `vocabulary` and `segments` are the rows of its tables. `edit`
+    changes what parts put out, before it is shown and goes on; None leaves the model as it is.
     """
 
     backend: Backend
@@ -30,6 +37,7 @@ class Engine(Protocol):
     segments: int | None
     has_pooler: bool
     rows_are_tokens: bool
+    edit: Edit | None
 
     @property
     def workers(self) -> int:
@@ -50,7 +58,8 @@ class BertEngine:
 
     rows_are_tokens = True
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, edit: Edit | None = None) -> None:
+        self.edit = edit
         self.encoder, self.backend, self.name = encoder, encoder.backend, encoder.backend.name
         self.longest = encoder.positions
         self.vocabulary: int | None = encoder.vocabulary
@@ -71,8 +80,11 @@ class BertEngine:
             if site in needs:
                 tap(Captured(Site(site), batch, lengths, after, before, self.backend))
 
-        def on_layer(number: int, before: Array, after: Array) -> None:
-            show(f"intermediate.{number}", after, batch.lengths, before)
+        def on_layer(number: int, before: Array, after: Array) -> Array:
+            label = f"intermediate.{number}"
+            after = after if self.edit is None else self.edit(label, before, after)
+            show(label, after, batch.lengths, before)
+            return after
 
         ones = np.ones(len(batch.lengths), np.int64)
         last = f"intermediate.{self.encoder.depth - 1}"
@@ -93,7 +105,8 @@ class TransformersEngine:
 
     name = "transformers"
 
-    def __init__(self, reference: Reference, backend: Backend) -> None:
+    def __init__(self, reference: Reference, backend: Backend, edit: Edit | None = None) -> None:
+        self.edit = edit
         self.reference, self.backend = reference, backend
         words = reference.anatomy.tensors.get("embeddings.word_embeddings.weight")
         self.vocabulary = words.shape[0] if words is not None else None
@@ -122,7 +135,7 @@ class TransformersEngine:
         on_record: Callable[[Any], None] | None = None
         if needs - {HIDDEN, FIRST, POOLED}:
             on_record = lambda r: show(Site(r.part, r.call), r.after, r.before)  # noqa: E731
-        hidden = self.reference.run(text.ids.tolist(), text.segments.tolist(), on_record)
+        hidden = self.reference.run(text.ids.tolist(), text.segments.tolist(), on_record, self.edit)
         show(Site(HIDDEN), hidden.last_hidden_state)
         show(Site(FIRST), hidden.last_hidden_state[:1])
         if hidden.pooled is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +14,7 @@ from bertprobe.backends import Backend, TorchBackend
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.encoder import load_encoder
 from bertprobe.errors import UnsupportedFile, printable
+from bertprobe.run.ablation import Ablation
 from bertprobe.run.captured import FIRST, HIDDEN, POOLED, Captured, Collector, Site, needs_of
 from bertprobe.run.compute import Compute, choose_backend, work_of
 from bertprobe.run.engines import BertEngine, Engine, TransformersEngine
@@ -95,11 +97,12 @@ def open_runner(
     *,
     needs: frozenset[str] | None = None,
     tokenizer: Tokenizer | None = None,
+    ablation: Ablation | None = None,
 ) -> Runner:
     """The encoder and tokenizer of a checkpoint; `auto` chooses the backend by the `texts` known beforehand.
 
     Only what is needed is read: of `needs`, as `needs_of` gives them, the deepest layer decides; None is everything.
-    The tokenizer is the one beside its weights unless one is given.
+    The tokenizer is the one beside its weights unless one is given. With an `ablation` its neurons are taken out.
     """
     engine: Engine
     if why_not_native(anatomy) is None:
@@ -112,7 +115,16 @@ def open_runner(
         tokenizer = open_tokenizer(checkpoint, lambda: _their_tokenizer(checkpoint))
     if engine.vocabulary is not None:
         check_vocabulary(tokenizer, engine.vocabulary)
-    return Runner(checkpoint, anatomy, engine, tokenizer, compute)
+    return ablated(Runner(checkpoint, anatomy, engine, tokenizer, compute), ablation)
+
+
+def ablated(runner: Runner, ablation: Ablation | None) -> Runner:
+    """The same model with neurons taken out, its weights shared; the untouched one goes on as it is."""
+    if ablation is None:
+        return runner
+    engine = copy(runner.engine)
+    engine.edit = ablation.edit(runner.backend)
+    return replace(runner, engine=engine)
 
 
 class Reach(NamedTuple):

@@ -55,6 +55,9 @@ class Hidden:
 
 OnRecord = Callable[[Record], None]
 
+Edit = Callable[[str, "Tensor", "Tensor"], "Tensor"]
+"""Called with a part's label and its values before and after the activation: gives those that go on in their place."""
+
 
 @dataclass(frozen=True)
 class DenseSite:
@@ -114,9 +117,15 @@ class Reference:
         return tuple(names)
 
     def run(
-        self, ids: Sequence[int], segments: Sequence[int] | None = None, on_record: OnRecord | None = None
+        self,
+        ids: Sequence[int],
+        segments: Sequence[int] | None = None,
+        on_record: OnRecord | None = None,
+        edit: Edit | None = None,
     ) -> Hidden:
         """One text, unpadded, through the model; `on_record` gets the records as they arise.
+
+        `edit` changes what an intermediate module puts out, before it is recorded and goes on.
 
         Padding that a model adds on its own, and a prompt it puts in front, are cut off the records. Segments are left
         out where the family has none.
@@ -137,19 +146,21 @@ class Reference:
         if segments is not None and self._takes_segments:
             inputs["token_type_ids"] = torch.tensor(segments, dtype=torch.long)[None]
         aligned = None if on_record is None else lambda record: on_record(self._aligned(record, len(ids)))
-        hidden = self.run_inputs(inputs, aligned)
+        hidden = self.run_inputs(inputs, aligned, edit)
         pooled = None if hidden.pooled is None else hidden.pooled[0]
         return replace(hidden, last_hidden_state=hidden.last_hidden_state[0], pooled=pooled)
 
     @shut(models=True)
-    def run_inputs(self, inputs: Mapping[str, Any], on_record: OnRecord | None = None) -> Hidden:
+    def run_inputs(
+        self, inputs: Mapping[str, Any], on_record: OnRecord | None = None, edit: Edit | None = None
+    ) -> Hidden:
         """Whatever the model's forward takes, a batch; records have the rows of the whole batch, in the model's order.
 
         Raises:
             UnsupportedFile: the model refuses the input.
         """
         given = {key: value.to(self.device) if hasattr(value, "to") else value for key, value in inputs.items()}
-        hooks = _Hooks(on_record)
+        hooks = _Hooks(on_record, edit)
         try:
             with borrowed(self.device), hooks.listening(self):
                 self._settle()
@@ -194,10 +205,10 @@ def _first_of(output: Any, *names: str) -> Any:
 class _Hooks:
     """Hooks on the up- and down-projections for one run: a dense layer's output waits until its block's end."""
 
-    def __init__(self, on_record: OnRecord | None) -> None:
+    def __init__(self, on_record: OnRecord | None, edit: Edit | None = None) -> None:
         self.inner: Any = None
         self.raised: Exception | None = None
-        self._on_record = on_record
+        self._on_record, self._edit = on_record, edit
         self._calls: Counter[str] = Counter()
         self._waiting: dict[str, Tensor] = {}
 
@@ -209,7 +220,7 @@ class _Hooks:
             if reference.inner:
                 module = reference.model.get_submodule(reference.inner)
                 handles.append(module.register_forward_hook(self._keep_inner))
-            for block in reference.blocks if self._on_record is not None else ():
+            for block in reference.blocks if self._on_record or self._edit else ():
                 for path in {block.up.path} | ({block.gate.path} if block.gate else set()):
                     module = reference.model.get_submodule(path)
                     handles.append(module.register_forward_hook(self._keeping(path)))
@@ -229,8 +240,8 @@ class _Hooks:
 
         return keep
 
-    def _ending(self, block: Block) -> Callable[[nn.Module, Any], None]:
-        def end(module: nn.Module, taken: Any) -> None:
+    def _ending(self, block: Block) -> Callable[[nn.Module, Any], Any]:
+        def end(module: nn.Module, taken: Any) -> Any:
             call = self._calls[block.down]
             self._calls[block.down] += 1
             up = self._waiting.pop(block.up.path)
@@ -238,7 +249,14 @@ class _Hooks:
                 gate = up if block.gate.path == block.up.path else self._waiting.pop(block.gate.path)
                 before = gate[:, block.gate.features]
                 self._emit(Record(block.gate.part, call, before, block.activation(before)))
-            self._emit(Record(block.up.part, call, up[:, block.up.features], _rows(module, taken)))
+            before, after = up[:, block.up.features], _rows(module, taken)
+            if self._edit is None:
+                self._emit(Record(block.up.part, call, before, after))
+                return None
+            with opened():
+                edited = self._edit(block.up.part, before, after)
+            self._emit(Record(block.up.part, call, before, edited))
+            return _as_taken(module, taken, edited)
 
         return end
 
@@ -261,3 +279,13 @@ def _rows(module: nn.Module, values: Any) -> Tensor:
     if isinstance(module, nn.Conv1d):
         found = found.transpose(1, 2)
     return found.reshape(-1, found.shape[-1])
+
+
+def _as_taken(module: nn.Module, taken: Any, rows: Tensor) -> Any:
+    """Rows as `_rows` gives them in the form in which the layer takes them, beside whatever else it takes."""
+    from torch import nn
+
+    first, *rest = taken
+    shape = first.transpose(1, 2).shape if isinstance(module, nn.Conv1d) else first.shape
+    values = rows.reshape(shape)
+    return (values.transpose(1, 2) if isinstance(module, nn.Conv1d) else values, *rest)
