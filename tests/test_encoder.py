@@ -67,7 +67,7 @@ def test_every_native_family_equals_transformers(family: str, tmp_path: Path) ->
     with torch.no_grad():
         theirs = model(input_ids=torch.tensor(TEXTS[:2]))
         taps: dict[int, torch.Tensor] = {}
-        hidden = encode(opened(tmp_path, "torch"), pair, lambda layer, before, after: taps.update({layer: after}))
+        hidden = encode(opened(tmp_path, "torch"), pair, lambda layer, before, after: taps.setdefault(layer, after))
         assert torch.equal(hidden.view(2, 5, -1), theirs.last_hidden_state)
         seen: list[torch.Tensor] = []
         hooks = [l.intermediate.register_forward_hook(lambda m, i, o: seen.append(o)) for l in model.encoder.layer]  # noqa: E741
