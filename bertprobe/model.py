@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bertprobe.report import Report
     from bertprobe.run import Collector, Compute, Ran
     from bertprobe.run.runner import Reach, Runner
+    from bertprobe.screen import Screen
     from bertprobe.stats.numbers import Numbers
 
     Floats = npt.NDArray[np.float32]
@@ -358,6 +359,49 @@ class Model(ReprMixin):
         here = self._here
         prepare_scan(here, find_parts(here), corpus, Path(path), options).run()
         return open_scan(path)
+
+    def screen(
+        self,
+        texts: str | Iterable[str],
+        output: str | None = None,
+        layers: Layers = None,
+        *,
+        exact: int = 16,
+        drawn: int = 16,
+        truncate: bool = False,
+        compute: Compute | None = None,
+    ) -> Screen:
+        """What taking out every neuron would change in an output, from one backward pass a text, on torch.
+
+        Args:
+            texts: texts, or a single one; some hundred give a ranking.
+            output: `pooled`, `cls`, `mean` or `sentence`; None is `sentence` where the model has a recipe of its own,
+                else `pooled`.
+            layers: whose neurons, None for all.
+            exact: how many of the strongest are taken out one by one, a run of all texts each.
+            drawn: how many of the rest, drawn.
+            truncate: whether to cut texts that are too long instead of refusing them.
+            compute: where and in which precision; `float32` on two threads or more suits.
+
+        Raises:
+            PartMissing: there is no such layer, or no pooler for `pooled`.
+            UnsupportedFile: a layer has no gradients, or numpy was asked for.
+        """
+        from bertprobe.run import Compute
+        from bertprobe.screen import Options, output_by_default, prepare_screen
+
+        here = self._here
+        anatomy = find_parts(here)
+        options = Options(
+            output or output_by_default(here, anatomy),
+            _layer_list(layers),
+            exact,
+            drawn,
+            truncate=truncate,
+            compute=compute or Compute(),
+        )
+        known = [texts] if isinstance(texts, str) else list(texts)
+        return prepare_screen(here, anatomy, known, options).run()
 
     def report(self, *, spectrum: bool = False, neurons: int = 0) -> Report:
         """The report of `bertprobe inspect`: facts, statistics, findings; `data` is the JSON contract.

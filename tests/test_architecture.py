@@ -27,6 +27,7 @@ FLOORS = {
     "explain": 5,
     "extract": 5,
     "sharded": 5,
+    "screen": 5,
     "encoder": 3,
     "adapters": 3,
     "measurement": 3,
@@ -68,6 +69,7 @@ DOORKEEPERS = {
             "report",
             "recipe",
             "neurons",
+            "screen",
         )
     },
     "altair": {f"render/html/charts/{name}.py" for name in ("spec", "weights", "texts")},
@@ -82,6 +84,8 @@ DOORKEEPERS = {
         "backends/activations.py",
         "modules.py",
         "neurons/device.py",
+        "screen/gradients.py",
+        "screen/outputs.py",
         *(f"transformers_model/{name}.py" for name in ("__init__", "running", "manners")),
     },
     "transformers": {
@@ -224,6 +228,7 @@ KNOWING_PLACES = {
     "export/vectors.py",
     "extract/rows.py",
     "neurons/scan.py",
+    "screen/gradients.py",  # what is drawn of a text depends on its place alone
 }
 
 

@@ -45,6 +45,7 @@ COMMANDS: dict[str, tuple[type, tuple[str, ...]]] = {
     "neurons merge": (nodes.NeuronScanned, ("neurons", "merge", "SCAN", "SCAN", "-o", "OUT")),
     "neurons list": (nodes.NeuronListing, ("neurons", "list", "SCAN", "--top", "3")),
     "neurons show": (nodes.NeuronCard, ("neurons", "show", "SCAN", "3.17", "--top", "2", "--beside", "SCAN")),
+    "neurons screen": (nodes.NeuronScreening, ("neurons", "screen", "CORPUS", "-m", "MODEL", "--drawn", "2")),
     "verify": (nodes.Verification, ("verify", TEXTS[0], "-m", "MODEL")),
 }
 

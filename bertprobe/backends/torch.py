@@ -143,6 +143,10 @@ class TorchBackend:
         finally:
             _ALONE.reset(token)
 
+    def with_gradients(self) -> TorchBackend:
+        """The same, keeping within `inference` what gradients need."""
+        return _Gradients(self.device, self.dtype)
+
     def text_means(self, values: Array, lengths: Array) -> Array:
         import torch
 
@@ -188,6 +192,17 @@ class TorchBackend:
         if threads is not None:
             torch.set_num_threads(threads)
         return cls(device, dtype)
+
+
+class _Gradients(TorchBackend):
+    """A backend under whose `inference` gradients flow; one thread makes no memory of its own then."""
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        import torch
+
+        with torch.enable_grad():
+            yield
 
 
 def _empty(shape: Sequence[int], dtype: Any) -> Array:

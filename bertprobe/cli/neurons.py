@@ -1,4 +1,4 @@
-"""The commands about neurons over a corpus: `neurons scan`, `merge`, `list` and `show`."""
+"""The commands about neurons over a corpus: `neurons scan`, `merge`, `list`, `show` and `screen`."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from bertprobe.cli.options import (
     Weights,
     actors_of,
 )
+from bertprobe.cli.screen import screen
 from bertprobe.cli.text import Backend, BatchTokens, ComputeDtype, Device, ModelOption, Threads, open_here
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ neurons = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+neurons.command()(screen)
 
 Scan = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that neurons scan or neurons merge wrote.")]
 NewFolder = Annotated[

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Fingerprints,
         RecipeFacts,
         ScanCounts,
+        ScreenCounts,
         Summary,
         Truncated,
     )
@@ -70,6 +71,8 @@ def report_lines(data: Mapping[str, Any]) -> list[tuple[str, str]]:
         return _adapter_lines(str(data["model"]), data["facts"])
     if "scan" in data:
         return _scan_lines(str(data["model"]), data["scan"])
+    if "screen" in data:
+        return [*fact_lines(str(data["model"]), data["facts"]), *_screen_lines(data["screen"])]
     if pair is None:
         return fact_lines(str(data["model"]), data["facts"])
     names = [key.upper() if len(key) == 1 else key for key in pair]
@@ -106,6 +109,26 @@ def _scan_lines(model: str, scan: ScanCounts) -> list[tuple[str, str]]:
     holds = "within" if stamp["holds"] else "NOT within"
     told = f"{stamp['activation']}; {stamp['texts']} texts {holds} {stamp['limit']:.1e} of transformers"
     return [*lines, ("verified", f"{printable(told)}: {stamp['largest_difference']:.1e}")]
+
+
+def _screen_lines(screen: ScreenCounts) -> list[tuple[str, str]]:
+    passes = "a backward pass" if screen["directions"] == 1 else f"{screen['directions']} backward passes"
+    counts = f"{screen['texts']:,} texts, {screen['tokens']:,} tokens, {passes} each"
+    lines = [
+        ("screen", f"{screen['neurons']:,} neurons set to {screen['instead']} on {counts}: {screen['seconds']:.2g} s")
+    ]
+    if screen["seconds_of_one"] is not None:
+        again = f"{screen['seconds_of_one']:.2g} s a neuron, {_times(screen['times_faster'])} as long for all"
+        lines.append(("one by one", f"{screen['reruns']:,} of them: {again}"))
+    if screen["correlation"] is not None:
+        parts = {"strongest": screen["correlation_of_strongest"], "drawn": screen["correlation_of_drawn"]}
+        told = ", ".join(f"{value:.3f} of those {name}" for name, value in parts.items() if value is not None)
+        lines.append(("agreement", f"Spearman's {screen['correlation']:.3f} of estimate and exact ({told})"))
+    return lines
+
+
+def _times(factor: float | None) -> str:
+    return "–" if factor is None else f"{factor:,.0f} times"
 
 
 def _recipe_lines(model: str, facts: RecipeFacts) -> list[tuple[str, str]]:

@@ -1162,3 +1162,67 @@ class NeuronCard(TypedDict):
     beside: list[NeuronBeside]
     findings: list[Finding]
     version: str
+
+
+# ------------------------------------------------------------------------------------------------ neurons screen
+
+
+class ScreenCounts(TypedDict):
+    """What was screened and how; effects are in `unit`, the correlations are Spearman's, null where too few re-ran."""
+
+    output: str
+    unit: str
+    instead: str
+    texts: int
+    tokens: int
+    neurons: int
+    directions: int
+    spread: Number
+    seconds: Number
+    seconds_of_one: Number
+    times_faster: Number
+    reruns: int
+    correlation: Number
+    correlation_of_strongest: Number
+    correlation_of_drawn: Number
+
+
+class ScreenedLayer(TypedDict):
+    """A layer's neurons together, and the estimated effect of each; `share` is of the sum of all squared effects."""
+
+    layer: int
+    neurons: int
+    share: Number
+    median: Number
+    largest: Number
+    strongest: str
+    effects: list[Number]
+
+
+class ScreenedNeuron(TypedDict):
+    """A neuron's effect: estimated, its standard error, what a re-run without it gave, that over the spread.
+
+    `rank` is its place by the estimate, from 1; `exact` and `of_spread` are null of a neuron that was not re-run.
+    """
+
+    name: str
+    layer: int
+    neuron: int
+    rank: int
+    estimate: Number
+    error: Number
+    exact: Number
+    of_spread: Number
+    drawn: bool
+
+
+class NeuronScreening(TypedDict):
+    """`neurons screen`."""
+
+    model: str
+    facts: Facts
+    screen: ScreenCounts
+    layers: list[ScreenedLayer]
+    neurons: list[ScreenedNeuron]
+    findings: list[Finding]
+    version: str

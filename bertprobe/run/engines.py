@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bertprobe.backends import Array, Backend
+from bertprobe.backends import Array, Backend, TorchBackend
 from bertprobe.encoder import Encoder, encode, first_tokens, pool
+from bertprobe.errors import UnsupportedFile
 from bertprobe.run.captured import FIRST, HIDDEN, POOLED, Captured, Site, Tap
 
 if TYPE_CHECKING:
@@ -52,6 +54,10 @@ class Engine(Protocol):
         """Runs a batch and shows the values at every site that is needed; nothing is computed that no site needs."""
         ...
 
+    def with_gradients(self) -> Engine:
+        """The same model on torch, keeping what gradients need of whatever an `edit` gives back that wants them."""
+        ...
+
 
 class BertEngine:
     """Our own encoder, of BERT's layout."""
@@ -72,6 +78,11 @@ class BertEngine:
 
     def share(self) -> None:
         self.encoder.layers.keep(self.encoder.depth)
+
+    def with_gradients(self) -> BertEngine:
+        engine = BertEngine(self.encoder, self.edit)
+        engine.backend = _torch_of(self.backend).with_gradients()
+        return engine
 
     def run(self, batch: Packed, needs: frozenset[str], tap: Tap) -> None:
         import numpy as np
@@ -121,6 +132,10 @@ class TransformersEngine:
     def share(self) -> None:
         pass
 
+    def with_gradients(self) -> TransformersEngine:
+        self.reference.model.requires_grad_(False)  # its weights want none
+        return TransformersEngine(replace(self.reference, gradients=True), self.backend, self.edit)
+
     def run(self, batch: Packed, needs: frozenset[str], tap: Tap) -> None:
         for text in batch.singly():
             self._run_one(text, needs, tap)
@@ -140,6 +155,12 @@ class TransformersEngine:
         show(Site(FIRST), hidden.last_hidden_state[:1])
         if hidden.pooled is not None:
             show(Site(POOLED), hidden.pooled[None])
+
+
+def _torch_of(backend: Backend) -> TorchBackend:
+    if not isinstance(backend, TorchBackend):
+        raise UnsupportedFile("numpy has no gradients", 'leave out `backend="numpy"`')
+    return backend
 
 
 def _longest(model: Any) -> int:

@@ -5,7 +5,7 @@ Letters: N texts, T tokens of a batch, H hidden size, E numbers of the vector.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 LEAST_NORM = 1e-12  # torch.nn.functional.normalize divides by no less
 LAYER_NORM_EPS = 1e-5  # torch.nn.LayerNorm, of which sentence-transformers sets only the width
-
-Applied = Callable[["Floats"], "Floats"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -255,7 +253,56 @@ def _applied(checkpoint: Checkpoint, step: Step) -> Applied:
         return _dense(checkpoint, step)
     if isinstance(step, LayerNorm):
         return _layer_norm(checkpoint, step)
-    return normalized
+    return Normalized()
+
+
+@dataclass(frozen=True, slots=True)
+class Normalized:
+    """A step that divides each row by its Euclidean norm."""
+
+    def __call__(self, vectors: Floats) -> Floats:
+        return normalized(vectors)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DenseStep:
+    """A step W x + b through an activation of ACTIVATIONS; with `residual` x is added, through `matrix` if there."""
+
+    weight: Floats
+    bias: Floats | None
+    matrix: Floats | None
+    residual: bool
+    activation: str
+
+    def __call__(self, vectors: Floats) -> Floats:
+        import numpy as np
+
+        activation = ACTIVATIONS[self.activation][0] or np.asarray
+        out: Floats = vectors @ self.weight.T
+        out = activation(out if self.bias is None else out + self.bias)
+        if self.residual:
+            out = out + (vectors if self.matrix is None else vectors @ self.matrix.T)
+        return out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NormStep:
+    """A layer norm of each row."""
+
+    weight: Floats
+    bias: Floats
+
+    def __call__(self, vectors: Floats) -> Floats:
+        import numpy as np
+
+        wide = vectors.astype(np.float64)
+        centred = wide - wide.mean(1, keepdims=True)
+        scaled = centred / np.sqrt(wide.var(1, keepdims=True) + LAYER_NORM_EPS)
+        out: Floats = (scaled * self.weight + self.bias).astype(np.float32)
+        return out
+
+
+Applied = Normalized | DenseStep | NormStep
 
 
 def normalized(vectors: Floats) -> Floats:
@@ -267,9 +314,7 @@ def normalized(vectors: Floats) -> Floats:
     return out
 
 
-def _dense(checkpoint: Checkpoint, step: Dense) -> Applied:
-    import numpy as np
-
+def _dense(checkpoint: Checkpoint, step: Dense) -> DenseStep:
     outer, inner = step.out_features or 0, step.in_features or 0
     wanted: dict[str, tuple[int, ...]] = {"linear.weight": (outer, inner)}
     if step.bias:
@@ -278,32 +323,13 @@ def _dense(checkpoint: Checkpoint, step: Dense) -> Applied:
         wanted["residual.weight"] = (outer, inner)
     found = _read(checkpoint, step.path, wanted)
     weight, bias, matrix = found["linear.weight"], found.get("linear.bias"), found.get("residual.weight")
-    activation = ACTIVATIONS[step.activation][0] or np.asarray
-
-    def apply(vectors: Floats) -> Floats:
-        out: Floats = vectors @ weight.T
-        out = activation(out if bias is None else out + bias)
-        if step.residual:
-            out = out + (vectors if matrix is None else vectors @ matrix.T)
-        return out
-
-    return apply
+    return DenseStep(weight, bias, matrix, step.residual, step.activation)
 
 
-def _layer_norm(checkpoint: Checkpoint, step: LayerNorm) -> Applied:
-    import numpy as np
-
+def _layer_norm(checkpoint: Checkpoint, step: LayerNorm) -> NormStep:
     width = step.dimension or 0
     found = _read(checkpoint, step.path, {"norm.weight": (width,), "norm.bias": (width,)})
-
-    def apply(vectors: Floats) -> Floats:
-        wide = vectors.astype(np.float64)
-        centred = wide - wide.mean(1, keepdims=True)
-        scaled = centred / np.sqrt(wide.var(1, keepdims=True) + LAYER_NORM_EPS)
-        out: Floats = (scaled * found["norm.weight"] + found["norm.bias"]).astype(np.float32)
-        return out
-
-    return apply
+    return NormStep(found["norm.weight"], found["norm.bias"])
 
 
 def _read(checkpoint: Checkpoint, path: str, wanted: Mapping[str, tuple[int, ...]]) -> dict[str, Floats]:

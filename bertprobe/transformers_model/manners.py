@@ -14,8 +14,8 @@ SILENT = 100  # above every level of logging
 
 
 @contextmanager
-def borrowed(device: str) -> Iterator[None]:
-    """transformers kept quiet, no gradients, random numbers from a fixed seed; all handed back as it was."""
+def borrowed(device: str, gradients: bool = False) -> Iterator[None]:
+    """transformers kept quiet, random numbers from a fixed seed, gradients or none; all handed back as it was."""
     import torch
     from transformers.utils import logging
 
@@ -24,7 +24,7 @@ def borrowed(device: str) -> Iterator[None]:
     no_bar: Any = logging.EmptyTqdm
     bars = logging.set_tqdm_hook(lambda factory, args, options: no_bar(*args, **options))
     try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=cuda), torch.no_grad():
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=cuda), torch.set_grad_enabled(gradients):
             warnings.simplefilter("ignore")
             logging.set_verbosity(SILENT)
             torch.default_generator.manual_seed(SEED)

@@ -85,6 +85,7 @@ class Reference:
     `blocks` are its feed-forward blocks; `inner` is the path of the encoder whose hidden states the model itself keeps
     back, as DPR does, else empty; `pool` is a pooler that is in the checkpoint and not in the model. `invented` names
     the tensors of a pooler that the class insists on and the checkpoint does not hold: they are NaN, and never shown.
+    `gradients` says whether a run keeps what gradients of values that want them need.
     """
 
     checkpoint: Checkpoint
@@ -95,6 +96,7 @@ class Reference:
     inner: str
     invented: tuple[str, ...]
     pool: Callable[[Tensor], Tensor] | None = None
+    gradients: bool = False
 
     @property
     def rows_are_tokens(self) -> bool:
@@ -162,7 +164,7 @@ class Reference:
         given = {key: value.to(self.device) if hasattr(value, "to") else value for key, value in inputs.items()}
         hooks = _Hooks(on_record, edit)
         try:
-            with borrowed(self.device), hooks.listening(self):
+            with borrowed(self.device, self.gradients), hooks.listening(self):
                 self._settle()
                 output = self.model(**given)
         except Exception as error:
