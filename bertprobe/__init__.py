@@ -66,6 +66,9 @@ _HOMES = {
     "bertprobe.errors": ("BertprobeError",),
     "bertprobe.export": ("Output",),
     "bertprobe.extract.reading": ("ActivationDocument", "ActivationFolder", "Rows", "open_activations"),
+    "bertprobe.lens.neuron": ("Nearest", "NeuronLens", "WordLists"),
+    "bertprobe.lens.ranking": ("VocabularyEntry",),
+    "bertprobe.lens.text": ("Guess", "LayerLens", "PositionLens", "RankOfWord", "TextLens"),
     "bertprobe.modules": ("Intermediate", "Pooler"),
     "bertprobe.neurons.folder": ("ScanFolder", "open_scan"),
     "bertprobe.neurons.scan": ("Kept", "NeuronScan", "SiteScan"),
@@ -96,10 +99,14 @@ __all__ = [
     "Evidence",
     "Finding",
     "Findings",
+    "Guess",
     "Intermediate",
     "Kept",
+    "LayerLens",
     "Matrices",
     "Model",
+    "Nearest",
+    "NeuronLens",
     "NeuronScan",
     "NeuronStatistics",
     "NeuronSums",
@@ -108,7 +115,9 @@ __all__ = [
     "Part",
     "Parts",
     "Pooler",
+    "PositionLens",
     "Ran",
+    "RankOfWord",
     "Report",
     "Rows",
     "Runner",
@@ -118,9 +127,12 @@ __all__ = [
     "Summary",
     "Sums",
     "TensorHeader",
+    "TextLens",
     "TextVectors",
     "TokenNorms",
     "Vectors",
+    "VocabularyEntry",
+    "WordLists",
     "find_parts",
     "inspection",
     "judge",
@@ -147,6 +159,9 @@ if TYPE_CHECKING:
     from bertprobe.errors import BertprobeError
     from bertprobe.export import Output
     from bertprobe.extract.reading import ActivationDocument, ActivationFolder, Rows, open_activations
+    from bertprobe.lens.neuron import Nearest, NeuronLens, WordLists
+    from bertprobe.lens.ranking import VocabularyEntry
+    from bertprobe.lens.text import Guess, LayerLens, PositionLens, RankOfWord, TextLens
     from bertprobe.measurement import measure_parts
     from bertprobe.model import Activations, Dense, Findings, Model, Parts, open
     from bertprobe.modules import Intermediate, Pooler

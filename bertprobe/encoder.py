@@ -32,6 +32,9 @@ OnLayer = Callable[[int, Array, Array], Array]
 What it returns goes on through the model: the values after the activation, or others in their place.
 """
 
+OnState = Callable[[int, Array], None]
+"""Called with hidden states (T, H): 0 and those that the embeddings put out, n + 1 and those of layer n."""
+
 # Every tensor of BERT's layout with its shape. H hidden size, E width of the embeddings, A of all heads, I intermediate
 # size, P of the pooled output; V entries, L positions, S segments and K tasks are the rows of tables.
 _EMBEDDINGS = dict(zip(EMBEDDINGS, ("VE", "LE", "SE", "E", "E"), strict=True))
@@ -281,15 +284,24 @@ def _read(backend: Backend, headers: Mapping[str, TensorHeader], memory: Memory 
     return found
 
 
-def encode(encoder: Encoder, packed: Packed, on_layer: OnLayer | None = None, *, first_only: bool = False) -> Array:
+def encode(
+    encoder: Encoder,
+    packed: Packed,
+    on_layer: OnLayer | None = None,
+    *,
+    first_only: bool = False,
+    on_state: OnState | None = None,
+) -> Array:
     """The last hidden state of every token (T, H), or with `first_only` of the first token of every text (N, H).
 
-    With `first_only` the last layer runs for first tokens only; `on_layer` then sees these alone in that layer.
+    With `first_only` the last layer runs for first tokens only; `on_layer` and `on_state` then see these alone there.
     """
     backend, weights, eps = encoder.backend, encoder.weights, encoder.eps
     lengths = [int(length) for length in packed.lengths]
     firsts = first_tokens(packed) if first_only else None
     x = layers.embed(backend, weights, packed.ids, _positions(encoder, packed), packed.segments, eps)
+    if on_state is not None:
+        on_state(0, x)
     for number, weights in enumerate(encoder.layers.in_turn(encoder.depth)):
         layer = f"encoder.layer.{number}."
         rows = firsts if number == encoder.depth - 1 else None
@@ -299,6 +311,8 @@ def encode(encoder: Encoder, packed: Packed, on_layer: OnLayer | None = None, *,
             after = on_layer(number, before, after)
         x = layers.output(backend, weights, layer, after, attended, eps)
         del attended, before, after  # else they would be held while the next layer makes its own
+        if on_state is not None:
+            on_state(number + 1, x)
     return x
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from bertprobe.corpus import Corpus
+    from bertprobe.lens import NeuronLens, TextLens
     from bertprobe.neurons.folder import ScanFolder
     from bertprobe.neurons.scan import Kept
     from bertprobe.recipe import Recipe
@@ -294,6 +295,67 @@ class Model(ReprMixin):
         matrices = Matrices({part.label for part in parts}, before=before)
         self.run(texts, matrices, truncate=truncate, compute=compute)
         return Activations(matrices.tokens, {site.label: found for site, found in matrices.kept.items()})
+
+    def lens(
+        self,
+        texts: str | Iterable[str],
+        layers: Layers = None,
+        *,
+        top: int = 5,
+        word: str | None = None,
+        position: int | None = None,
+        ablate: str | None = None,
+        compute: Compute | None = None,
+    ) -> tuple[TextLens, ...]:
+        """What the masked-language-model head makes of the hidden states of masked tokens after every layer.
+
+        The head is made for the last layer, where it is what the model says; what it says of others is a reading.
+        Without a head the word embeddings alone are asked, and no probabilities are told.
+
+        Args:
+            texts: texts with a masked token, such as `[MASK]` or `<mask>`, or a single one.
+            layers: after which layers, None for all and what the embeddings put out, which is `embeddings` in a list.
+            top: entries of each list.
+            word: one whose rank is wanted after each layer; it must be one piece of the vocabulary.
+            position: the number of the token to look at, instead of the masked ones.
+            ablate: neurons to take out, such as `3.1203,7:0-100`; the untouched model is read beside it.
+            compute: where and in which precision; None chooses what suits the texts.
+
+        Raises:
+            PartMissing: there is no such layer or neuron.
+            UnsupportedFile: the head is of a form that is not known.
+            BertprobeError: a text has no masked token, or the word is not one piece.
+        """
+        from bertprobe.lens import LensWish, lens_of_texts
+        from bertprobe.run import STATES
+        from bertprobe.run.ablation import ablation_of
+        from bertprobe.run.runner import ablated
+
+        known = [texts] if isinstance(texts, str) else list(texts)
+        untouched = self._runner(known, compute, frozenset({STATES}))
+        ablation = None if ablate is None else ablation_of(ablate, self.anatomy)
+        wish = LensWish(_layer_list(layers), top, word, position)
+        runner = ablated(untouched, ablation)
+        return lens_of_texts(runner, known, wish, None if ablation is None else untouched).texts
+
+    def lens_of_neurons(self, neurons: str, *, top: int = 5) -> tuple[NeuronLens, ...]:
+        """Neurons in the vocabulary: what their output columns promote and suppress, and their input rows' neighbours.
+
+        Args:
+            neurons: such as `3.1203,7:0-100`.
+            top: entries of each list.
+
+        Raises:
+            PartMissing: there is no such neuron.
+            BertprobeError: nothing can be said of a neuron, with the reason.
+        """
+        from bertprobe.anatomy.neurons import parse_neurons
+        from bertprobe.lens import lens_of_neurons
+        from bertprobe.run.runner import tokenizer_of
+
+        here = self._here
+        anatomy = find_parts(here)
+        return lens_of_neurons(anatomy, tokenizer_of(here), parse_neurons(neurons, anatomy), top)
 
     def run(
         self,

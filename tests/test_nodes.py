@@ -46,6 +46,11 @@ COMMANDS: dict[str, tuple[type, tuple[str, ...]]] = {
     "neurons list": (nodes.NeuronListing, ("neurons", "list", "SCAN", "--top", "3")),
     "neurons show": (nodes.NeuronCard, ("neurons", "show", "SCAN", "3.17", "--top", "2", "--beside", "SCAN")),
     "neurons screen": (nodes.NeuronScreening, ("neurons", "screen", "CORPUS", "-m", "MODEL", "--drawn", "2")),
+    "lens": (
+        nodes.LensReport,
+        ("lens", "The ship left the [MASK].", "-m", "pocket", "--word", "sea", "--ablate", "3.5", "--neuron", "3.48"),
+    ),
+    "lens of neurons": (nodes.LensReport, ("lens", "--neuron", "3.48,0.1", "-m", "MODEL", "--top", "2")),
     "verify": (nodes.Verification, ("verify", TEXTS[0], "-m", "MODEL")),
 }
 

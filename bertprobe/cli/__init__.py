@@ -27,6 +27,7 @@ _HOMES = {
     **dict.fromkeys(("inspect", "export"), "weights"),
     **dict.fromkeys(("diff", "graft"), "compare"),
     **dict.fromkeys(("pool", "activations", "verify"), "text"),
+    "lens": "lens",
     **dict.fromkeys(("extract", "merge"), "extract"),
     "recipe": "recipe",
     "explain": "explain",
@@ -163,7 +164,7 @@ def _starts_with_a_dash(word: str) -> bool:
 _SETTING = re.compile(
     r"`(force|truncate|prompt|weights|root|subfolder|download|backend|dtype|vector|pairs|layers|replace|names|tokenizer"
     r"|field|id_field|skip_bad|part|neurons|tokens|top|verify|before|shard|order|embed_text|ray|actors"
-    r"|gpus_per_actor|batch_tokens)"
+    r"|gpus_per_actor|batch_tokens|position|word)"
     r"=([^`]*)`"
 )
 _RENAMED = {

@@ -335,6 +335,12 @@ def _texts(texts: list[str] | None, file: str | None, pair: bool) -> tuple[list[
     return known, lines
 
 
+def texts_of(texts: list[str] | None, file: str | None) -> list[str]:
+    """All texts of a command that shows each: typed, of a file, else of stdin."""
+    known, lines = _texts(texts, file, False)
+    return _few([*known, *islice(lines, SHOWN + 1 - len(known))])
+
+
 def lines_of(file: str) -> Iterator[str]:
     """The lines of a file of texts, which nothing may be written over from now on."""
     Input(Path("/dev/stdin" if file == "-" else file))

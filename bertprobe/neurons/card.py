@@ -8,8 +8,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from bertprobe.anatomy import Anatomy
-from bertprobe.backends import ACTIVATIONS, NumpyBackend
-from bertprobe.checkpoint import Checkpoint, TensorHeader, read_tensor
+from bertprobe.checkpoint import Checkpoint
+from bertprobe.lens import NeuronLens, NeuronReader
 from bertprobe.neurons.best import NOWHERE, document_of, position_of
 from bertprobe.neurons.bins import quantiles
 from bertprobe.neurons.folder import ScanFolder, numbered
@@ -18,7 +18,7 @@ from bertprobe.neurons.scan import SiteScan
 from bertprobe.neurons.sums import BUCKETS
 from bertprobe.neurons.texts import files_of, texts_of
 from bertprobe.run.captured import Site
-from bertprobe.tokens import Tokenizer, open_tokenizer
+from bertprobe.run.runner import tokenizer_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,23 +49,6 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
-    """An entry of the vocabulary and what it has to do with a neuron."""
-
-    token: str
-    value: float
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What the model's masked-language-model head makes of a neuron's output column: most raised, most lowered."""
-
-    transform: str
-    promoted: tuple[Word, ...]
-    suppressed: tuple[Word, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Together:
     """Another neuron, how many of the strongest tokens they share, and their correlation over the tokens drawn."""
 
@@ -86,7 +69,7 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """All there is to say of one neuron; `head` and `nearest` are None where the checkpoint has not what they need."""
+    """All there is to say of one neuron; `lens` is the neuron in the vocabulary, as far as the checkpoint tells."""
 
     row: NeuronRow
     label: str
@@ -98,8 +81,7 @@ class Card:
     negative: tuple[Example, ...]
     of_deciles: tuple[Example | None, ...]
     random: tuple[Example, ...]
-    nearest: tuple[Word, ...] | None
-    head: Head | None
+    lens: NeuronLens
     together: tuple[Together, ...]
 
 
@@ -110,7 +92,7 @@ def card_of(folder: ScanFolder, checkpoint: Checkpoint, anatomy: Anatomy, layer:
     where the source is gone and the scan carries no texts.
     """
     site, scan = site_of(folder, layer, neuron)
-    tokenizer = _tokenizer(checkpoint)
+    tokenizer = tokenizer_of(checkpoint)
     sums = scan.sums
     one = slice(neuron, neuron + 1)
     (deciles,) = quantiles(sums.histogram[one], sums.lowest[one], sums.highest[one], SHARES).tolist()
@@ -130,7 +112,7 @@ def card_of(folder: ScanFolder, checkpoint: Checkpoint, anatomy: Anatomy, layer:
         place = position - passage.first
         return Example(document, files[document], passage.row, position, value, texts.pieces(passage), place)
 
-    words = anatomy.tensors.get("embeddings.word_embeddings.weight")
+    part = next(part for part in anatomy.parts if part.label == site.part)
     return Card(
         row=row_of(layer, neuron, columns_of(scan), scan),
         label=site.label,
@@ -142,8 +124,7 @@ def card_of(folder: ScanFolder, checkpoint: Checkpoint, anatomy: Anatomy, layer:
         negative=tuple(example(item) for item in kept["negative"]),
         of_deciles=tuple(None if item is None else example(item) for item in of_deciles),
         random=tuple(example(item) for item in kept["random"]),
-        nearest=None if words is None else nearest_words(anatomy, words, site, neuron, tokenizer, most),
-        head=None if words is None else promoted(anatomy, words, site, neuron, tokenizer, most),
+        lens=NeuronReader(anatomy, tokenizer).read(part, neuron, f"{layer}.{neuron}", most),
         together=tuple(firing_together(folder.state.sites, site, neuron, most)),
     )
 
@@ -174,82 +155,6 @@ def _stretches(scan: SiteScan, neuron: int) -> Iterable[Stretch]:
             first = 0 if bucket == 0 else 2 ** (bucket - 1)
             last = None if bucket == BUCKETS - 1 else 2**bucket - 1
             yield Stretch(first, last, count, float(scan.sums.by_position[bucket, neuron] / count))
-
-
-def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
-    from bertprobe.transformers_model import tokenizer
-
-    return open_tokenizer(checkpoint, lambda: tokenizer(checkpoint))
-
-
-# ------------------------------------------------------------------------------------------------ weights in words
-
-
-def nearest_words(
-    anatomy: Anatomy, words: TensorHeader, site: Site, neuron: int, tokenizer: Tokenizer, most: int
-) -> tuple[Word, ...] | None:
-    """The entries whose word embeddings point most nearly where the neuron's input row does, by cosine.
-
-    None where they are not as wide as it.
-    """
-    import numpy as np
-
-    part = next(part for part in anatomy.parts if part.label == site.part)
-    if part.weight is None or len(part.weight.shape) != 2 or part.weight.shape[1] != words.shape[1]:
-        return None
-    row = read_tensor(part.weight.rows(neuron, neuron + 1)).astype(np.float32)[0]
-    table = read_tensor(words).astype(np.float32)
-    norms = np.linalg.norm(table, axis=1) * np.linalg.norm(row)
-    cosines = np.divide(table @ row, norms, out=np.zeros(len(table), np.float32), where=norms > 0)
-    return _words(cosines, tokenizer, most)
-
-
-_HEADS = (
-    ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.decoder.weight"),
-    ("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder.weight"),
-)
-
-
-def promoted(
-    anatomy: Anatomy, words: TensorHeader, site: Site, neuron: int, tokenizer: Tokenizer, most: int
-) -> Head | None:
-    """What the model's own head says of the neuron's output column as if it were a last hidden state.
-
-    It goes through the head's dense layer, activation and layer norm, then the decoder; what the head says of zero is
-    taken off. None where the checkpoint has no such head, or layers share a module of another layout.
-    """
-    import numpy as np
-
-    found = anatomy.tensors
-    column = found.get(f"encoder.layer.{site.part.rpartition('.')[2]}.output.dense.weight")
-    head = next((names for names in _HEADS if f"{names[0]}.weight" in found), None)
-    act = ACTIVATIONS.get(str(anatomy.config_spec.activation), (None, None))[0]
-    if head is None or column is None or act is None:
-        return None
-    dense, norm, decoder = head
-    tensors = {
-        name: read_tensor(found[name]).astype(np.float32)
-        for name in (f"{dense}.weight", f"{dense}.bias", f"{norm}.weight", f"{norm}.bias")
-    }
-    table = read_tensor(found.get(decoder, words)).astype(np.float32)
-    vector = read_tensor(column).astype(np.float32)[:, neuron]
-    x = np.stack([vector, np.zeros_like(vector)]) @ tensors[f"{dense}.weight"].T + tensors[f"{dense}.bias"]
-    eps = float(anatomy.settings.get("layer_norm_eps", 1e-12))
-    x = NumpyBackend().layer_norm(act(x), tensors[f"{norm}.weight"], tensors[f"{norm}.bias"], eps)
-    if table.shape[1] != x.shape[1]:
-        return None
-    raised = (x[0] - x[1]) @ table.T
-    transform = (
-        f"{dense}, {anatomy.config_spec.activation}, {norm}, {decoder if decoder in found else 'word embeddings'}"
-    )
-    return Head(transform, _words(raised, tokenizer, most), _words(-raised, tokenizer, most, sign=-1))
-
-
-def _words(values: Floats, tokenizer: Tokenizer, most: int, sign: int = 1) -> tuple[Word, ...]:
-    import numpy as np
-
-    order = np.argsort(-values, kind="stable")[:most]
-    return tuple(Word(tokenizer.piece(int(i)), float(sign * values[i])) for i in order)
 
 
 # ------------------------------------------------------------------------------------------------ who fires with it

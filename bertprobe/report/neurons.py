@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from bertprobe.neurons.card import Card, Example, Head, Word
+from bertprobe.neurons.card import Card, Example
 from bertprobe.neurons.embedded import sizes_of
 from bertprobe.neurons.folder import ScanFolder
 from bertprobe.neurons.listing import ALWAYS, LayerRow, NeuronRow, Wanted
 from bertprobe.report import Column, Report, View, report_of
+from bertprobe.report.lens import neuron_views, vocabulary_nodes
 
 if TYPE_CHECKING:
     from bertprobe.report import nodes
@@ -113,7 +114,6 @@ def _neuron_view(folder: ScanFolder, neurons: Sequence[nodes.ScannedNeuron], tit
 def card_report(folder: ScanFolder, card: Card, beside: Sequence[tuple[ScanFolder, Card]] = ()) -> Report:
     """The report of `neurons show`; `beside` are cards of the same neuron in other scans."""
     neuron = _neuron(folder, card.row)
-    head = None if card.head is None else _head(card.head)
     others = [_beside(card, other, theirs) for other, theirs in beside]
     data = {
         **_beginning(folder),
@@ -125,8 +125,7 @@ def card_report(folder: ScanFolder, card: Card, beside: Sequence[tuple[ScanFolde
         "negative": _examples(card.negative),
         "of_deciles": [None if one is None else _example(one) for one in card.of_deciles],
         "random": _examples(card.random),
-        "nearest": None if card.nearest is None else _words(card.nearest),
-        "head": head,
+        **vocabulary_nodes(card.lens),
         "together": [asdict(one) for one in card.together],
         "beside": others,
     }
@@ -141,7 +140,7 @@ def card_report(folder: ScanFolder, card: Card, beside: Sequence[tuple[ScanFolde
         _decile_view(data["of_deciles"], card.deciles, largest),
         _example_view("random", "tokens drawn at random", data["random"], largest),
         _example_view("negative", "most negative before the activation", data["negative"], 0),
-        *_word_views(data["nearest"], head),
+        *neuron_views(card.lens, both=False),
         _together_view(data["together"], len(card.strongest)),
         _position_view(data["positions"]),
     ]
@@ -178,18 +177,6 @@ def _example(one: Example) -> nodes.NeuronExample:
         "tokens": list(one.tokens),
         "place": one.place,
     }
-
-
-def _head(head: Head) -> nodes.NeuronHead:
-    return {
-        "transform": head.transform,
-        "promoted": _words(head.promoted),
-        "suppressed": _words(head.suppressed),
-    }
-
-
-def _words(words: Sequence[Word]) -> list[nodes.NeuronWord]:
-    return [{"token": word.token, "value": word.value} for word in words]
 
 
 def spoken(tokens: Sequence[str], place: int, around: int = AROUND) -> str:
@@ -239,27 +226,6 @@ def _decile_view(examples: Sequence[nodes.NeuronExample | None], deciles: Sequen
         Column("a token of it", ("text",), "text"),
     )
     return View("deciles", "a tenth of the activations each, and a token drawn from it", columns, rows)
-
-
-def _word_views(nearest: Sequence[nodes.NeuronWord] | None, head: nodes.NeuronHead | None) -> list[View]:
-    views = []
-    if nearest is not None:
-        title = "word embeddings that point most nearly where its input row does: not what it fires on"
-        of_rows = (Column("entry", ("token",), "text"), Column("cosine", ("value",), "real"))
-        views.append(View("nearest", title, of_rows, tuple(nearest)))
-    if head is not None:
-        rows = tuple(
-            {"promoted": up["token"], "by": up["value"], "suppressed": down["token"], "down": down["value"]}
-            for up, down in zip(head["promoted"], head["suppressed"], strict=True)
-        )
-        columns = (
-            Column("promoted", ("promoted",), "text"),
-            Column("by", ("by",), "real"),
-            Column("suppressed", ("suppressed",), "text"),
-            Column("by", ("down",), "real"),
-        )
-        views.append(View("head", f"its output column through {head['transform']}", columns, rows))
-    return views
 
 
 def _together_view(together: Sequence[nodes.NeuronTogether], most: int) -> View:

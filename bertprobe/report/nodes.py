@@ -1006,6 +1006,123 @@ class AdapterReport(TypedDict):
     version: str
 
 
+# ------------------------------------------------------------------------------------------------ lens
+
+
+class RandomDirections(TypedDict):
+    """What random directions of the same norm come to at the same rank of a list: half of them, and 95 %, lie below."""
+
+    median: Number
+    p95: Number
+
+
+class VocabularyEntry(TypedDict):
+    """An entry of the vocabulary and its number in a list."""
+
+    token: str
+    id: int
+    value: Number
+    random: RandomDirections
+
+
+class NeuronWordLists(TypedDict):
+    """What a neuron's output column does to the entries of the vocabulary, through a named transform.
+
+    Of each list so many lie beyond 95 % of random directions at their rank.
+    """
+
+    transform: str
+    promoted: list[VocabularyEntry]
+    suppressed: list[VocabularyEntry]
+    promoted_beyond: int
+    suppressed_beyond: int
+
+
+class NeuronVocabulary(TypedDict):
+    """A neuron in the vocabulary; null is what the checkpoint has not the tensors for, and `notes` say why."""
+
+    nearest: list[VocabularyEntry] | None
+    nearest_beyond: int | None
+    head: NeuronWordLists | None
+    words: NeuronWordLists | None
+    notes: list[str]
+
+
+class LensNeuron(NeuronVocabulary):
+    """The same with the neuron's name and its part."""
+
+    name: str
+    label: str
+
+
+class LensGuess(VocabularyEntry):
+    """An entry of a hidden state's list: its probability, without a head its product less the mean of all."""
+
+    logit: Number
+    untouched: Number | None
+
+
+class LensWord(TypedDict):
+    """Where the wanted word stands, from rank 1; `untouched` is its rank before neurons were taken out."""
+
+    token: str
+    rank: int
+    logit: Number
+    probability: Number
+    untouched: int | None
+
+
+class LensLayer(TypedDict):
+    """A hidden state after a layer, null for what the embeddings put out; `entropy` is in nats, null without a head."""
+
+    layer: int | None
+    name: str
+    norm: Number
+    entropy: Number | None
+    beyond: int
+    entries: list[LensGuess]
+    word: LensWord | None
+    untouched: str | None
+
+
+class LensPosition(TypedDict):
+    """A token that was looked at, after each layer."""
+
+    position: int
+    token: str
+    layers: list[LensLayer]
+
+
+class LensText(TypedDict):
+    """A text and the tokens that were looked at."""
+
+    text: str
+    tokens: list[str]
+    positions: list[LensPosition]
+
+
+class LensFacts(TypedDict):
+    """By which transform hidden states were read, null without texts, and what random directions were drawn."""
+
+    transform: str | None
+    is_head: bool | None
+    directions: int
+    seed: int
+    ablated: str | None
+
+
+class LensReport(TypedDict):
+    """`lens`."""
+
+    model: str
+    facts: Facts
+    lens: LensFacts
+    texts: list[LensText]
+    neurons: list[LensNeuron]
+    findings: list[Finding]
+    version: str
+
+
 # ------------------------------------------------------------------------------------------------ neurons
 
 
@@ -1102,21 +1219,6 @@ class NeuronExample(TypedDict):
     place: int
 
 
-class NeuronWord(TypedDict):
-    """An entry of the vocabulary and what it has to do with a neuron."""
-
-    token: str
-    value: Number
-
-
-class NeuronHead(TypedDict):
-    """What the model's own head makes of a neuron's output column."""
-
-    transform: str
-    promoted: list[NeuronWord]
-    suppressed: list[NeuronWord]
-
-
 class NeuronStretch(TypedDict):
     """A neuron's mean over the tokens at some positions; `last` is null where open."""
 
@@ -1156,8 +1258,11 @@ class NeuronCard(TypedDict):
     negative: list[NeuronExample]
     of_deciles: list[NeuronExample | None]
     random: list[NeuronExample]
-    nearest: list[NeuronWord] | None
-    head: NeuronHead | None
+    nearest: list[VocabularyEntry] | None
+    nearest_beyond: int | None
+    head: NeuronWordLists | None
+    words: NeuronWordLists | None
+    notes: list[str]
     together: list[NeuronTogether]
     beside: list[NeuronBeside]
     findings: list[Finding]

@@ -1,6 +1,6 @@
 """Texts through a model: one driver, and collectors that say what they need and keep something of it."""
 
-from bertprobe.run.captured import FIRST, HIDDEN, POOLED, Captured, Collector, InOrder, Site, needs_of
+from bertprobe.run.captured import FIRST, HIDDEN, POOLED, STATES, Captured, Collector, InOrder, Site, needs_of
 from bertprobe.run.collect import (
     SENTENCE,
     VECTORS,
@@ -26,6 +26,7 @@ __all__ = [
     "HIDDEN",
     "POOLED",
     "SENTENCE",
+    "STATES",
     "VECTORS",
     "AllVectors",
     "BertEngine",

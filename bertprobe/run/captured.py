@@ -25,13 +25,14 @@ T = TypeVar("T")
 HIDDEN = "last hidden state"  # of every token, (T, H)
 FIRST = "first token"  # its last hidden state, (N, H)
 POOLED = "pooler"  # what the pooler makes of it, (N, H)
+STATES = "hidden states"  # of every token, (T, H): call 0 is what the embeddings put out, call n + 1 what layer n does
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where values arise: a part by its label, or HIDDEN, FIRST or POOLED, which are of the model as a whole.
+    """Where values arise: a part by its label, or HIDDEN, FIRST, POOLED or STATES, which are of the model as a whole.
 
-    `call` counts the calls of a module that several layers share, as in ALBERT, and is 0 elsewhere.
+    `call` counts the calls of a module that several layers share, as in ALBERT, and STATES, and is 0 elsewhere.
     """
 
     part: str
@@ -88,7 +89,7 @@ class Collector(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """The parts whose values it has to be shown, by label, and of HIDDEN, FIRST and POOLED which it needs."""
+        """The parts whose values it has to be shown, by label, and which of HIDDEN, FIRST, POOLED and STATES."""
 
     @property
     def is_finite(self) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from bertprobe.backends import Array, Backend, TorchBackend
 from bertprobe.encoder import Encoder, encode, first_tokens, pool
 from bertprobe.errors import UnsupportedFile
-from bertprobe.run.captured import FIRST, HIDDEN, POOLED, Captured, Site, Tap
+from bertprobe.run.captured import FIRST, HIDDEN, POOLED, STATES, Captured, Site, Tap
 
 if TYPE_CHECKING:
     from bertprobe.tokens import Packed
@@ -97,12 +97,16 @@ class BertEngine:
             show(label, after, batch.lengths, before)
             return after
 
+        def on_state(number: int, values: Array) -> None:
+            tap(Captured(Site(STATES, number), batch, batch.lengths, values, None, self.backend))
+
         ones = np.ones(len(batch.lengths), np.int64)
         last = f"intermediate.{self.encoder.depth - 1}"
         # Whatever needs no row of the last layer but the first tokens' has that layer run for these alone.
-        only_first = bool(needs & {FIRST, POOLED}) and not needs & {HIDDEN, last}
+        only_first = bool(needs & {FIRST, POOLED}) and not needs & {HIDDEN, STATES, last}
+        of_states = on_state if STATES in needs else None
         with self.backend.inference():
-            hidden = encode(self.encoder, batch, on_layer, first_only=only_first)
+            hidden = encode(self.encoder, batch, on_layer, first_only=only_first, on_state=of_states)
             show(HIDDEN, hidden, batch.lengths)
             if needs & {FIRST, POOLED}:
                 first = hidden if only_first else hidden[first_tokens(batch)]
@@ -148,9 +152,12 @@ class TransformersEngine:
                 tap(Captured(site, text, np.array([len(after)]), after, before, self.backend))
 
         on_record: Callable[[Any], None] | None = None
-        if needs - {HIDDEN, FIRST, POOLED}:
+        if needs - {HIDDEN, FIRST, POOLED, STATES}:
             on_record = lambda r: show(Site(r.part, r.call), r.after, r.before)  # noqa: E731
-        hidden = self.reference.run(text.ids.tolist(), text.segments.tolist(), on_record, self.edit)
+        states = STATES in needs
+        hidden = self.reference.run(text.ids.tolist(), text.segments.tolist(), on_record, self.edit, states=states)
+        for number, values in enumerate(hidden.states):
+            show(Site(STATES, number), values)
         show(Site(HIDDEN), hidden.last_hidden_state)
         show(Site(FIRST), hidden.last_hidden_state[:1])
         if hidden.pooled is not None:

@@ -15,7 +15,7 @@ from bertprobe.checkpoint import Checkpoint
 from bertprobe.encoder import load_encoder
 from bertprobe.errors import UnsupportedFile, printable
 from bertprobe.run.ablation import Ablation
-from bertprobe.run.captured import FIRST, HIDDEN, POOLED, Captured, Collector, Site, needs_of
+from bertprobe.run.captured import FIRST, HIDDEN, POOLED, STATES, Captured, Collector, Site, needs_of
 from bertprobe.run.compute import Compute, choose_backend, work_of
 from bertprobe.run.engines import BertEngine, Engine, TransformersEngine
 from bertprobe.run.nonfinite import why_not_finite
@@ -112,7 +112,7 @@ def open_runner(
     else:
         engine = _transformers_engine(checkpoint, anatomy, compute)
     if tokenizer is None:
-        tokenizer = open_tokenizer(checkpoint, lambda: _their_tokenizer(checkpoint))
+        tokenizer = tokenizer_of(checkpoint)
     if engine.vocabulary is not None:
         check_vocabulary(tokenizer, engine.vocabulary)
     return ablated(Runner(checkpoint, anatomy, engine, tokenizer, compute), ablation)
@@ -136,7 +136,7 @@ class Reach(NamedTuple):
 
 def reach(anatomy: Anatomy, needs: frozenset[str] | None) -> Reach:
     """How far into the model the deepest of what is needed lies."""
-    if needs is None or needs & {HIDDEN, FIRST, POOLED}:
+    if needs is None or needs & {HIDDEN, FIRST, POOLED, STATES}:
         return Reach(None, needs is None or POOLED in needs)
     return Reach(max(((part.layer or 0) + 1 for part in anatomy.parts if part.label in needs), default=None), False)
 
@@ -151,10 +151,11 @@ def _transformers_engine(checkpoint: Checkpoint, anatomy: Anatomy, compute: Comp
     return TransformersEngine(load_reference(checkpoint, anatomy, device=backend.device, dtype=backend.dtype), backend)
 
 
-def _their_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
+    """The tokenizer beside a checkpoint's weights, transformers' own where it takes that to read it."""
     from bertprobe.transformers_model import tokenizer
 
-    return tokenizer(checkpoint)
+    return open_tokenizer(checkpoint, lambda: tokenizer(checkpoint))
 
 
 # ------------------------------------------------------------------------------------------------ the driver

@@ -77,6 +77,10 @@ class Tokenizer(Protocol):
     def special_tokens(self) -> frozenset[str]:
         """The tokens that have a role of their own, such as its unknown or its separating one."""
 
+    @property
+    def mask_token(self) -> str:
+        """The token that stands for a word to be guessed, empty where there is none."""
+
     def piece(self, id: int) -> str:
         """The piece of an id as text, empty where there is none."""
 

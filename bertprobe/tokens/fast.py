@@ -72,6 +72,16 @@ class FastTokenizer:
         return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @property
+    def mask_token(self) -> str:
+        """The token that stands for a word to be guessed, empty where there is none.
+
+        Where no file gives a token that role, it is the one that is written as BERT or RoBERTa has it.
+        """
+        named = self._roles.get("mask_token", "")
+        usual = (token for token in ("[MASK]", "<mask>") if self._backend.token_to_id(token) is not None)
+        return named if named and self._backend.token_to_id(named) is not None else next(usual, "")
+
+    @property
     def is_wordpiece(self) -> bool:
         """Whether words are taken apart as BERT does."""
         from tokenizers import models

@@ -45,12 +45,14 @@ class Hidden:
 
     `last_hidden_state` is (rows, H) and `pooled` (H,), each with the batch in front when it comes from `run_inputs`;
     `pooled` is None where the checkpoint holds no pooler. `positions_not_tokens` says that the rows of some parts do
-    not stand for the tokens one by one, so that no token's text may be put beside them.
+    not stand for the tokens one by one, so that no token's text may be put beside them. `states` are the hidden states
+    of each layer in its form, those of the embeddings first; empty where they were not asked for.
     """
 
     last_hidden_state: Tensor
     pooled: Tensor | None
     positions_not_tokens: bool
+    states: tuple[Tensor, ...] = ()
 
 
 OnRecord = Callable[[Record], None]
@@ -124,10 +126,13 @@ class Reference:
         segments: Sequence[int] | None = None,
         on_record: OnRecord | None = None,
         edit: Edit | None = None,
+        *,
+        states: bool = False,
     ) -> Hidden:
         """One text, unpadded, through the model; `on_record` gets the records as they arise.
 
-        `edit` changes what an intermediate module puts out, before it is recorded and goes on.
+        `edit` changes what an intermediate module puts out, before it is recorded and goes on; with `states` the hidden
+        states of all layers are kept.
 
         Padding that a model adds on its own, and a prompt it puts in front, are cut off the records. Segments are left
         out where the family has none.
@@ -144,13 +149,16 @@ class Reference:
         reason = self.anatomy.row.more_than_text
         if reason is not None:
             raise UnsupportedFile(f"{self.anatomy.family} cannot be run on text alone: {reason}", "take a text encoder")
-        inputs = {"input_ids": torch.tensor(ids, dtype=torch.long)[None]}
+        inputs: dict[str, Any] = {"input_ids": torch.tensor(ids, dtype=torch.long)[None]}
+        if states:
+            inputs["output_hidden_states"] = True
         if segments is not None and self._takes_segments:
             inputs["token_type_ids"] = torch.tensor(segments, dtype=torch.long)[None]
         aligned = None if on_record is None else lambda record: on_record(self._aligned(record, len(ids)))
         hidden = self.run_inputs(inputs, aligned, edit)
         pooled = None if hidden.pooled is None else hidden.pooled[0]
-        return replace(hidden, last_hidden_state=hidden.last_hidden_state[0], pooled=pooled)
+        kept = tuple(values[0] for values in hidden.states)
+        return replace(hidden, last_hidden_state=hidden.last_hidden_state[0], pooled=pooled, states=kept)
 
     @shut(models=True)
     def run_inputs(
@@ -197,7 +205,7 @@ class Reference:
         pooled = _first_of(output, "pooler_output", "pooled_output") if not self.invented else None
         if self.pool is not None:
             pooled = self.pool(last[:, 0])
-        return Hidden(last, pooled, not self.rows_are_tokens)
+        return Hidden(last, pooled, not self.rows_are_tokens, tuple(getattr(found, "hidden_states", None) or ()))
 
 
 def _first_of(output: Any, *names: str) -> Any:

@@ -41,6 +41,11 @@ class TransformersTokenizer:
         """The tokens that have a role of their own."""
         return frozenset(map(str, self._tokenizer.all_special_tokens))
 
+    @property
+    def mask_token(self) -> str:
+        """The token that stands for a word to be guessed, empty where there is none."""
+        return str(getattr(self._tokenizer, "mask_token", None) or "")
+
     @shut()
     def piece(self, id: int) -> str:
         """The piece of an id as text, empty where there is none."""
