@@ -43,6 +43,7 @@ from bertprobe._version import __version__ as __version__
 _HOMES = {
     "bertprobe.model": ("Activations", "Dense", "Findings", "Model", "Parts", "open"),
     "bertprobe.run": (
+        "Ablation",
         "AllVectors",
         "Captured",
         "Collector",
@@ -83,6 +84,7 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Ablation",
     "ActivationDocument",
     "ActivationFolder",
     "Activations",
@@ -171,6 +173,7 @@ if TYPE_CHECKING:
     from bertprobe.report import Report
     from bertprobe.report.inspection import inspection
     from bertprobe.run import (
+        Ablation,
         AllVectors,
         Captured,
         Collector,

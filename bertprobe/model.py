@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from bertprobe.neurons.scan import Kept
     from bertprobe.recipe import Recipe
     from bertprobe.report import Report
-    from bertprobe.run import Collector, Compute, Ran
+    from bertprobe.run import Ablation, Collector, Compute, Ran
     from bertprobe.run.runner import Reach, Runner
     from bertprobe.screen import Screen
     from bertprobe.stats.numbers import Numbers
@@ -212,6 +212,7 @@ class Model(ReprMixin):
         pairs: bool = False,
         truncate: bool = False,
         compute: Compute | None = None,
+        ablate: str | Ablation | None = None,
     ) -> Floats:
         """One vector for each text, in their order: (N, H) float32; of `sentence` as wide as `recipe.width`.
 
@@ -225,9 +226,10 @@ class Model(ReprMixin):
             pairs: whether to take the texts two by two.
             truncate: whether to cut texts that are too long instead of refusing them.
             compute: where and in which precision; None chooses what suits the texts.
+            ablate: neurons to take out, such as `"3.1203,7:0-100"`, which sets them to zero, or what `ablation` gave.
 
         Raises:
-            PartMissing: the pooled output of a model without a pooler.
+            PartMissing: the pooled output of a model without a pooler, or a neuron that is not there.
             UnsupportedFile: a step of the recipe is one that is not run here.
             ValueError: `vector` is none of the four, or `pairs` or `prompt` do not go with it.
         """
@@ -240,16 +242,21 @@ class Model(ReprMixin):
         if vector == SENTENCE:
             if pairs:
                 raise ValueError("a sentence vector is of one text, not of a pair")
-            return self._sentences(texts, prompt, truncate, compute)
+            return self._sentences(texts, prompt, truncate, compute, self._ablation(ablate))
         if prompt is not None:
             raise ValueError("a prompt goes with vector='sentence'; put it into the texts")
         require_vector(self.checkpoint, self.anatomy, vector)
         vectors = Vectors(vector)
-        self.run(texts, vectors, truncate=truncate, pairs=pairs, compute=compute)
+        self.run(texts, vectors, truncate=truncate, pairs=pairs, compute=compute, ablate=ablate)
         return np.empty((0, self.anatomy.widths[0] or 0), np.float32) if vectors.array is None else vectors.array
 
     def _sentences(
-        self, texts: str | Iterable[str], prompt: str | None, truncate: bool, compute: Compute | None
+        self,
+        texts: str | Iterable[str],
+        prompt: str | None,
+        truncate: bool,
+        compute: Compute | None,
+        ablation: Ablation | None,
     ) -> Floats:
         import numpy as np
 
@@ -261,7 +268,13 @@ class Model(ReprMixin):
         sentence = open_sentence(here, self.recipe, tokenizer_for(here, self.recipe), prompt)
         vectors = SentenceVectors(sentence)
         runner = open_runner(
-            here, find_parts(here), compute or Compute(), known, needs=vectors.needs, tokenizer=sentence.tokenizer
+            here,
+            find_parts(here),
+            compute or Compute(),
+            known,
+            needs=vectors.needs,
+            tokenizer=sentence.tokenizer,
+            ablation=ablation,
         )
         run_sentences(runner, sentence, known, vectors, truncate=truncate)
         return np.empty((0, self.recipe.width or 0), np.float32) if vectors.array is None else vectors.array
@@ -274,6 +287,7 @@ class Model(ReprMixin):
         before: bool = False,
         truncate: bool = False,
         compute: Compute | None = None,
+        ablate: str | Ablation | None = None,
     ) -> Activations:
         """What the intermediate modules put out for each token of each text.
 
@@ -283,9 +297,11 @@ class Model(ReprMixin):
             before: whether to take the values before the activation.
             truncate: whether to cut texts that are too long instead of refusing them.
             compute: where and in which precision; None chooses what suits the texts.
+            ablate: neurons to take out, such as `"3.1203,7:0-100"`, which sets them to zero, or what `ablation` gave.
 
         Raises:
-            PartMissing: there is no such layer.
+            PartMissing: there is no such layer or neuron.
+            BadSetting: all layers asked for stand before the neurons that are taken out.
         """
         from bertprobe.run import Matrices
 
@@ -293,7 +309,10 @@ class Model(ReprMixin):
         if not parts:
             raise PartMissing("there is no intermediate module", "look at model.parts")
         matrices = Matrices({part.label for part in parts}, before=before)
-        self.run(texts, matrices, truncate=truncate, compute=compute)
+        ablation = self._ablation(ablate)
+        if ablation is not None:
+            ablation.check_seen(self.anatomy, matrices.needs)
+        self.run(texts, matrices, truncate=truncate, compute=compute, ablate=ablation)
         return Activations(matrices.tokens, {site.label: found for site, found in matrices.kept.items()})
 
     def lens(
@@ -364,17 +383,40 @@ class Model(ReprMixin):
         truncate: bool = False,
         pairs: bool = False,
         compute: Compute | None = None,
+        ablate: str | Ablation | None = None,
     ) -> Ran:
         """Runs texts and shows collectors what they need, as `run_texts` does; `bertprobe.run` has the collectors.
 
+        With `ablate` neurons are taken out, such as `"3.1203,7:0-100"`.
+
         Raises:
             BertprobeError: a text is too long, comes to no tokens, or has no partner.
+            PartMissing: a neuron is not there.
         """
-        from bertprobe.run import needs_of, run_texts
+        from bertprobe.run import ablated, needs_of, run_texts
 
         known = [texts] if isinstance(texts, str) else list(texts)  # a single text is one text, not its letters
-        runner = self._runner(known, compute, needs_of(collectors))
+        runner = ablated(self._runner(known, compute, needs_of(collectors)), self._ablation(ablate))
         return run_texts(runner, known, *collectors, truncate=truncate, pairs=pairs)
+
+    def ablation(self, neurons: str, *, means: str | os.PathLike[str] | None = None) -> Ablation:
+        """Neurons to take out of this model while it runs: to zero, or to their means over a scan of it.
+
+        Args:
+            neurons: `"3.1203,7:0-100"` is neuron 1203 of layer 3 and the first 101 of layer 7; `"7"` all of layer 7.
+            means: the folder of a scan of this model; None sets them to zero.
+
+        Raises:
+            BadSetting: this is no list of neurons, or the scan is not done or of an ablated model.
+            PartMissing: a neuron is not there, or its layer was not scanned.
+            NotFound: there is no such scan, or it is of another model.
+        """
+        from bertprobe.neurons.ablation import ablation_from
+
+        return ablation_from(neurons, self.checkpoint if means is None else self._here, self.anatomy, means)
+
+    def _ablation(self, ablate: str | Ablation | None) -> Ablation | None:
+        return self.ablation(ablate) if isinstance(ablate, str) else ablate
 
     def scan(
         self,
@@ -386,6 +428,7 @@ class Model(ReprMixin):
         truncate: bool = False,
         embed_text: bool = False,
         compute: Compute | None = None,
+        ablate: str | Ablation | None = None,
     ) -> ScanFolder:
         """What a corpus does to every neuron of the intermediate modules, as `bertprobe neurons scan` writes it.
 
@@ -399,10 +442,11 @@ class Model(ReprMixin):
             truncate: whether to cut texts that are too long instead of refusing them.
             embed_text: whether the folder is to have the texts of its examples, so that it needs no corpus.
             compute: where and in which precision; None chooses torch where it can.
+            ablate: neurons to take out, such as `"3.1203,7:0-100"`, which sets them to zero, or what `ablation` gave.
 
         Raises:
             OutputError: the folder holds something else, or a scan that differs.
-            PartMissing: there is no such layer.
+            PartMissing: there is no such layer or neuron.
             BertprobeError: a text is too long, or a row of the corpus bad.
         """
         from bertprobe.neurons.folder import open_scan
@@ -417,6 +461,7 @@ class Model(ReprMixin):
             truncate=truncate,
             embed_text=embed_text,
             compute=compute or Compute(),
+            ablation=self._ablation(ablate),
         )
         here = self._here
         prepare_scan(here, find_parts(here), corpus, Path(path), options).run()

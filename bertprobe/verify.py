@@ -15,6 +15,7 @@ from bertprobe.errors import BertprobeError, UnsupportedFile, printable, shorten
 from bertprobe.run import (
     HIDDEN,
     POOLED,
+    Ablation,
     BertEngine,
     Compute,
     InOrder,
@@ -22,6 +23,7 @@ from bertprobe.run import (
     Runner,
     Site,
     TransformersEngine,
+    ablated,
     open_runner,
     run_texts,
 )
@@ -77,24 +79,27 @@ class Agreement:
 Values = Mapping[Site, Sequence[Any]]  # by site: one array (rows, width) a text
 
 
-def verify(checkpoint: Checkpoint, anatomy: Anatomy, texts: Sequence[str]) -> tuple[Agreement, ...]:
+def verify(
+    checkpoint: Checkpoint, anatomy: Anatomy, texts: Sequence[str], ablation: Ablation | None = None
+) -> tuple[Agreement, ...]:
     """Runs texts through transformers with hooks and through every backend of ours, and compares part by part.
 
+    With an `ablation` its neurons are taken out of all of them, of transformers' model by its hooks.
     A checkpoint that is not of BERT's layout runs through transformers only; then what is compared is the model filled
     by us with transformers' own float64. Raises as `load_reference` does, and `BertprobeError` where a tensor holds NaN
     or infinity.
     """
     from bertprobe.transformers_model import load_reference
 
-    runner = open_runner(checkpoint, anatomy, Compute(backend="torch", device="cpu"))
+    runner = open_runner(checkpoint, anatomy, Compute(backend="torch", device="cpu"), ablation=ablation)
     cut = tuple(texts) == TEXTS  # our own may be longer than a small model takes; a user's are refused, not cut
     packed = _packed(runner, texts, cut)
     engine = runner.engine
     reference = engine.reference if isinstance(engine, TransformersEngine) else load_reference(checkpoint, anatomy)
     _check_finite(reference)
     with _listening(reference) as inputs:
-        theirs = _of_reference(reference, packed)
-    exact = _in_float64(load_reference(checkpoint, anatomy, dtype="float64"), packed, theirs)
+        theirs = _of_reference(reference, packed, ablation)
+    exact = _in_float64(load_reference(checkpoint, anatomy, dtype="float64"), packed, theirs, ablation)
     ours = {name: _of_runner(_one_by_one(engine), texts, cut) for name, engine in _engines(runner)}
     together = _of_runner(runner, texts, cut) if "torch" in ours else {}
     known = {*reference.parts, POOLED}
@@ -104,7 +109,7 @@ def verify(checkpoint: Checkpoint, anatomy: Anatomy, texts: Sequence[str]) -> tu
         Agreement(
             part=site.label,
             ours={name: _farthest(values[site], theirs[site]) for name, values in ours.items()},
-            alone=_alone(reference, site, inputs, theirs) if site.part in known else None,
+            alone=_alone(reference, site, inputs, theirs, ablation) if site.part in known else None,
             batch=_farthest(together[site], ours["torch"][site]) if together else 0.0,
             theirs=None if exact is None else _farthest(theirs[site], exact[site]),
             size=_largest((exact or theirs)[site]),
@@ -141,7 +146,12 @@ def _engines(runner: Runner) -> Iterator[tuple[str, Runner]]:
         if (in_numpy if name == "numpy" else in_torch) is not None:
             loaded = name == runner.engine.name
             encoder = None if loaded else load_encoder(runner.checkpoint, runner.anatomy, make())
-            yield name, runner if encoder is None else replace(runner, engine=BertEngine(encoder))
+            yield name, runner if encoder is None else _on(runner, BertEngine(encoder))
+
+
+def _on(runner: Runner, engine: BertEngine) -> Runner:
+    """The same on another engine, with the same neurons taken out."""
+    return ablated(replace(runner, engine=engine, ablation=None), runner.ablation)
 
 
 def _one_by_one(runner: Runner) -> Runner:
@@ -156,30 +166,34 @@ def _of_runner(runner: Runner, texts: Sequence[str], cut: bool) -> Values:
     return matrices.kept
 
 
-def _of_reference(reference: Reference, packed: Sequence[Packed]) -> Values:
+def _of_reference(reference: Reference, packed: Sequence[Packed], ablation: Ablation | None) -> Values:
     """What transformers puts out: every part's values after the activation, for each text."""
     backend = TorchBackend()
+    # Values to put in come as float32 and go to the model's own precision when they are put in.
+    edit = None if ablation is None else ablation.edit(backend)
     found: dict[Site, list[Any]] = {}
 
     def on_record(record: Record) -> None:
         found.setdefault(Site(record.part, record.call), []).append(backend.exact(record.after))
 
     for batch in packed:
-        hidden = reference.run(batch.ids.tolist(), batch.segments.tolist(), on_record)
+        hidden = reference.run(batch.ids.tolist(), batch.segments.tolist(), on_record, edit)
         found.setdefault(Site(HIDDEN), []).append(backend.exact(hidden.last_hidden_state))
         if hidden.pooled is not None:
             found.setdefault(Site(POOLED), []).append(backend.exact(hidden.pooled[None]))
     return found
 
 
-def _in_float64(reference: Reference, packed: Sequence[Packed], single: Values) -> Values | None:
+def _in_float64(
+    reference: Reference, packed: Sequence[Packed], single: Values, ablation: Ablation | None
+) -> Values | None:
     """What transformers puts out in float64, None where it cannot run so or computes something else.
 
     MRA and XLNet make float32 tensors on the way. Reformer draws the planes of its hashes anew for each precision; how
     far it then is from its float32 is no error, and no limit is to be made of it.
     """
     try:
-        exact = _of_reference(reference, packed)
+        exact = _of_reference(reference, packed, ablation)
     except UnsupportedFile:  # it ran in float32 just now
         return None
     far = any(_farthest(single[site], exact[site]) > ROUNDING * max(1.0, _largest(exact[site])) for site in exact)
@@ -209,7 +223,9 @@ def _listening(reference: Reference) -> Iterator[dict[str, list[Any]]]:
             handle.remove()
 
 
-def _alone(reference: Reference, site: Site, inputs: Mapping[str, list[Any]], theirs: Values) -> float | None:
+def _alone(
+    reference: Reference, site: Site, inputs: Mapping[str, list[Any]], theirs: Values, ablation: Ablation | None
+) -> float | None:
     """One module recomputed from its stored weights on transformers' own input; None where it is not dense layers."""
     label = site.part
     parts = {found.label: found for found in reference.anatomy.parts}
@@ -225,8 +241,12 @@ def _alone(reference: Reference, site: Site, inputs: Mapping[str, list[Any]], th
         return None
     backend = TorchBackend()
     with backend.inference():
-        redone = [backend.exact(redo(x)) for x in given]
-    redone = [values.reshape(-1, values.shape[-1]) for values in redone]
+        found = [redo(x) for x in given]
+        found = [values.reshape(-1, values.shape[-1]).clone() for values in found]
+        if ablation is not None:
+            edit = ablation.edit(backend)
+            found = [edit(label, values, values) for values in found]
+        redone = [backend.exact(values) for values in found]
     expected = [values.reshape(-1, values.shape[-1]) for values in theirs[site]]
     if [x.shape for x in redone] != [x.shape for x in expected]:  # padding or a prompt of the model's own
         return None

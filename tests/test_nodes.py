@@ -51,6 +51,13 @@ COMMANDS: dict[str, tuple[type, tuple[str, ...]]] = {
         ("lens", "The ship left the [MASK].", "-m", "pocket", "--word", "sea", "--ablate", "3.5", "--neuron", "3.48"),
     ),
     "lens of neurons": (nodes.LensReport, ("lens", "--neuron", "3.48,0.1", "-m", "MODEL", "--top", "2")),
+    "pool --ablate": (nodes.Pooling, ("pool", *TEXTS, "-m", "MODEL", "--ablate", "1.3,2:0-9")),
+    "activations --ablate": (nodes.Activation, ("activations", *TEXTS, "-m", "MODEL", "--ablate", "1.3")),
+    "neurons scan --ablate": (
+        nodes.NeuronScanned,
+        ("neurons", "scan", "CORPUS", "-o", "OUT", "-m", "MODEL", "--ablate", "1.3", "--means", "SCAN"),
+    ),
+    "neurons list --beside": (nodes.NeuronListing, ("neurons", "list", "SCAN", "--beside", "SCAN")),
     "verify": (nodes.Verification, ("verify", TEXTS[0], "-m", "MODEL")),
 }
 

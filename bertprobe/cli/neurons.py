@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from bertprobe.cli.options import (
+    Ablate,
     ActorsOfRay,
     CorpusArgument,
     Field,
@@ -16,6 +17,7 @@ from bertprobe.cli.options import (
     GpusPerActor,
     Json,
     Layers,
+    Means,
     NoVerify,
     Printer,
     Quiet,
@@ -28,6 +30,7 @@ from bertprobe.cli.options import (
     Tokenizer,
     Truncate,
     Weights,
+    ablation_in,
     actors_of,
 )
 from bertprobe.cli.screen import screen
@@ -75,6 +78,8 @@ def scan(
         typer.Option("--threshold", metavar="X", help="Count activations above X, beside 0; repeat; 0.1 and 1."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Draw other random tokens.")] = 0,
+    ablate: Ablate = None,
+    means: Means = None,
     truncate: Truncate = False,
     no_verify: NoVerify = False,
     embed_text: Annotated[
@@ -120,7 +125,8 @@ def scan(
     compute = Compute(backend, device, dtype, threads, batch_tokens)
     part = WHOLE if shard is None else Part.parsed(shard)
     by = actors_of(ray, actors, gpus_per_actor)
-    options = Options(kept, layers, seed, truncate, shard_text, not no_verify, compute, part, embed_text, by)
+    ablation = ablation_in(ablate, means, checkpoint, anatomy)
+    options = Options(kept, layers, seed, truncate, shard_text, not no_verify, compute, part, embed_text, by, ablation)
     job = prepare_scan(checkpoint, anatomy, texts, output, options)
     with progress_of_texts(job.guessed_tokens, "scanning", quiet=quiet) as advance:
         job.run(advance)
@@ -169,19 +175,33 @@ def list_(
         ),
     ] = None,
     top: Annotated[int, typer.Option("--top", min=0, metavar="N", help="List N neurons; 0 lists all.")] = 20,
+    beside: Annotated[
+        Path | None,
+        typer.Option(
+            "--beside",
+            metavar="DIR",
+            help="List the neurons that differ most from this scan of the same texts, as of the model as it is.",
+            show_default=False,
+        ),
+    ] = None,
     table: Table = None,
     format: Format = "table",
     json: Json = False,
 ) -> None:
     """Lists neurons of a scan, most selective first, and how many of each layer are dead or always on."""
+    from bertprobe.neurons.beside import moved_rows
     from bertprobe.neurons.folder import open_scan
     from bertprobe.neurons.listing import Wanted, layer_rows, layers_in, neuron_rows
-    from bertprobe.report.neurons import listing, title_of
+    from bertprobe.report.neurons import listing, listing_beside, title_of
 
     printer = Printer.of(format, json, table)
     found = open_scan(folder)
     wanted = Wanted(kind, layers_in(found, layers), sort, dead_at, top)
-    printer.show(listing(found, layer_rows(found), neuron_rows(found, wanted), title_of(wanted)))
+    report = listing(found, layer_rows(found), neuron_rows(found, wanted), title_of(wanted))
+    if beside is not None:
+        other = open_scan(beside)
+        report = listing_beside(report, other, moved_rows(found, other, wanted.layers, top))
+    printer.show(report)
 
 
 @neurons.command()

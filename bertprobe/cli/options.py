@@ -14,7 +14,10 @@ from bertprobe.cli import completion
 from bertprobe.storages import endings
 
 if TYPE_CHECKING:
+    from bertprobe.anatomy import Anatomy
+    from bertprobe.checkpoint import Checkpoint
     from bertprobe.report import Report
+    from bertprobe.run import Ablation
     from bertprobe.sharded import Actors
 
 Model = Annotated[
@@ -69,6 +72,25 @@ Prompt = Annotated[
         "--prompt",
         metavar="NAME|TEXT",
         help="Put the model's prompt of this name, or this text, before each text; with --vector sentence.",
+    ),
+]
+Ablate = Annotated[
+    str | None,
+    typer.Option(
+        "--ablate",
+        metavar="NEURONS",
+        help="Take neurons out: set to 0 what they put out, such as 3.1203,7:0-100 (layer 3, neuron 1203; layer 7, "
+        "neurons 0 to 100).",
+        show_default=False,
+    ),
+]
+Means = Annotated[
+    str | None,
+    typer.Option(
+        "--means",
+        metavar="DIR",
+        help="With --ablate: put each neuron's mean over this scan in its place, instead of 0.",
+        show_default=False,
     ),
 ]
 Truncate = Annotated[bool, typer.Option("--truncate", help="Cut texts that are too long instead of refusing them.")]
@@ -160,6 +182,17 @@ def actors_of(ray: str | None, count: int | None, gpus: float) -> Actors | None:
     if ray is None and (count is not None or gpus):
         raise typer.BadParameter("--actors and --gpus-per-actor go with --ray, such as --ray local")
     return None if ray is None else Actors(ray, count, gpus)
+
+
+def ablation_in(ablate: str | None, means: str | None, checkpoint: Checkpoint, anatomy: Anatomy) -> Ablation | None:
+    """The neurons to take out, None where nothing is; raises `typer.BadParameter` for means of no neurons."""
+    if ablate is None and means is not None:
+        raise typer.BadParameter("--means goes with --ablate, such as --ablate 3.1203")
+    if ablate is None:
+        return None
+    from bertprobe.neurons.ablation import ablation_from
+
+    return ablation_from(ablate, checkpoint, anatomy, means)
 
 
 def _named(rows: Sequence[render.Format]) -> str:

@@ -14,10 +14,12 @@ import typer
 from bertprobe.cli import completion
 from bertprobe.cli.model import check_no_model, resolve_model
 from bertprobe.cli.options import (
+    Ablate,
     Force,
     Format,
     Json,
     Layers,
+    Means,
     Printer,
     Prompt,
     Root,
@@ -26,6 +28,7 @@ from bertprobe.cli.options import (
     Tokenizer,
     Truncate,
     Weights,
+    ablation_in,
 )
 from bertprobe.errors import NotFound, PartMissing, printable
 from bertprobe.inputs import Input
@@ -33,7 +36,8 @@ from bertprobe.inputs import Input
 if TYPE_CHECKING:
     from bertprobe.anatomy import Anatomy
     from bertprobe.checkpoint import Checkpoint
-    from bertprobe.run import Collector, Ran, Runner
+    from bertprobe.report import Report
+    from bertprobe.run import Ablation, AllVectors, Collector, Ran, Runner
     from bertprobe.run.sentence import Sentence, SentenceVectors
     from bertprobe.tokens import Tokenizer as TextTokenizer
     from bertprobe.verdicts import Finding
@@ -107,6 +111,8 @@ def pool(
     ] = "pooled",
     prompt: Prompt = None,
     top: Annotated[int, typer.Option("--top", min=0, metavar="K", help="Show the K strongest dimensions.")] = 3,
+    ablate: Ablate = None,
+    means: Means = None,
     truncate: Truncate = False,
     output: FileOut = None,
     force: Force = False,
@@ -124,29 +130,31 @@ def pool(
     """
     from bertprobe.export import Output
     from bertprobe.export.vectors import VectorFile
-    from bertprobe.report.text import pooling, vectors_written
-    from bertprobe.run import AllVectors, Compute, needs_of, open_runner, require_vector
+    from bertprobe.report.ablation import with_ablation
+    from bertprobe.report.text import vectors_written
+    from bertprobe.run import AllVectors, Compute, ablated, needs_of, open_runner, require_vector
 
     printer = Printer.of(format, json)
     _check_sentence(vector, prompt, pair)
     checkpoint, anatomy = open_here(model, subfolder, weights, root, tokenizer)
     require_vector(checkpoint, anatomy, vector)
     way = _Way.of(checkpoint, vector, prompt)
+    ablation = ablation_in(ablate, means, checkpoint, anatomy)
     check_no_model(model, texts or [])
     known, lines = _texts(texts, file, pair)
     kept: AllVectors | VectorFile = AllVectors(None if way.sentence is None else way.sentence.vectors)
     if output is not None:
-        kept = VectorFile(Output(output, force=force), vector, way.metadata(checkpoint), way.made)
+        notes = way.metadata(checkpoint) | ({} if ablation is None else ablation.metadata)
+        kept = VectorFile(Output(output, force=force), vector, notes, way.made)
     compute = Compute(backend, device, dtype, threads, batch_tokens)
     runner = open_runner(checkpoint, anatomy, compute, known, needs=needs_of([kept]), tokenizer=way.tokenizer)
     if isinstance(kept, VectorFile):
         with kept:
-            ran = way.run(runner, chain(known, lines), kept, truncate=truncate, pairs=pair)
-        report = vectors_written(ran, kept, way.findings(ran), way.recipe)
+            ran = way.run(ablated(runner, ablation), chain(known, lines), kept, truncate=truncate, pairs=pair)
+        report = with_ablation(vectors_written(ran, kept, way.findings(ran), way.recipe), ablation)
     else:
         known = _few([*known, *islice(lines, SHOWN + 1 - len(known))])
-        ran = way.run(runner, known, kept, truncate=truncate, pairs=pair)
-        report = pooling(ran, _shown(known, pair), kept.texts, way.findings(ran), top, vector, way.recipe)
+        report = way.shown(runner, ablation, known, kept, top, truncate=truncate, pairs=pair)
     printer.show(report, whole=output is None)
 
 
@@ -184,14 +192,40 @@ class _Way:
         recipe = {"recipe": self.recipe} if self.recipe else {}
         return {"format": "pt", "source": checkpoint.ref, "vector": self.vector, **recipe}
 
-    def run(self, runner: Runner, texts: Iterable[str], kept: Collector, *, truncate: bool, pairs: bool) -> Ran:
+    def run(self, runner: Runner, texts: Iterable[str], *kept: Collector, truncate: bool, pairs: bool) -> Ran:
         from bertprobe.run import run_texts
 
         if self.sentence is None:
-            return run_texts(runner, texts, kept, truncate=truncate, pairs=pairs)
+            return run_texts(runner, texts, *kept, truncate=truncate, pairs=pairs)
         from bertprobe.run.sentence import run_sentences
 
-        return run_sentences(runner, self.sentence, texts, kept, truncate=truncate)
+        return run_sentences(runner, self.sentence, texts, *kept, truncate=truncate)
+
+    def shown(
+        self,
+        runner: Runner,
+        ablation: Ablation | None,
+        texts: list[str],
+        kept: AllVectors,
+        top: int,
+        *,
+        truncate: bool,
+        pairs: bool,
+    ) -> Report:
+        """The report of texts that are run, with neurons taken out beside the model as it is."""
+        from bertprobe.report.ablation import pooling_beside
+        from bertprobe.report.text import pooling
+        from bertprobe.run import AllVectors, Untouched, beside
+
+        untouched = AllVectors(None if self.sentence is None else self.sentence.vectors)
+        more = () if ablation is None else (Untouched(untouched),)
+        both = runner if ablation is None else beside(runner, ablation)
+        ran = self.run(both, texts, kept, *more, truncate=truncate, pairs=pairs)
+        told = _shown(texts, pairs)
+        report = pooling(ran, told, kept.texts, self.findings(ran), top, self.vector, self.recipe)
+        if ablation is None:
+            return report
+        return pooling_beside(report, ablation, kept.texts, untouched.texts, self.vector, top)
 
     def findings(self, ran: Ran) -> tuple[Finding, ...]:
         """What has to be known of the vector: of the pooler, or of the recipe."""
@@ -219,6 +253,8 @@ def activations(
     ] = 3,
     tokens: Annotated[bool, typer.Option("--tokens", help="Show each token's strongest neurons.")] = False,
     pre: Annotated[bool, typer.Option("--pre", help="Show values before the activation.")] = False,
+    ablate: Ablate = None,
+    means: Means = None,
     truncate: Truncate = False,
     output: FileOut = None,
     force: Force = False,
@@ -236,23 +272,31 @@ def activations(
     """
     from bertprobe.anatomy import select
     from bertprobe.export.matrices import write_matrices
+    from bertprobe.report.ablation import activation_beside
     from bertprobe.report.text import PerToken, activation
     from bertprobe.run import (
+        Changes,
         Compute,
         Matrices,
         NeuronStatistics,
         Strongest,
         TokenNorms,
+        Untouched,
+        beside,
         needs_of,
         open_runner,
         run_texts,
     )
+    from bertprobe.run.beside import BATCH_TOKENS
 
     printer = Printer.of(format, json)
     checkpoint, anatomy = open_here(model, subfolder, weights, root, tokenizer)
     labels = {part.label for part in select(anatomy, ["intermediate"], layers)}
     if not labels:
         raise PartMissing("there is no intermediate module", "look at what there is with: bertprobe inspect --shapes")
+    ablation = ablation_in(ablate, means, checkpoint, anatomy)
+    if ablation is not None:
+        ablation.check_seen(anatomy, labels)
     check_no_model(model, texts or [])
     known, lines = _texts(texts, file, pair)
     few = (bool(texts) and file is None) or (len(known) < SHOWN and sum(map(len, known)) <= KEPT)  # no more to come
@@ -262,12 +306,18 @@ def activations(
     each = PerToken(TokenNorms(labels, before=pre), Strongest(labels, top, before=pre) if tokens else None)
     matrices = Matrices(labels, before=pre)
     kept = [statistics, *(each.collectors if few else ()), *([matrices] if output is not None else ())]
-    compute = Compute(backend, device, dtype, threads, batch_tokens)
+    at_once = batch_tokens if ablation is None else batch_tokens or BATCH_TOKENS
+    compute = Compute(backend, device, dtype, threads, at_once)
     runner = open_runner(checkpoint, anatomy, compute, known, needs=needs_of(kept))
+    untouched, changes = NeuronStatistics(labels, before=pre), Changes(labels, before=pre)
+    if ablation is not None:
+        runner, kept = beside(runner, ablation), [*kept, Untouched(untouched), changes]
     ran = run_texts(runner, chain(known, lines), *kept, truncate=truncate, pairs=pair)
     if output is not None:
         write_matrices(ran, matrices, output, force)
     report = activation(ran, statistics, each if few else None, ran.why_not_finite(), top)
+    if ablation is not None:
+        report = activation_beside(report, ablation, untouched, changes, top)
     printer.show(report)
 
 

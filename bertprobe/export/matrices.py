@@ -38,6 +38,7 @@ def write_matrices(ran: Ran, matrices: Matrices, path: Path, force: bool) -> Non
         "source": ran.checkpoint.ref,
         "values": "before the activation" if matrices.before else "after the activation",
         "tokens": json.dumps(matrices.tokens),
+        **({} if ran.ablation is None else ran.ablation.metadata),
     })  # fmt: skip
     with atomic_write(output) as file:
         _WRITERS[path.suffix](file, arrays, metadata)

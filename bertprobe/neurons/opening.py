@@ -9,9 +9,10 @@ from bertprobe.anatomy import Anatomy, select
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.corpus import Corpus
 from bertprobe.errors import PartMissing, UnsupportedFile, printable
+from bertprobe.neurons.ablation import as_option
 from bertprobe.neurons.scan import Kept
 from bertprobe.neurons.shard import Work
-from bertprobe.run import Compute, open_runner
+from bertprobe.run import Ablation, Compute, open_runner
 from bertprobe.sharded import WHOLE, Actors, Part
 from bertprobe.sharded import manifest as manifests
 
@@ -23,7 +24,8 @@ class Options:
     """How to scan, beside what is kept of each neuron.
 
     `seed` decides which random tokens are drawn, `part` which of the shards are scanned here; `embed_text` has the scan
-    carry the texts of its examples. `actors` scan the shards, this process where there are none.
+    carry the texts of its examples. `actors` scan the shards, this process where there are none. With an `ablation` its
+    neurons are taken out.
     """
 
     kept: Kept = field(default_factory=Kept)
@@ -36,12 +38,15 @@ class Options:
     part: Part = WHOLE
     embed_text: bool = False
     actors: Actors | None = None
+    ablation: Ablation | None = None
 
 
 def opened(checkpoint: Checkpoint, anatomy: Anatomy, corpus: Corpus, options: Options, compute: Compute) -> Work:
     """The model read as far as is needed; raises `UnsupportedFile` where its rows are not tokens."""
     labels = labels_in(anatomy, options.layers)
-    runner = open_runner(checkpoint, anatomy, compute, needs=frozenset(labels))
+    if options.ablation is not None:
+        options.ablation.check_seen(anatomy, labels)
+    runner = open_runner(checkpoint, anatomy, compute, needs=frozenset(labels), ablation=options.ablation)
     if not runner.engine.rows_are_tokens:
         raise UnsupportedFile(
             f"the rows that {printable(checkpoint.ref)} computes are not tokens, and examples would refer to nothing",
@@ -72,4 +77,5 @@ def _told(options: Options, work: Work) -> dict[str, Any]:
         "truncate": options.truncate,
         "shard_text": options.shard_text,
         "longest": work.runner.engine.longest,
+        **({} if options.ablation is None else {"ablation": as_option(options.ablation)}),
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 from bertprobe.anatomy import Anatomy
 from bertprobe.checkpoint import Checkpoint
+from bertprobe.neurons.ablation import ablated_in
 from bertprobe.neurons.best import NOWHERE, document_of
 from bertprobe.neurons.folder import ScanFolder
 from bertprobe.neurons.listing import site_of
@@ -20,14 +21,19 @@ from bertprobe.run import Compute, Matrices, open_runner, run_encoded
 def record_of(
     folder: ScanFolder, checkpoint: Checkpoint, anatomy: Anatomy, layer: int, neuron: int, most: int
 ) -> dict[str, Any]:
-    """The record of a neuron: its strongest texts, and texts drawn at random, run again for all their tokens."""
+    """The record of a neuron: its strongest texts, and texts drawn at random, run again for all their tokens.
+
+    Neurons that were taken out of the model that was scanned are taken out here, too.
+    """
     import numpy as np
 
     site, scan = site_of(folder, layer, neuron)
     strongest = _documents(scan.strongest.where[neuron], most)
     random = _documents(scan.drawn.where, most)
     matrices = Matrices({site.part})
-    runner = open_runner(checkpoint, anatomy, Compute(device="cpu"), needs=matrices.needs)
+    runner = open_runner(
+        checkpoint, anatomy, Compute(device="cpu"), needs=matrices.needs, ablation=ablated_in(folder.manifest)
+    )
     numbers = sorted({*strongest, *random})
     texts = texts_of(folder, runner.tokenizer, numbers)
     run_encoded(runner, map(texts.whole, numbers), matrices)

@@ -43,6 +43,7 @@ def fact_lines(model: str, facts: Facts) -> list[tuple[str, str]]:
         *([("recipe", facts["recipe"])] if "recipe" in facts else []),
         *([("fingerprint", _fingerprint(facts["fingerprint"]))] if "fingerprint" in facts else []),
         *([("run", _run(facts))] if "backend" in facts else []),
+        *([("ablated", facts["ablated"])] if "ablated" in facts else []),
         *(
             [("truncated", _truncated(facts["truncated"], "recipe" in facts))]
             if facts.get("truncated", {}).get("texts")
@@ -99,6 +100,8 @@ def _scan_lines(model: str, scan: ScanCounts) -> list[tuple[str, str]]:
     under_way = "" if scan["complete"] else "; under way"
     counts = f"{scan['documents']:,} texts, {scan['tokens']:,} tokens{cut}{skipped}{under_way}"
     lines = [("model", printable(model)), ("scan", f"{printable(scan['path'])}: {counts}")]
+    if "ablated" in scan:
+        lines.append(("ablated", printable(scan["ablated"])))
     sizes = scan["bytes_a_neuron"]
     if sizes is not None and sizes["texts"] is not None:
         texts, examples = (_size(round(size)) for size in (sizes["texts"], sizes["examples"]))

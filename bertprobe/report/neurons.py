@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from bertprobe.neurons.ablation import ablated_in
+from bertprobe.neurons.beside import MovedRow
 from bertprobe.neurons.card import Card, Example
 from bertprobe.neurons.embedded import sizes_of
 from bertprobe.neurons.folder import ScanFolder
 from bertprobe.neurons.listing import ALWAYS, LayerRow, NeuronRow, Wanted
 from bertprobe.report import Column, Report, View, report_of
+from bertprobe.report.ablation import ablation_node, with_data
 from bertprobe.report.lens import neuron_views, vocabulary_nodes
 
 if TYPE_CHECKING:
@@ -34,9 +37,41 @@ def listing(folder: ScanFolder, layers: Sequence[LayerRow], neurons: Sequence[Ne
     return report_of(data, [_layer_view(folder, data["layers"]), _neuron_view(folder, told, title)])
 
 
+def listing_beside(report: Report, other: ScanFolder, moved: Sequence[MovedRow]) -> Report:
+    """The report of `neurons list` with the neurons that differ most from those of another scan of the corpus."""
+    rows: list[nodes.MovedScanNeuron] = [
+        {
+            "name": row.name,
+            "layer": row.layer,
+            "neuron": row.neuron,
+            "mean": row.mean,
+            "mean_beside": row.mean_beside,
+            "std": row.std,
+            "std_beside": row.std_beside,
+            "mean_moved": row.mean_moved,
+            "std_moved": row.std_moved,
+        }
+        for row in moved
+    ]
+    columns = (
+        Column("neuron", ("name",), "text"),
+        Column("mean", ("mean",), "real"),
+        Column("beside", ("mean_beside",), "real"),
+        Column("moved", ("mean_moved",), "real"),
+        Column("std", ("std",), "real"),
+        Column("beside", ("std_beside",), "real"),
+        Column("moved", ("std_moved",), "real"),
+    )
+    title = f"neurons that differ most from {other.path}; moved: in standard deviations of that scan"
+    view = View("moved", title, columns, tuple(rows))
+    report = with_data(report, {"beside": _beginning(other)["scan"], "moved": rows})
+    return replace(report, views=(*report.views, view))
+
+
 def _beginning(folder: ScanFolder) -> dict[str, Any]:
     manifest = folder.manifest
     done, sizes = folder.state.done, sizes_of(manifest, folder.state)
+    ablation = ablated_in(manifest)
     counts: nodes.ScanCounts = {
         "path": str(folder.path),
         "complete": manifest["complete"],
@@ -48,6 +83,9 @@ def _beginning(folder: ScanFolder) -> dict[str, Any]:
         "bytes_a_neuron": None if sizes is None else {"examples": sizes.examples, "texts": sizes.texts},
         "verify": manifest["verify"],
     }
+    if ablation is not None:
+        counts["ablated"] = ablation.told
+        counts["ablation"] = ablation_node(ablation)
     return {"model": manifest["model"]["ref"], "scan": counts}
 
 

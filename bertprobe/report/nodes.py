@@ -59,6 +59,7 @@ class Facts(TypedDict):
     tokenizer: NotRequired[str]
     tokenizer_notes: NotRequired[list[str]]
     truncated: NotRequired[Truncated]
+    ablated: NotRequired[str]
     recipe: NotRequired[str]
     fingerprint: NotRequired[Fingerprints]
 
@@ -197,8 +198,43 @@ class Dimension(TypedDict):
     value: Number
 
 
+class Ablation(TypedDict):
+    """Neurons that were taken out: to zero, or to their means over a scan in the folder `means`."""
+
+    neurons: str
+    count: int
+    to: str
+    means: str | None
+
+
+class UntouchedVectors(TypedDict):
+    """A text's vectors by the model as it is."""
+
+    pooled: Vector | None
+    cls: Vector
+    mean: Vector
+    sentence: Vector | None
+
+
+class VectorChange(TypedDict):
+    """How far a vector moved: the norm of the change, that over the vector's own, and the cosine."""
+
+    norm: Number
+    relative: Number
+    cosine: Number
+
+
+class MovedDimension(TypedDict):
+    """A number of a vector by the model as it is, and with neurons taken out."""
+
+    dimension: int
+    untouched: Number
+    ablated: Number
+    change: Number
+
+
 class Text(TypedDict):
-    """A text, its tokens and its vectors."""
+    """A text, its tokens and its vectors; with --ablate also those of the model as it is, and what changed."""
 
     text: str
     tokens: list[str]
@@ -208,6 +244,9 @@ class Text(TypedDict):
     mean: Vector
     sentence: Vector | None
     strongest: list[Dimension]
+    untouched: NotRequired[UntouchedVectors]
+    change: NotRequired[VectorChange]
+    moved: NotRequired[list[MovedDimension]]
 
 
 class Similarity(TypedDict, total=False):
@@ -226,6 +265,7 @@ class Pooling(TypedDict):
     facts: Facts
     texts: list[Text]
     similarity: Similarity
+    ablation: NotRequired[Ablation]
     findings: list[Finding]
     version: str
 
@@ -254,14 +294,40 @@ class TopNeuron(TypedDict):
     above_zero: Number
 
 
+class LayerChange(TypedDict):
+    """Root mean squares of a layer's activations by the model as it is and with neurons taken out, and of the change.
+
+    `relative` is that of the change over that of the model as it is; `neurons_ablated` counts those taken out of it.
+    """
+
+    untouched: Number
+    ablated: Number
+    change: Number
+    relative: Number
+    neurons_ablated: int
+
+
+class MovedNeuron(TypedDict):
+    """A neuron that moved: its means, and the root mean square of its change over the tokens."""
+
+    neuron: int
+    untouched: Number
+    ablated: Number
+    change: Number
+    relative: Number
+
+
 class Layer(TypedDict):
-    """What a layer's intermediate put out."""
+    """What a layer's intermediate put out; with --ablate also by the model as it is, and what changed."""
 
     label: str
     layer: int | None
     shapes: str
     statistics: LayerStatistics
     top: list[TopNeuron]
+    untouched: NotRequired[LayerStatistics]
+    change: NotRequired[LayerChange]
+    moved: NotRequired[list[MovedNeuron]]
 
 
 class Activity(TypedDict):
@@ -301,6 +367,7 @@ class Activation(Activations):
 
     model: str
     facts: Facts
+    ablation: NotRequired[Ablation]
     findings: list[Finding]
     version: str
 
@@ -1156,6 +1223,8 @@ class ScanCounts(TypedDict):
     thresholds: list[float]
     bytes_a_neuron: ScanSizes | None
     verify: Stamp | None
+    ablated: NotRequired[str]
+    ablation: NotRequired[Ablation]
 
 
 class ScannedLayer(TypedDict):
@@ -1196,13 +1265,29 @@ class NeuronScanned(TypedDict):
     version: str
 
 
+class MovedScanNeuron(TypedDict):
+    """A neuron in two scans of one corpus: means, deviations, and by how many of the other's deviations they moved."""
+
+    name: str
+    layer: int
+    neuron: int
+    mean: Number
+    mean_beside: Number
+    std: Number
+    std_beside: Number
+    mean_moved: Number
+    std_moved: Number
+
+
 class NeuronListing(TypedDict):
-    """`neurons list`."""
+    """`neurons list`; with --beside also the neurons that differ most from those of another scan."""
 
     model: str
     scan: ScanCounts
+    beside: NotRequired[ScanCounts]
     layers: list[ScannedLayer]
     neurons: list[ScannedNeuron]
+    moved: NotRequired[list[MovedScanNeuron]]
     findings: list[Finding]
     version: str
 

@@ -69,15 +69,16 @@ def _text(text: str, vectors: TextVectors, most: int, which: str) -> nodes.Text:
         "text": text,
         "tokens": list(vectors.tokens),
         "truncated": vectors.truncated,
-        "pooled": None if vectors.pooled is None else _vector(vectors.pooled),
-        "cls": _vector(vectors.cls),
-        "mean": _vector(vectors.mean),
-        "sentence": None if vectors.sentence is None else _vector(vectors.sentence),
+        "pooled": None if vectors.pooled is None else vector_node(vectors.pooled),
+        "cls": vector_node(vectors.cls),
+        "mean": vector_node(vectors.mean),
+        "sentence": None if vectors.sentence is None else vector_node(vectors.sentence),
         "strongest": [{"dimension": row["neuron"], "value": row["value"]} for row in rows],
     }
 
 
-def _vector(values: Floats) -> nodes.Vector:
+def vector_node(values: Floats) -> nodes.Vector:
+    """A vector (H,) with its statistics."""
     return {"values": [float(x) for x in values], "statistics": _statistics(values)}
 
 
@@ -213,18 +214,23 @@ def _layer(anatomy: Anatomy, site: Site, sums: NeuronSums, most: int, before: bo
         "label": site.label,
         "layer": part.layer,
         "shapes": _shapes(anatomy, part, sums, before),
-        "statistics": {
-            "count": sums.count,
-            "mean": sums.mean,
-            "std": sums.std,
-            "min": float(sums.lowest.min()),
-            "max": float(sums.highest.max()),
-            "above_zero": float(sums.above.sum() / sums.count),
-            "near_zero": float(sums.small.sum() / sums.count),
-            "energy_neurons": sums.neurons_for_energy,
-            "never_above_zero": sums.never,
-        },
+        "statistics": layer_statistics(sums),
         "top": _top(sums, most),
+    }
+
+
+def layer_statistics(sums: NeuronSums) -> nodes.LayerStatistics:
+    """Statistics of all activations of a layer."""
+    return {
+        "count": sums.count,
+        "mean": sums.mean,
+        "std": sums.std,
+        "min": float(sums.lowest.min()),
+        "max": float(sums.highest.max()),
+        "above_zero": float(sums.above.sum() / sums.count),
+        "near_zero": float(sums.small.sum() / sums.count),
+        "energy_neurons": sums.neurons_for_energy,
+        "never_above_zero": sums.never,
     }
 
 

@@ -1,5 +1,7 @@
 """Texts through a model: one driver, and collectors that say what they need and keep something of it."""
 
+from bertprobe.run.ablation import Ablation, ablation_of
+from bertprobe.run.beside import Changes, ChangeSums, Untouched, beside
 from bertprobe.run.captured import FIRST, HIDDEN, POOLED, STATES, Captured, Collector, InOrder, Site, needs_of
 from bertprobe.run.collect import (
     SENTENCE,
@@ -19,7 +21,7 @@ from bertprobe.run.collect import (
 )
 from bertprobe.run.compute import Compute
 from bertprobe.run.engines import BertEngine, Engine, TransformersEngine
-from bertprobe.run.runner import Ran, Runner, open_runner, run_batch, run_encoded, run_texts
+from bertprobe.run.runner import Ran, Runner, ablated, open_runner, run_batch, run_encoded, run_texts
 
 __all__ = [
     "FIRST",
@@ -28,9 +30,12 @@ __all__ = [
     "SENTENCE",
     "STATES",
     "VECTORS",
+    "Ablation",
     "AllVectors",
     "BertEngine",
     "Captured",
+    "ChangeSums",
+    "Changes",
     "Collector",
     "Compute",
     "Engine",
@@ -45,7 +50,11 @@ __all__ = [
     "TextVectors",
     "TokenNorms",
     "TransformersEngine",
+    "Untouched",
     "Vectors",
+    "ablated",
+    "ablation_of",
+    "beside",
     "cosines",
     "needs_of",
     "open_runner",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Edit = Callable[[str, Array, Array], Array]
 """Called with a part's label and its values before and after the activation: gives those that go on in their place.
 
-It may change the values after the activation where they are, unless they are the same array as those before it.
+The values after the activation are its own: it may change them where they are.
 """
 
 UNBOUNDED = 1_000_000
@@ -93,7 +93,9 @@ class BertEngine:
 
         def on_layer(number: int, before: Array, after: Array) -> Array:
             label = f"intermediate.{number}"
-            after = after if self.edit is None else self.edit(label, before, after)
+            if self.edit is not None:
+                own = after * 1 if after is before else after  # an activation may give what it takes
+                after = self.edit(label, before, own)
             show(label, after, batch.lengths, before)
             return after
 

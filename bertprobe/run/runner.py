@@ -29,13 +29,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """A checkpoint ready for text: what runs it and its tokenizer."""
+    """A checkpoint ready for text: what runs it, its tokenizer, and which neurons are taken out."""
 
     checkpoint: Checkpoint
     anatomy: Anatomy
     engine: Engine
     tokenizer: Tokenizer
     compute: Compute
+    ablation: Ablation | None = None
 
     @property
     def backend(self) -> Backend:
@@ -74,7 +75,7 @@ class Ran:
 
     `settings` are its facts: backend, device, dtype, tokenizer and what was decided on the way. `rows_are_tokens` says
     whether each row that a part puts out stands for a token, `has_pooler` whether there was pooled output, `is_finite`
-    whether no number that was kept is NaN or infinite.
+    whether no number that was kept is NaN or infinite. `ablation` are the neurons that were taken out.
     """
 
     checkpoint: Checkpoint
@@ -83,6 +84,7 @@ class Ran:
     rows_are_tokens: bool
     has_pooler: bool
     is_finite: bool
+    ablation: Ablation | None = None
 
     def why_not_finite(self) -> tuple[Finding, ...]:
         """Why numbers that were kept are NaN or infinite, which reads all weights; nothing where none is."""
@@ -119,12 +121,16 @@ def open_runner(
 
 
 def ablated(runner: Runner, ablation: Ablation | None) -> Runner:
-    """The same model with neurons taken out, its weights shared; the untouched one goes on as it is."""
+    """The same model with neurons taken out, its weights shared; the untouched one goes on as it is.
+
+    Raises `PartMissing` for a neuron that it does not have.
+    """
     if ablation is None:
         return runner
+    ablation.check(runner.anatomy)
     engine = copy(runner.engine)
     engine.edit = ablation.edit(runner.backend)
-    return replace(runner, engine=engine)
+    return replace(runner, engine=engine, ablation=ablation)
 
 
 class Reach(NamedTuple):
@@ -207,9 +213,18 @@ def run_encoded(runner: Runner, texts: Iterable[Encoded], *collectors: Collector
         "tokenizer": runner.tokenizer.name,
         "tokenizer_notes": list(runner.tokenizer.notes),
         "truncated": truncated,
+        **({} if runner.ablation is None else {"ablated": runner.ablation.told}),
     }
     engine, finite = runner.engine, all(collector.is_finite for collector in collectors)
-    return Ran(runner.checkpoint, runner.anatomy, settings, engine.rows_are_tokens, engine.has_pooler, finite)
+    return Ran(
+        runner.checkpoint,
+        runner.anatomy,
+        settings,
+        engine.rows_are_tokens,
+        engine.has_pooler,
+        finite,
+        runner.ablation,
+    )
 
 
 def run_batch(runner: Runner, batch: Packed, *collectors: Collector) -> None:

@@ -43,6 +43,8 @@ def stamp_of(
 ) -> Stamp | None:
     """Runs a few texts of a corpus through transformers, too; None where it has none that fits, or is read once only.
 
+    Neurons that the runner takes out are taken out there as well.
+
     `concerns` tells which parts of the model are kept. Raises `UnsupportedFile` where one is beyond its limit: what
     would be written were not the model's numbers; or where transformers cannot run the model.
     """
@@ -50,7 +52,9 @@ def stamp_of(
     if not texts:
         return None
     try:
-        found = [one for one in verify(checkpoint, anatomy, texts) if concerns(one.part.partition(" ")[0])]
+        found = [
+            one for one in verify(checkpoint, anatomy, texts, runner.ablation) if concerns(one.part.partition(" ")[0])
+        ]
     except BertprobeError as error:
         raise UnsupportedFile(
             f"its numbers cannot be compared with transformers': {error}", "add `verify=False` to go on without"

@@ -58,7 +58,10 @@ class Hidden:
 OnRecord = Callable[[Record], None]
 
 Edit = Callable[[str, "Tensor", "Tensor"], "Tensor"]
-"""Called with a part's label and its values before and after the activation: gives those that go on in their place."""
+"""Called with a part's label and its values before and after the activation: gives those that go on in their place.
+
+The values after the activation are its own: it may change them where they are.
+"""
 
 
 @dataclass(frozen=True)
@@ -259,14 +262,16 @@ class _Hooks:
                 gate = up if block.gate.path == block.up.path else self._waiting.pop(block.gate.path)
                 before = gate[:, block.gate.features]
                 self._emit(Record(block.gate.part, call, before, block.activation(before)))
-            before, after = up[:, block.up.features], _rows(module, taken)
+            before = up[:, block.up.features]
             if self._edit is None:
-                self._emit(Record(block.up.part, call, before, after))
+                self._emit(Record(block.up.part, call, before, _rows(module, taken)))
                 return None
+            first, *rest = taken
+            own = first.clone()  # the model may hold the other one
             with opened():
-                edited = self._edit(block.up.part, before, after)
+                edited = self._edit(block.up.part, before, _rows(module, own))
             self._emit(Record(block.up.part, call, before, edited))
-            return _as_taken(module, taken, edited)
+            return _as_taken(module, own, edited), *rest
 
         return end
 
@@ -291,11 +296,14 @@ def _rows(module: nn.Module, values: Any) -> Tensor:
     return found.reshape(-1, found.shape[-1])
 
 
-def _as_taken(module: nn.Module, taken: Any, rows: Tensor) -> Any:
-    """Rows as `_rows` gives them in the form in which the layer takes them, beside whatever else it takes."""
+def _as_taken(module: nn.Module, taken: Tensor, rows: Tensor) -> Tensor:
+    """Rows as `_rows` gives them in the form in which a dense layer takes them, made of them: gradients reach them.
+
+    They lie in memory as what it would have taken, for by that its products round.
+    """
     from torch import nn
 
-    first, *rest = taken
-    shape = first.transpose(1, 2).shape if isinstance(module, nn.Conv1d) else first.shape
-    values = rows.reshape(shape)
-    return (values.transpose(1, 2) if isinstance(module, nn.Conv1d) else values, *rest)
+    turned = isinstance(module, nn.Conv1d)
+    values = rows.reshape((taken.transpose(1, 2) if turned else taken).shape)
+    values = values.transpose(1, 2) if turned else values
+    return values.contiguous() if taken.is_contiguous() else values
