@@ -72,6 +72,8 @@ _HOMES = {
     "bertprobe.lens.text": ("Guess", "LayerLens", "PositionLens", "RankOfWord", "TextLens"),
     "bertprobe.modules": ("Intermediate", "Pooler"),
     "bertprobe.neurons.folder": ("ScanFolder", "open_scan"),
+    "bertprobe.neurons.probe.job": ("ProbeOptions",),
+    "bertprobe.neurons.probe.results": ("LayerProbe", "Probes", "Scores", "Selection"),
     "bertprobe.neurons.scan": ("Kept", "NeuronScan", "SiteScan"),
     "bertprobe.neurons.sums": ("Sums",),
     "bertprobe.report": ("Report",),
@@ -105,6 +107,7 @@ __all__ = [
     "Intermediate",
     "Kept",
     "LayerLens",
+    "LayerProbe",
     "Matrices",
     "Model",
     "Nearest",
@@ -118,12 +121,16 @@ __all__ = [
     "Parts",
     "Pooler",
     "PositionLens",
+    "ProbeOptions",
+    "Probes",
     "Ran",
     "RankOfWord",
     "Report",
     "Rows",
     "Runner",
     "ScanFolder",
+    "Scores",
+    "Selection",
     "SiteScan",
     "Strongest",
     "Summary",
@@ -168,6 +175,8 @@ if TYPE_CHECKING:
     from bertprobe.model import Activations, Dense, Findings, Model, Parts, open
     from bertprobe.modules import Intermediate, Pooler
     from bertprobe.neurons.folder import ScanFolder, open_scan
+    from bertprobe.neurons.probe.job import ProbeOptions
+    from bertprobe.neurons.probe.results import LayerProbe, Probes, Scores, Selection
     from bertprobe.neurons.scan import Kept, NeuronScan, SiteScan
     from bertprobe.neurons.sums import Sums
     from bertprobe.report import Report

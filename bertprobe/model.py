@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from bertprobe.corpus import Corpus
     from bertprobe.lens import NeuronLens, TextLens
     from bertprobe.neurons.folder import ScanFolder
+    from bertprobe.neurons.probe import Probes
+    from bertprobe.neurons.probe.job import ProbeOptions
     from bertprobe.neurons.scan import Kept
     from bertprobe.recipe import Recipe
     from bertprobe.report import Report
@@ -509,6 +511,24 @@ class Model(ReprMixin):
         )
         known = [texts] if isinstance(texts, str) else list(texts)
         return prepare_screen(here, anatomy, known, options).run()
+
+    def probe(self, corpus: Corpus, options: ProbeOptions | None = None) -> Probes:
+        """Which neurons of the intermediate modules tell the labels of a corpus, as `bertprobe neurons probe` finds it.
+
+        Args:
+            corpus: from `open_corpus` with a `label_field`, and with a `words_field` where words have labels.
+            options: which layers and pieces, how much to hold out, the ridge, and how to compute.
+
+        Raises:
+            BadSetting: the corpus has no labels, or a setting cannot be meant.
+            PartMissing: there is no such layer.
+            UnsupportedFile: the sums have no room in this machine's memory.
+            BertprobeError: there are no two labels, a text is too long, or a row of the corpus bad.
+        """
+        from bertprobe.neurons.probe.job import prepare_probe
+
+        here = self._here
+        return prepare_probe(here, find_parts(here), corpus, options).run()
 
     def report(self, *, spectrum: bool = False, neurons: int = 0) -> Report:
         """The report of `bertprobe inspect`: facts, statistics, findings; `data` is the JSON contract.

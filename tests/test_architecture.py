@@ -72,6 +72,7 @@ DOORKEEPERS = {
             "recipe",
             "neurons",
             "screen",
+            "probe",
         )
     },
     "altair": {f"render/html/charts/{name}.py" for name in ("spec", "weights", "texts")},
@@ -222,7 +223,7 @@ def test_messages_name_no_option_but_in_a_whole_command(path: str, tree: ast.Mod
 
 
 # Where texts stood in the input: `tokens` says it, `run` puts what is kept in order, files of vectors and rows on disk,
-# and examples of neurons refer to it.
+# examples of neurons refer to it, and labels of texts on their way are found by it.
 KNOWING_PLACES = {
     "tokens/batches.py",
     "tokens/encoded.py",
@@ -231,6 +232,7 @@ KNOWING_PLACES = {
     "extract/rows.py",
     "neurons/scan.py",
     "screen/gradients.py",  # what is drawn of a text depends on its place alone
+    "neurons/probe/collect.py",
 }
 
 

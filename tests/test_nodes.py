@@ -58,6 +58,11 @@ COMMANDS: dict[str, tuple[type, tuple[str, ...]]] = {
         ("neurons", "scan", "CORPUS", "-o", "OUT", "-m", "MODEL", "--ablate", "1.3", "--means", "SCAN"),
     ),
     "neurons list --beside": (nodes.NeuronListing, ("neurons", "list", "SCAN", "--beside", "SCAN")),
+    "neurons probe": (nodes.NeuronProbing, ("neurons", "probe", "LABELS", "--label-field", "label", "-m", "MODEL")),
+    "neurons probe without a test": (
+        nodes.NeuronProbing,
+        ("neurons", "probe", "LABELS", "--label-field", "label", "--held-out", "0"),
+    ),
     "verify": (nodes.Verification, ("verify", TEXTS[0], "-m", "MODEL")),
 }
 
@@ -97,6 +102,9 @@ def test_commands_write_what_their_type_says(
     of, argv = COMMANDS[name]
     places = {"MODEL": "pocket", "OTHER": tiny_bert, "OUT": tmp_path / "out", "SCAN": small_scan / "scan"}
     places["CORPUS"] = small_scan / "texts.txt"
+    places["LABELS"] = tmp_path / "labels.jsonl"
+    rows = ({"text": f"the ship {number}", "label": "odd" if number % 2 else "even"} for number in range(40))
+    places["LABELS"].write_text("".join(json.dumps(row) + "\n" for row in rows))
     places["ADAPTER"] = lora(tmp_path / "adapter")
     words = list(argv)
     for word, place in places.items():

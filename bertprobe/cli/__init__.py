@@ -164,7 +164,8 @@ def _starts_with_a_dash(word: str) -> bool:
 _SETTING = re.compile(
     r"`(force|truncate|prompt|weights|root|subfolder|download|backend|dtype|vector|pairs|layers|replace|names|tokenizer"
     r"|field|id_field|skip_bad|part|neurons|tokens|top|verify|before|shard|order|embed_text|ray|actors"
-    r"|gpus_per_actor|batch_tokens|position|word)"
+    r"|gpus_per_actor|batch_tokens|position|word"
+    r"|label_field|words_field|held_out|ridge)"
     r"=([^`]*)`"
 )
 _RENAMED = {
@@ -174,6 +175,9 @@ _RENAMED = {
     "before": "pre",
     "embed_text": "embed-text",
     "gpus_per_actor": "gpus-per-actor",
+    "label_field": "label-field",
+    "words_field": "words-field",
+    "held_out": "held-out",
     "batch_tokens": "batch-tokens",
 }
 

@@ -33,6 +33,7 @@ from bertprobe.cli.options import (
     ablation_in,
     actors_of,
 )
+from bertprobe.cli.probe import probe
 from bertprobe.cli.screen import screen
 from bertprobe.cli.text import Backend, BatchTokens, ComputeDtype, Device, ModelOption, Threads, open_here
 
@@ -251,6 +252,9 @@ def show(
     cards = [card_of(found, checkpoint, anatomy, layer, number, top) for found in scans]
     others = list(zip(scans[1:], cards[1:], strict=True))
     printer.show(card_report(scans[0], cards[0], others))
+
+
+neurons.command()(probe)
 
 
 def _show_scan(printer: Printer, path: Path) -> None:

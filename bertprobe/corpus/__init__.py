@@ -9,10 +9,10 @@ from dataclasses import field as made
 from pathlib import Path
 
 from bertprobe.corpus.files import STDIN, CorpusFile, arrow, between, faults_told, find, inspected, unpacked
-from bertprobe.corpus.formats import FORMATS, told_by_name
+from bertprobe.corpus.formats import FORMATS, Format, told_by_name
 from bertprobe.corpus.plan import Shard, plan, whole
-from bertprobe.corpus.rows import BadRow, Fields, Row
-from bertprobe.errors import CorruptFile, NotFound
+from bertprobe.corpus.rows import BadRow, Fields, Label, Row
+from bertprobe.errors import BadSetting, CorruptFile, NotFound, UnsupportedFile, printable
 from bertprobe.inputs import Input
 
 __all__ = ["Corpus", "CorpusFile", "Document", "Documents", "Shard", "open_corpus", "plan"]
@@ -20,13 +20,19 @@ __all__ = ["Corpus", "CorpusFile", "Document", "Documents", "Shard", "open_corpu
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A text: its number from 0 in what was read, the index of its file, and its row in it, from 0."""
+    """A text: its number from 0 in what was read, the index of its file, and its row in it, from 0.
+
+    `label` is its own. Of a corpus of words, `words` and `labels` are those of the text, one of each.
+    """
 
     number: int
     id: str
     text: str
     file: int
     row: int
+    label: Label = None
+    words: tuple[str, ...] = ()
+    labels: tuple[Label, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ class Documents:
         for file, row in self._rows:
             if isinstance(row, Row):
                 self._count += 1
-                return Document(self._count - 1, row.id, row.text, file, row.number)
+                return Document(self._count - 1, row.id, row.text, file, row.number, row.label, row.words, row.labels)
             told = f"{self._corpus.files[file].shown}: row {row.number} (the first is 0) {row.why}"
             if not self._corpus.skip_bad:
                 raise CorruptFile(told, "mend it, or leave such rows out with `skip_bad=True`")
@@ -136,13 +142,18 @@ def open_corpus(
     *,
     field: str = "text",
     id_field: str | None = None,
+    label_field: str | None = None,
+    words_field: str | None = None,
     skip_bad: bool = False,
 ) -> Corpus:
     """A corpus of files, patterns of files, or - for stdin, a text a line; every file is read once, for its sha256.
 
     `field` and `id_field` name the fields with a row's text and id, in all formats but .txt. A bad row raises
-    `CorruptFile`, which names file and row, or is left out with `skip_bad=True`.
+    `CorruptFile`, which names file and row, or is left out with `skip_bad=True`. `label_field` names the field with a
+    text's label; with `words_field` a text is a list of words, in .jsonl and .parquet, and that field a list of labels.
     """
+    if words_field is not None and label_field is None:
+        raise BadSetting("words are named without their labels", "name the list of labels beside: `label_field=NAME`")
     found = find([str(paths)] if isinstance(paths, str | Path) else map(str, paths))
     if not found:
         raise NotFound("no file is named", "name files, a pattern of files, or - for stdin")
@@ -152,6 +163,19 @@ def open_corpus(
         format, compression = told_by_name(path)
         if format.arrow or compression == "zst":
             arrow(path)
+        _check_labels(path, format, label_field, words_field)
         inputs.append(Input(Path("/dev/stdin" if path == STDIN else path)))
         files.append(inspected(path, format.name, compression))
-    return Corpus(tuple(files), Fields(field, id_field), skip_bad, tuple(inputs))
+    fields = Fields(words_field or field, id_field, label_field, words_field is not None)
+    return Corpus(tuple(files), fields, skip_bad, tuple(inputs))
+
+
+def _check_labels(path: str, format: Format, label_field: str | None, words_field: str | None) -> None:
+    """Raises `UnsupportedFile` where rows of this format have no labels, or no lists of words."""
+    name = "stdin" if path == STDIN else printable(path)
+    if words_field is not None and not format.lists:
+        takers = " or ".join(f".{row.name}" for row in FORMATS.values() if row.lists)
+        raise UnsupportedFile(f"{name} has no lists of words: a .{format.name} holds texts", f"write {takers}")
+    if label_field is not None and not format.labels:
+        takers = ", ".join(f".{row.name}" for row in FORMATS.values() if row.labels)
+        raise UnsupportedFile(f"{name} has no labels: a .{format.name} holds texts alone", f"write {takers}")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from bertprobe.corpus.files import Stretch
-from bertprobe.corpus.rows import BadRow, Fields, Row, check_fields, utf8_size
+from bertprobe.corpus.rows import BadRow, Fields, Row, check_fields, utf8_size, with_label
 from bertprobe.errors import CorruptFile
 
 LONGEST = 1 << 26  # characters of a field: more is a quote that nobody closed
@@ -19,14 +19,16 @@ def rows(delimiter: str, stretch: Stretch, fields: Fields, start: int) -> Iterat
     """Each row's text and id; lines with nothing in them are none."""
     numbered = _numbered(delimiter, stretch)
     header = _header(numbered, stretch, fields)
-    text, id = header.index(fields.text), None if fields.id is None else header.index(fields.id)
+    text = header.index(fields.text)
+    id, label = (None if name is None else header.index(name) for name in (fields.id, fields.label))
     for number, row in islice(numbered, start, None):
         if isinstance(row, csv.Error):
             yield BadRow(number, f"is quoted wrongly ({row})")
         elif len(row) != len(header):
             yield BadRow(number, f"has not the header's {len(header)} fields but {len(row)}")
         else:
-            yield Row(number, "" if id is None else row[id], row[text])
+            found = Row(number, "" if id is None else row[id], row[text])
+            yield found if label is None else with_label(found, row[label], fields)
 
 
 def sizes(delimiter: str, stretch: Stretch, fields: Fields) -> Iterator[tuple[int, int]]:

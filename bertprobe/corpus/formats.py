@@ -28,16 +28,20 @@ class Format:
     """A row is a line: an uncompressed file can be cut at line ends."""
     arrow: bool = False
     """pyarrow reads it."""
+    labels: bool = True
+    """A row has fields, one of which may be a label."""
+    lists: bool = False
+    """A field may be a list, such as of words."""
 
 
 FORMATS = {
     row.name: row
     for row in (
-        Format("txt", lines.txt_rows, lines.sizes, lines=True),
-        Format("jsonl", lines.jsonl_rows, lines.sizes, lines=True),
+        Format("txt", lines.txt_rows, lines.sizes, lines=True, labels=False),
+        Format("jsonl", lines.jsonl_rows, lines.sizes, lines=True, lists=True),
         Format("csv", partial(delimited.rows, ","), partial(delimited.sizes, ",")),
         Format("tsv", partial(delimited.rows, "\t"), partial(delimited.sizes, "\t")),
-        Format("parquet", parquet.rows, parquet.sizes, arrow=True),
+        Format("parquet", parquet.rows, parquet.sizes, arrow=True, lists=True),
     )
 }
 

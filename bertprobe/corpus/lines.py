@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
 
 from bertprobe.corpus.files import WINDOW, CorpusFile, Stretch, between, unpacked
-from bertprobe.corpus.rows import BadRow, Fields, Row, missing, utf8_size
+from bertprobe.corpus.rows import BadRow, Fields, Row, kind, mended, missing, of_words, utf8_size, with_label
 from bertprobe.errors import printable, quoted
-
-_HALVES = re.compile("[\ud800-\udfff]")
 
 
 def txt_rows(stretch: Stretch, fields: Fields, start: int) -> Iterator[Row | BadRow]:
@@ -77,24 +73,17 @@ def _parsed(number: int, line: str, fields: Fields) -> Row | BadRow:
     except (ValueError, RecursionError) as error:
         return BadRow(number, f"is not JSON ({printable(str(error)[:100])})")
     if not isinstance(value, dict):
-        return BadRow(number, f"is no object but {_kind(value)}")
+        return BadRow(number, f"is no object but {kind(value)}")
     for name in fields.names:
         if name not in value:
             return BadRow(number, missing(name, list(value)))
     text = value[fields.text]
-    if not isinstance(text, str):
-        return BadRow(number, f"has {_kind(text)} as {quoted(fields.text)}, not a text")
+    if not isinstance(text, str) and not fields.words:
+        return BadRow(number, f"has {kind(text)} as {quoted(fields.text)}, not a text")
     id = "" if fields.id is None else value[fields.id]
     if isinstance(id, bool) or not isinstance(id, (str, int)):
-        return BadRow(number, f"has {_kind(id)} as {quoted(fields.id or '')}, not a text or whole number")
-    return Row(number, _whole(str(id)), _whole(text))
-
-
-def _whole(text: str) -> str:
-    """Halves of surrogate pairs, which JSON can spell and UTF-8 cannot carry, become U+FFFD."""
-    return text if text.isascii() else _HALVES.sub("\ufffd", text)
-
-
-def _kind(value: Any) -> str:
-    kinds = {"NoneType": "null", "bool": "true or false", "dict": "an object", "list": "a list", "str": "a text"}
-    return kinds.get(type(value).__name__, "a number")
+        return BadRow(number, f"has {kind(id)} as {quoted(fields.id or '')}, not a text or whole number")
+    if fields.words:
+        return of_words(number, mended(str(id)), text, value[fields.label], fields)
+    row = Row(number, mended(str(id)), mended(text))
+    return row if fields.label is None else with_label(row, value[fields.label], fields)

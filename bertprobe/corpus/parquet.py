@@ -8,7 +8,7 @@ from tempfile import TemporaryFile
 from typing import IO, Any
 
 from bertprobe.corpus.files import WINDOW, Stretch
-from bertprobe.corpus.rows import BadRow, Fields, Row, check_fields
+from bertprobe.corpus.rows import BadRow, Fields, Row, check_fields, of_words, utf8_size, with_label
 from bertprobe.errors import UnsupportedFile, quoted
 
 BATCH, BATCH_BYTES = 1024, 1 << 20
@@ -21,19 +21,27 @@ WHOLE = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 def rows(stretch: Stretch, fields: Fields, start: int) -> Iterator[Row | BadRow]:
     """Each row's text and id, from the row group on in which the first lies."""
     for first, part in _parts(stretch, fields, start):
-        texts = _strings(part.column(fields.text))
+        texts = part.column(fields.text).to_pylist() if fields.words else _strings(part.column(fields.text))
         ids = _strings(part.column(fields.id)) if fields.id is not None else [""] * len(texts)
-        for number, (text, id) in enumerate(zip(texts, ids, strict=True), first):
+        labels = part.column(fields.label).to_pylist() if fields.label is not None else [None] * len(texts)
+        for number, (text, id, label) in enumerate(zip(texts, ids, labels, strict=True), first):
             if text is None or id is None:
                 yield BadRow(number, f"has null as {quoted(fields.text if text is None else fields.id or '')}")
+            elif fields.words:
+                yield of_words(number, id, text, label, fields)
             else:
-                yield Row(number, id, text)
+                found = Row(number, id, text)
+                yield found if fields.label is None else with_label(found, label, fields)
 
 
 def sizes(stretch: Stretch, fields: Fields) -> Iterator[tuple[int, int]]:
     """The number of each row and the bytes of its text."""
     import pyarrow.compute as pc
 
+    if fields.words:
+        for row in rows(stretch, fields, 0):
+            yield row.number, utf8_size(row.text) if isinstance(row, Row) else 0
+        return
     for first, part in _parts(stretch, fields, 0):
         lengths = pc.binary_length(_as_bytes(part.column(fields.text))).to_pylist()
         yield from enumerate((length or 0 for length in lengths), first)
@@ -105,6 +113,8 @@ def _as_bytes(column: Any) -> Any:
 def _check(stretch: Stretch, fields: Fields, schema: Any) -> None:
     check_fields(stretch.name, fields, schema.names)
     for name in fields.names:
+        if name == fields.label or (fields.words and name == fields.text):
+            continue  # a list, or a label: these are looked at row by row
         kind = schema.field(name).type
         kind = str(getattr(kind, "value_type", kind) if str(kind).startswith("dictionary") else kind)
         if kind not in TEXT and not (name == fields.id and kind in WHOLE):

@@ -12,7 +12,7 @@ from bertprobe.errors import OutputError, printable
 from bertprobe.export.files import Output, atomic_write, check_place
 from bertprobe.export.tensors import check_name, safetensors_header, utf8_notes
 
-_DTYPES = {"float32": "F32", "int64": "I64"}
+_DTYPES = {"float32": "F32", "float64": "F64", "int64": "I64"}
 
 if TYPE_CHECKING:
     from bertprobe.run.collect import Matrices
@@ -25,23 +25,32 @@ def write_matrices(ran: Ran, matrices: Matrices, path: Path, force: bool) -> Non
     The tokens stand in the metadata, under `tokens`, as a JSON list for each text. Where a part has other rows than
     tokens, its own lengths stand beside it, as `LABEL.lengths`.
     """
-    if path.suffix not in _WRITERS:
-        raise OutputError(f"{printable(str(path))} does not say a format", "let its name end in .safetensors or .npz")
-    output = Output(path, force=force)
-    check_place(output)
-    arrays = _arrays(matrices)
-    for name in arrays:
-        check_name(name, path.suffix)
-    metadata = utf8_notes({
-        "format": "pt",
-        "bertprobe_version": __version__,
+    notes = {
         "source": ran.checkpoint.ref,
         "values": "before the activation" if matrices.before else "after the activation",
         "tokens": json.dumps(matrices.tokens),
         **({} if ran.ablation is None else ran.ablation.metadata),
-    })  # fmt: skip
+    }
+    write_arrays(_arrays(matrices), notes, checked(path, force))
+
+
+def checked(path: Path, force: bool) -> Output:
+    """A file of arrays to be written; raises `OutputError` where its name says no format, or there is no place."""
+    if path.suffix not in _WRITERS:
+        raise OutputError(f"{printable(str(path))} does not say a format", "let its name end in .safetensors or .npz")
+    output = Output(path, force=force)
+    check_place(output)
+    return output
+
+
+def write_arrays(arrays: Mapping[str, Any], notes: Mapping[str, str], output: Output) -> None:
+    """Writes arrays by name, and notes as the file's metadata."""
+    suffix = output.path.suffix
+    for name in arrays:
+        check_name(name, suffix)
+    metadata = utf8_notes({"format": "pt", "bertprobe_version": __version__, **notes})
     with atomic_write(output) as file:
-        _WRITERS[path.suffix](file, arrays, metadata)
+        _WRITERS[suffix](file, arrays, metadata)
 
 
 def _npz(file: IO[bytes], arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> None:

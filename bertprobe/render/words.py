@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         Facts,
         FileSize,
         Fingerprints,
+        ProbeFacts,
         RecipeFacts,
         ScanCounts,
         ScreenCounts,
@@ -70,6 +71,8 @@ def report_lines(data: Mapping[str, Any]) -> list[tuple[str, str]]:
         return _recipe_lines(str(data["model"]), data["facts"])
     if "targets" in data:
         return _adapter_lines(str(data["model"]), data["facts"])
+    if "probe" in data:
+        return _probe_lines(str(data["model"]), data["probe"])
     if "scan" in data:
         return _scan_lines(str(data["model"]), data["scan"])
     if "screen" in data:
@@ -132,6 +135,50 @@ def _screen_lines(screen: ScreenCounts) -> list[tuple[str, str]]:
 
 def _times(factor: float | None) -> str:
     return "–" if factor is None else f"{factor:,.0f} times"
+
+
+def _probe_lines(model: str, probe: ProbeFacts) -> list[tuple[str, str]]:
+    baseline = [
+        f"{whose} most frequent label is right of {100 * share:.1f} %"
+        for whose, share in (("the", probe["majority"]), ("the control's", probe["control_majority"]))
+        if share is not None
+    ]
+    lines = [
+        ("model", model),
+        ("learnt from", _learnt(probe)),
+        *([("left out", left)] if (left := _left_out(probe)) else []),
+        *([("truncated", f"{probe['truncated']:,} texts")] if probe["truncated"] else []),
+        ("values", _values(probe)),
+        ("probe", f"least squares to labels, ridge {probe['ridge']:g}, seed {probe['seed']}"),
+        *([("baseline", "; ".join(baseline))] if baseline else []),
+        *(("note", note) for note in probe["notes"]),
+        *([("written", probe["written"])] if probe["written"] else []),
+    ]
+    return [(label, printable(text)) for label, text in lines]
+
+
+def _learnt(probe: ProbeFacts) -> str:
+    def count(items: int, texts: int) -> str:
+        return f"{items:,} words of {texts:,} texts" if probe["of"] == "words" else f"{items:,} texts"
+
+    held = f"; held out {count(probe['held_out_items'], probe['held_out_texts'])}" if probe["held_out_items"] else ""
+    return count(probe["items"], probe["texts"]) + held
+
+
+def _left_out(probe: ProbeFacts) -> str:
+    counts = (
+        (probe["unlabelled"], f"{probe['of']} without a label"),
+        (probe["skipped"], "rows that cannot be read"),
+        (probe["cut"], "words of which pieces were cut off"),
+        (probe["without_pieces"], "words without a piece"),
+    )
+    return ", ".join(f"{count:,} {what}" for count, what in counts if count)
+
+
+def _values(probe: ProbeFacts) -> str:
+    whole, part = ("word", "piece") if probe["of"] == "words" else ("text", "token")
+    which = f"the mean of a {whole}'s {part}s" if probe["pieces"] == "mean" else f"a {whole}'s {probe['pieces']} {part}"
+    return f"{which}, {'before' if probe['before'] else 'after'} the activation"
 
 
 def _recipe_lines(model: str, facts: RecipeFacts) -> list[tuple[str, str]]:

@@ -1416,3 +1416,111 @@ class NeuronScreening(TypedDict):
     neurons: list[ScreenedNeuron]
     findings: list[Finding]
     version: str
+
+
+# ------------------------------------------------------------------------------------------------ neurons probe
+
+
+class ProbeFacts(TypedDict):
+    """What was probed for, on what: counts of what was learnt from, held out and left out, and the settings.
+
+    `of` is words or texts, of which `items` were learnt from; `unknown` are held-out items with a label that nothing
+    learnt from has, which count as wrong. `written` is the file of arrays, null without one.
+    """
+
+    files: list[str]
+    label_field: str
+    words_field: str | None
+    of: str
+    pieces: str
+    before: bool
+    texts: int
+    held_out_texts: int
+    items: int
+    held_out_items: int
+    tokens: int
+    unlabelled: int
+    unknown: int
+    without_pieces: int
+    truncated: int
+    cut: int
+    skipped: int
+    held_out: float
+    ridge: float
+    seed: int
+    backend: str
+    device: str
+    dtype: str
+    majority: Number
+    control_majority: Number
+    notes: list[str]
+    written: str | None
+
+
+class ProbedLabel(TypedDict):
+    """A label: items learnt from and held out, those that the control gave it, and what the best layer gets right."""
+
+    label: str
+    items: int
+    held_out_items: int
+    control_items: int
+    recall: Number
+
+
+class ProbedLayer(TypedDict):
+    """A layer's probe: shares of held-out items that are right, in the task and in its control."""
+
+    label: str
+    layer: int
+    neurons: int
+    constant: int
+    accuracy: Number
+    control_accuracy: Number
+    selectivity: Number
+    majority: Number
+
+
+class ProbeSelection(TypedDict):
+    """What probes get right that look at some neurons of a layer: the first and last of rankings, and drawn ones."""
+
+    label: str
+    layer: int
+    neurons: int
+    linear: Number
+    linear_last: Number
+    probeless: Number
+    probeless_last: Number
+    random: Number
+
+
+class ProbedNeuron(TypedDict):
+    """A neuron that tells a label: `difference` of means in standard deviations, `weight` in the linear probe.
+
+    `difference_null` and `weight_null` are what 95 % of the layer's neurons stay below for the control's label; `mean`
+    is over the label's items, `elsewhere` over all others.
+    """
+
+    name: str
+    layer: int
+    neuron: int
+    label: str
+    difference: Number
+    difference_null: Number
+    weight: Number
+    weight_null: Number
+    mean: Number
+    elsewhere: Number
+    probeless: Number
+
+
+class NeuronProbing(TypedDict):
+    """`neurons probe`."""
+
+    model: str
+    probe: ProbeFacts
+    labels: list[ProbedLabel]
+    layers: list[ProbedLayer]
+    selections: list[ProbeSelection]
+    neurons: list[ProbedNeuron]
+    findings: list[Finding]
+    version: str

@@ -8,7 +8,7 @@ Any other is `transformers`' affair, and handed in by whoever has it.
 from __future__ import annotations
 
 from bertprobe.tokens.batches import batches, beginning, check_length, chunks, encoded, pack, packed
-from bertprobe.tokens.encoded import Encoded, Packed, Text, Tokenizer
+from bertprobe.tokens.encoded import Encoded, Packed, Placed, Text, Tokenizer
 from bertprobe.tokens.fast import FastTokenizer
 from bertprobe.tokens.files import check_rows, check_vocabulary, open_tokenizer
 
@@ -16,6 +16,7 @@ __all__ = [
     "Encoded",
     "FastTokenizer",
     "Packed",
+    "Placed",
     "Text",
     "Tokenizer",
     "batches",

@@ -32,6 +32,19 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Placed:
+    """A text as tokens, and where they stand in it.
+
+    `spans` (S, 2) are the characters of each token, from and up to, -1 of those that the tokenizer adds; `lost` (L, 2)
+    those of the tokens that were truncated.
+    """
+
+    encoded: Encoded
+    spans: Ints
+    lost: Ints
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Packed:
     """N texts end to end, T tokens in all, the longest text first.
 

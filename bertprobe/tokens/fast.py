@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from bertprobe.errors import BertprobeError, CorruptFile, printable
-from bertprobe.tokens.encoded import Encoded, Text
+from bertprobe.tokens.encoded import Encoded, Placed, Text
 from bertprobe.tokens.limits import Growth
 from bertprobe.tokens.special import NO_SPECIAL, Special
 
@@ -131,11 +131,27 @@ class FastTokenizer:
         `BertprobeError` where not even they fit, and for a text that the normalizer could blow up, `CorruptFile` where
         the tokenizer cannot do its work.
         """
+        encodings = self._encodings(texts, self._backend.encode_batch_fast)
+        return [self._encoded(encoding, longest)[0] for encoding in encodings]
+
+    def encode_placed(self, texts: Sequence[str], *, longest: int | None = None) -> list[Placed]:
+        """The same for texts of which has to be known where in them each token stands; errors as of `encode_many`."""
+        import numpy as np
+
+        found = []
+        for encoding in self._encodings(texts, self._backend.encode_batch):
+            encoded, kept = self._encoded(encoding, longest)
+            spans = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+            spans[[sequence is None for sequence in encoding.sequence_ids]] = -1
+            found.append(Placed(encoded, spans[kept], spans[~kept]))
+        return found
+
+    def _encodings(self, texts: Sequence[Text], encode: Callable[..., list[Any]]) -> list[tokenizers.Encoding]:
         for item in texts:
             for text in item if isinstance(item, tuple) else (item,):
                 self._growth.check(text)
         try:
-            encodings = self._backend.encode_batch_fast([_clean(text) for text in texts])
+            return encode([_clean(text) for text in texts])
         except BaseException as error:
             if not is_the_librarys(error):
                 raise
@@ -143,18 +159,19 @@ class FastTokenizer:
                 f"{self.name} cannot turn text into tokens ({printable(str(error))})",
                 "the tokenizer contradicts itself: fetch its files again",
             ) from error
-        return [self._encoded(encoding, longest) for encoding in encodings]
 
-    def _encoded(self, encoding: tokenizers.Encoding, longest: int | None) -> Encoded:
+    def _encoded(self, encoding: tokenizers.Encoding, longest: int | None) -> tuple[Encoded, npt.NDArray[np.bool_]]:
+        """The tokens of a text that are kept, and which these are."""
         import numpy as np
 
         ids = np.array(encoding.ids, dtype=np.int64)
         segments = np.array(encoding.type_ids, dtype=np.int64) if self._segments else np.zeros_like(ids)
         cut = 0 if longest is None else max(len(ids) - longest, 0)
+        kept = np.ones(len(ids), dtype=np.bool_)
         if longest is not None and cut:
             kept = _kept(encoding.sequence_ids, longest, left=self._cut_left)
             ids, segments = ids[kept], segments[kept]
-        return Encoded(ids, segments, tuple(map(self._pieces.__getitem__, ids.tolist())), cut)
+        return Encoded(ids, segments, tuple(map(self._pieces.__getitem__, ids.tolist())), cut), kept
 
 
 def lower_first(backend: tokenizers.Tokenizer) -> None:
