@@ -50,8 +50,8 @@ from bertprobe.verify import verify
 OUT = (3, *range(10, 20), 38)  # neurons apart from each other and side by side
 LIST = "0.3,0:10-19,0.38"
 # Plain, gated, fused, shared layers, convolutions, positions of its own, other feed-forward parts in the same layer.
-NATIVE = ("bert", "roberta", "electra", "ernie")
-OTHERS = ("modernbert", "gte", "nomic_bert", "albert", "squeezebert", "mobilebert", "t5", "deberta-v2", "xlnet")
+NATIVE = ("bert", "roberta")
+OTHERS = ("modernbert", "gte", "nomic_bert", "albert", "squeezebert", "mobilebert", "t5")
 
 
 def opened(folder: Path, backend: str = "auto", **options: Any) -> Runner:
@@ -296,7 +296,7 @@ def test_both_at_once_are_each_alone(family: str, backend: str, two: Any) -> Non
         assert sums.tokens == len(a)
 
 
-@pytest.mark.parametrize("family", ["bert", "modernbert", "albert"])
+@pytest.mark.parametrize("family", ["bert", "albert"])
 def test_verify_takes_them_out_of_transformers_too(family: str, two: Any) -> None:
     whole, _, texts = two(family)
     checkpoint = open_checkpoint(str(whole))
@@ -445,7 +445,7 @@ def scans(small_scan: Path) -> Path:
     """Scans of one corpus: scan, of pocket as it is; zero and mean, of it with neurons taken out."""
     model, corpus = bertprobe.open("pocket"), open_corpus([small_scan / "texts.txt"])
     for name, means in (("zero", None), ("mean", small_scan / "scan")):
-        options = Options(Kept(top=5, drawn=40), ablation=model.ablation(NEURONS, means=means))
+        options = Options(Kept(top=5, drawn=40), verify=name == "zero", ablation=model.ablation(NEURONS, means=means))
         prepare_scan(model.checkpoint, model.anatomy, corpus, small_scan / name, options).run()
     return small_scan
 
@@ -462,8 +462,7 @@ def test_a_scan_is_of_the_ablated_model(scans: Path) -> None:
     found = model.activations(texts, ablate=NEURONS)
     rows = np.concatenate(found[3]).astype(np.float64)
     np.testing.assert_allclose(zero.layer(3).sums.means, rows.mean(0), atol=1e-6)
-    for scan in (zero, mean):
-        assert scan.manifest["verify"]["holds"]
+    assert zero.manifest["verify"]["holds"]
     told = ablated_in(mean.manifest)
     assert told is not None
     assert told.told == f"{NEURONS} (42 neurons) to their means over {scans / 'scan'}"
@@ -566,7 +565,8 @@ def test_means_are_of_the_same_model_untouched_and_done(scans: Path, run: Run, t
     ran = run(["pool", "a", "--means", scans / "scan"])
     assert (ran.code, "--means goes with --ablate" in ran.err) == (2, True)
     model, corpus = bertprobe.open("pocket"), open_corpus([scans / "texts.txt"])
-    model.scan(corpus, tmp_path / "few", layers=[0], compute=Compute("numpy"))
+    options = Options(layers="0", verify=False, compute=Compute("numpy"))
+    prepare_scan(model.checkpoint, model.anatomy, corpus, tmp_path / "few", options).run()
     with pytest.raises(PartMissing, match="layer 1 was not scanned"):
         model.ablation("1.3", means=tmp_path / "few")
     with pytest.raises(BadSetting, match="nothing up to layer 0"):
@@ -581,7 +581,8 @@ def test_means_of_shared_layers_are_refused(two: Any, tmp_path: Path) -> None:
     whole, _, texts = two("albert")
     (tmp_path / "texts.txt").write_text("\n".join(texts))
     model = bertprobe.open(whole)
-    model.scan(open_corpus([tmp_path / "texts.txt"]), tmp_path / "scan")
+    corpus = open_corpus([tmp_path / "texts.txt"])
+    prepare_scan(model.checkpoint, model.anatomy, corpus, tmp_path / "scan", Options(verify=False)).run()
     with pytest.raises(UnsupportedFile, match="mean in each of its turns"):
         ablation_from("0.3", model.checkpoint, model.anatomy, tmp_path / "scan")
 
