@@ -88,6 +88,7 @@ DOORKEEPERS = {
         "modules.py",
         "neurons/device.py",
         "screen/gradients.py",
+        "screen/masked.py",
         "screen/outputs.py",
         *(f"transformers_model/{name}.py" for name in ("__init__", "running", "manners")),
     },

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import transformers
 import zoo
 from conftest import Run
 from hypothesis import given
 from hypothesis import strategies as st
 from kin import POCKET, load
 from safetensors.numpy import load_file, save_file
+from transformers import BertForMaskedLM
 
 from bertprobe.anatomy import find_parts
 from bertprobe.checkpoint import open_checkpoint
@@ -23,7 +26,9 @@ from bertprobe.errors import BertprobeError, NotFound, PartMissing, UnsupportedF
 from bertprobe.run import HIDDEN, Captured, Compute, Matrices, Site, open_runner, run_texts
 from bertprobe.run.sentence import DenseStep, Normalized, NormStep, pooled
 from bertprobe.screen import Options, Screen, ScreenJob, prepare_screen
+from bertprobe.screen.exact import rows_of
 from bertprobe.screen.gradients import estimated
+from bertprobe.screen.masked import divergences
 from bertprobe.screen.outputs import applied, pooled_rows
 from bertprobe.screen.texts import drawn
 from bertprobe.stats.ranks import ranks, spearman
@@ -207,6 +212,79 @@ def test_a_text_without_a_token_behind_its_prompt_is_refused() -> None:
         pooled_rows(torch.zeros(3, 2), [1, 2], "mean", 1)
 
 
+def test_a_masked_tokens_prediction_is_that_of_transformers() -> None:
+    """Untouched logits and the divergence without a neuron, by BertForMaskedLM with a hook of its own."""
+    ready = job(output="masked", exact=2)
+    counts = [int((text.ids == ready.output.mask).sum()) for text in ready.texts]  # type: ignore[attr-defined]
+    assert counts == [min(max(round(0.15 * (len(text.ids) - 2)), 1), 8) for text in ready.texts]
+    found = ready.run()
+    untouched = rows_of(ready.runner, ready.texts, ready.output)
+    model = load(BertForMaskedLM).eval()
+    theirs = predictions(model, ready)
+    np.testing.assert_allclose(untouched, theirs, rtol=1e-4, atol=1e-4)
+    for one in found.reruns:
+
+        def without(module: object, taken: object, given: torch.Tensor, neuron: int = one.neuron) -> torch.Tensor:
+            given = given.clone()
+            given[..., neuron] = 0
+            return given
+
+        hook = model.bert.encoder.layer[one.layer].intermediate.register_forward_hook(without)
+        logs, others = (torch.log_softmax(torch.tensor(x).double(), 1) for x in (theirs, predictions(model, ready)))
+        hook.remove()
+        divergence = torch.nn.functional.kl_div(others, logs, log_target=True, reduction="batchmean")
+        assert one.effect == pytest.approx(float(divergence), rel=1e-3)
+
+
+def predictions(model: torch.nn.Module, ready: ScreenJob) -> np.ndarray:
+    rows = []
+    with torch.no_grad():
+        for text in ready.texts:
+            logits = model(input_ids=torch.tensor(text.ids)[None]).logits[0]
+            rows.append(logits[text.ids == ready.output.mask].numpy())  # type: ignore[attr-defined]
+    return np.concatenate(rows)
+
+
+def test_what_is_drawn_of_a_prediction_has_its_divergence_as_mean_square() -> None:
+    """Of a small shift of the logits, over 4,000 draws: half the mean square is the divergence to 10 %."""
+    draw = np.random.default_rng(3)
+    logits = draw.normal(size=(1, 12)) * 2
+    shift = draw.normal(size=(1, 12)) * 1e-3
+    ready = job(output="masked")
+    rows = torch.tensor(logits.repeat(4000, 0), requires_grad=True)
+    numbers = ready.output.scalars((rows, torch.arange(4000)), [np.random.default_rng(i) for i in range(4000)])
+    (gradients,) = torch.autograd.grad(numbers.sum(), rows)
+    moves = gradients.numpy() @ shift[0]
+    assert (moves**2).mean() / 2 == pytest.approx(divergences(logits, logits + shift)[0], rel=0.1)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "albert"])
+def test_predictions_of_other_families_rank_neurons(family: str, tmp_path: Path) -> None:
+    shutil.copy(POCKET / "tokenizer.json", tmp_path)
+    config = zoo.build(family, vocab_size=8192, max_position_embeddings=40).config
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        getattr(transformers, type(config).__name__.removesuffix("Config") + "ForMaskedLM")(config).save_pretrained(
+            tmp_path
+        )
+    found = screened(tmp_path, texts=TEXTS * 4, output="masked", exact=10**6)
+    assert found.unit == "nats"
+    assert found.correlation() > 0.9
+
+
+def test_masks_are_drawn_by_place_and_leave_special_tokens() -> None:
+    ready, again = (job(output="masked", texts=TEXTS) for _ in range(2))
+    assert all((a.ids == b.ids).all() for a, b in zip(ready.texts, again.texts, strict=True))
+    mask = ready.output.mask  # type: ignore[attr-defined]
+    for text in ready.texts:
+        assert (text.ids[[0, -1]] != mask).all()
+        assert (text.ids == mask).any()
+    own = job(output="masked", texts=["The ship left the [MASK]."]).texts[0]
+    assert own.tokens[int(np.argmax(own.ids == mask))] == "[MASK]"
+    with pytest.raises(NotFound, match="to be masked"):
+        job(output="masked", texts=["[SEP]"])
+
+
 # ------------------------------------------------------------------------------------------------ texts and ranks
 
 
@@ -264,6 +342,12 @@ def test_the_command_tells_what_the_room_finds(run: Run, corpus: Path) -> None:
     assert names[0] in shown
 
 
+def tiny_bert_with_tokenizer(folder: Path) -> Path:
+    zoo.save("bert", folder)
+    zoo.save_tokenizer(folder)
+    return folder
+
+
 def test_from_python() -> None:
     import bertprobe
 
@@ -279,6 +363,8 @@ def test_what_cannot_be_screened_is_refused(run: Run, tmp_path: Path, corpus: Pa
         screened(compute=Compute("numpy"))
     with pytest.raises(NotFound, match="no text"):
         screened(texts=())
+    with pytest.raises(PartMissing, match="no masked-language-model head"):
+        screened(tiny_bert_with_tokenizer(tmp_path / "tiny"), texts=("a b",), output="masked")
     with pytest.raises(PartMissing, match="no layer 7"):
         screened(layers="7")
     tensors = {name: values.astype(np.float32) for name, values in load_file(POCKET / "model.safetensors").items()}

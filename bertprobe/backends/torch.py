@@ -42,8 +42,12 @@ class TorchBackend:
         self._device, self._dtype = torch.device(device), getattr(torch, dtype)
 
     def array(self, values: Array) -> Array:
-        # A matrix that is stored the other way round is laid out anew: its products would round otherwise.
-        return _as_torch(values).to(self._device, self._dtype).contiguous()
+        import torch
+
+        # A weight may be read for the first time within `inference`, and be wanted by gradients later.
+        with torch.inference_mode(False):
+            # A matrix that is stored the other way round is laid out anew: its products would round otherwise.
+            return _as_torch(values).to(self._device, self._dtype).contiguous()
 
     def stored(self, values: Array) -> Array:
         """A copy of a stored tensor in the dtype it is stored in."""

@@ -33,12 +33,13 @@ def screen(
     root: Root = "",
     tokenizer: Tokenizer = None,
     on: Annotated[
-        Literal["pooled", "cls", "mean", "sentence"] | None,
+        Literal["pooled", "cls", "mean", "sentence", "masked"] | None,
         typer.Option(
             "--on",
             metavar="OUTPUT",
-            help="Look at the effect on this vector of each text: pooled, cls, mean or sentence; by default sentence "
-            "where the model has a recipe of its own, else pooled.",
+            help="Look at the effect on pooled, cls, mean or sentence (a vector of each text) or on masked (what the "
+            "model's head predicts for a masked token); by default sentence where the model has a recipe of its own, "
+            "else pooled.",
             show_default=False,
         ),
     ] = None,

@@ -14,7 +14,7 @@ from bertprobe.anatomy import Anatomy, layer_numbers
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.errors import BadSetting, NotFound, PartMissing, quoted
 from bertprobe.recipe import recipe_of
-from bertprobe.run import SENTENCE, VECTORS, Compute, Runner, open_runner, require_vector
+from bertprobe.run import HIDDEN, SENTENCE, VECTORS, Compute, Runner, open_runner, require_vector
 from bertprobe.run.sentence import sentence_of
 from bertprobe.screen.exact import Neuron, Rerun, effects, rows_of
 from bertprobe.stats.ranks import spearman
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 Doubles = npt.NDArray[np.float64]
 Advance = Callable[[int, int], None]
 
-OUTPUTS = (*VECTORS, SENTENCE)
+MASKED = "masked"
+OUTPUTS = (*VECTORS, SENTENCE, MASKED)
 LEAST_NUMBERS = 64  # numbers that are drawn at the least: of few texts, several each
 GRADIENT_TOKENS = 512  # of a batch that keeps what gradients need: all that every layer made
 
@@ -37,7 +38,7 @@ GRADIENT_TOKENS = 512  # of a batch that keeps what gradients need: all that eve
 class Options:
     """How to screen.
 
-    `output` is pooled, cls, mean or sentence; `exact` says how many of the strongest neurons are taken out one
+    `output` is pooled, cls, mean, sentence or masked; `exact` says how many of the strongest neurons are taken out one
     by one, and `drawn` how many of the rest; `means` are what neurons are given instead of zero, by layer.
     """
 
@@ -57,7 +58,8 @@ class Screen:
 
     Attributes:
         output: what was looked at.
-        unit: of an effect: `distance`, the root mean square over texts of how far a vector moves.
+        unit: of an effect: `distance`, the root mean square over texts of how far a vector moves, or `nats`, the mean
+            Kullback-Leibler divergence of the prediction of a masked token.
         effects: of every neuron by layer (I,), to first order, from one backward pass a text.
         errors: their standard errors (I,), from the spread of what was drawn.
         reruns: neurons that were taken out one by one, strongest first, those drawn from the rest behind them.
@@ -203,14 +205,42 @@ def prepare_screen(checkpoint: Checkpoint, anatomy: Anatomy, texts: Sequence[str
     """
     if not texts:
         raise NotFound("there is no text to run", "name texts, or files with texts")
+    if options.output not in OUTPUTS:
+        raise BadSetting(f"output is {quoted(options.output)}", f"choose {', '.join(OUTPUTS)}")
     layers = layers_of(anatomy, options.layers)
-    sentence = sentence_of(checkpoint) if options.output == SENTENCE else None
-    output = _output(checkpoint, anatomy, options.output, sentence)
     chosen = options.compute.backend
     compute = replace(options.compute, backend="torch" if chosen == "auto" else chosen)
+    if options.output == MASKED:
+        return _masked_job(checkpoint, anatomy, texts, layers, replace(options, compute=compute))
+    return _vector_job(checkpoint, anatomy, texts, layers, replace(options, compute=compute))
+
+
+def _vector_job(
+    checkpoint: Checkpoint, anatomy: Anatomy, texts: Sequence[str], layers: tuple[int, ...], options: Options
+) -> ScreenJob:
+    from bertprobe.screen.outputs import VectorOutput
+
+    sentence = sentence_of(checkpoint) if options.output == SENTENCE else None
+    if sentence is None:
+        require_vector(checkpoint, anatomy, options.output)
+    output = VectorOutput(options.output, sentence)
     tokenizer = None if sentence is None else sentence.tokenizer
-    runner = open_runner(checkpoint, anatomy, compute, needs=output.needs, tokenizer=tokenizer)
+    runner = open_runner(checkpoint, anatomy, options.compute, needs=output.needs, tokenizer=tokenizer)
     return ScreenJob(runner, output, list(_encoded(runner, texts, sentence, options.truncate)), layers, options)
+
+
+def _masked_job(
+    checkpoint: Checkpoint, anatomy: Anatomy, texts: Sequence[str], layers: tuple[int, ...], options: Options
+) -> ScreenJob:
+    from bertprobe.screen.masked import masked, masked_output
+
+    runner = open_runner(checkpoint, anatomy, options.compute, needs=frozenset({HIDDEN}))
+    output = masked_output(runner)
+    encoded = list(masked(_encoded(runner, texts, None, options.truncate), runner.tokenizer, output.mask, options.seed))
+    if not encoded:
+        raise NotFound("no text has a token to be masked", "name texts, or files with texts")
+    count = sum(int((text.ids == output.mask).sum()) for text in encoded)
+    return ScreenJob(runner, replace(output, per_text=count / len(encoded)), encoded, layers, options)
 
 
 def output_by_default(checkpoint: Checkpoint, anatomy: Anatomy) -> str:
@@ -221,16 +251,6 @@ def output_by_default(checkpoint: Checkpoint, anatomy: Anatomy) -> str:
     if recipe_of(checkpoint).declared:
         return SENTENCE
     return "mean" if anatomy.pooler is None else "pooled"
-
-
-def _output(checkpoint: Checkpoint, anatomy: Anatomy, name: str, sentence: Sentence | None) -> Output:
-    from bertprobe.screen.outputs import VectorOutput
-
-    if name not in OUTPUTS:
-        raise BadSetting(f"output is {quoted(name)}", f"choose {', '.join(OUTPUTS)}")
-    if sentence is None:
-        require_vector(checkpoint, anatomy, name)
-    return VectorOutput(name, sentence)
 
 
 def _encoded(runner: Runner, texts: Sequence[str], sentence: Sentence | None, truncate: bool) -> Iterator[Encoded]:

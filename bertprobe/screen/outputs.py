@@ -38,11 +38,11 @@ class Output(Protocol):
     unit: str
     needs: frozenset[str]
 
-    def rows(self, captured: Captured) -> Tensor:
-        """A row for each text of a batch, (N, E), through which gradients flow."""
+    def rows(self, captured: Captured) -> Any:
+        """What a batch puts out, such as a row for each text, (N, E), through which gradients flow."""
         ...
 
-    def scalars(self, rows: Tensor, draws: Sequence[np.random.Generator]) -> Tensor:
+    def scalars(self, rows: Any, draws: Sequence[np.random.Generator]) -> Tensor:
         """A number for each text (N,) whose squared change is that of the output on average over what is drawn."""
         ...
 
@@ -51,7 +51,7 @@ class Output(Protocol):
         ...
 
     def effect(self, untouched: Any, ablated: Any) -> float:
-        """How far the output moved over all texts, of rows (N, E) that `collector` kept."""
+        """How far the output moved over all texts, of rows that `collector` kept."""
         ...
 
     def estimate(self, mean_square: Doubles) -> Doubles:
