@@ -23,6 +23,7 @@ from bertprobe.anatomy import find_parts
 from bertprobe.checkpoint import open_checkpoint
 from bertprobe.corpus import open_corpus
 from bertprobe.errors import BertprobeError, NotFound, PartMissing, UnsupportedFile
+from bertprobe.neurons.folder import open_scan
 from bertprobe.run import HIDDEN, Captured, Compute, Matrices, Site, open_runner, run_texts
 from bertprobe.run.sentence import DenseStep, Normalized, NormStep, pooled
 from bertprobe.screen import Options, Screen, ScreenJob, prepare_screen
@@ -340,6 +341,18 @@ def test_the_command_tells_what_the_room_finds(run: Run, corpus: Path) -> None:
     shown = run(argv).out
     assert "Spearman's" in shown
     assert names[0] in shown
+
+
+def test_means_come_from_a_scan_of_the_same_model(run: Run, corpus: Path, small_scan: Path, tmp_path: Path) -> None:
+    argv = ["neurons", "screen", str(corpus), "--threads", "1", "--exact", "2", "--drawn", "0", "--layers", "2"]
+    told = json.loads(run([*argv, "--means", str(small_scan / "scan"), "--json"]).out)
+    means = open_scan(small_scan / "scan").layer(2).sums.means.tolist()
+    assert told["screen"]["instead"] == "mean"
+    found = screened(layers="2", means={2: means})
+    np.testing.assert_allclose(told["layers"][0]["effects"], found.effects[2], rtol=1e-3, atol=1e-7)
+    other = tiny_bert_with_tokenizer(tmp_path / "tiny")
+    refused = run([*argv, "--means", str(small_scan / "scan"), "-m", str(other), "--layers", "1", "--on", "mean"])
+    assert refused.code == 1
 
 
 def tiny_bert_with_tokenizer(folder: Path) -> Path:

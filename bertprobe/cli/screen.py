@@ -54,6 +54,15 @@ def screen(
     drawn: Annotated[
         int, typer.Option("--drawn", min=0, metavar="N", help="Take out N neurons drawn from the rest, too.")
     ] = 16,
+    means: Annotated[
+        str | None,
+        typer.Option(
+            "--means",
+            metavar="DIR",
+            help="Put each neuron's mean over this scan in its place, instead of 0.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Draw other texts and directions.")] = 0,
     top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="Show the N strongest neurons.")] = 16,
     field: Field = "text",
@@ -73,15 +82,17 @@ def screen(
     then taken out one by one, and how the two rankings agree is told.
     """
     from bertprobe.corpus import open_corpus
+    from bertprobe.neurons.ablation import means_of
     from bertprobe.render.progress import progress_of_texts
     from bertprobe.report.screen import screening
     from bertprobe.run import Compute
-    from bertprobe.screen import Options, output_by_default, prepare_screen
+    from bertprobe.screen import Options, layers_of, output_by_default, prepare_screen
     from bertprobe.screen.texts import drawn as drawn_of
 
     printer = Printer.of(format, json, table)
     found = open_corpus(corpus, field=field, skip_bad=skip_bad)
     checkpoint, anatomy = open_here(model, subfolder, weights, root, tokenizer)
+    known = [document.text for document in drawn_of(found, texts, seed)]
     options = Options(
         output=on or output_by_default(checkpoint, anatomy),
         layers=layers,
@@ -89,9 +100,9 @@ def screen(
         drawn=drawn,
         seed=seed,
         truncate=truncate,
+        means=None if means is None else means_of(layers_of(anatomy, layers), checkpoint, anatomy, means),
         compute=Compute("torch", device, dtype, threads),
     )
-    known = [document.text for document in drawn_of(found, texts, seed)]
     job = prepare_screen(checkpoint, anatomy, known, options)
     with progress_of_texts(job.tokens * (1 + job.reruns), "screening", quiet=quiet) as advance:
         screened = job.run(advance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bertprobe.anatomy import Anatomy
@@ -55,6 +56,14 @@ def _to_means(ablation: Ablation, checkpoint: Checkpoint, scan: ScanFolder) -> A
         for layer, numbers in ablation.neurons.items()
     }
     return Ablation(ablation.neurons, values, str(scan.path))
+
+
+def means_of(
+    layers: Iterable[int], checkpoint: Checkpoint, anatomy: Anatomy, means: str | os.PathLike[str]
+) -> Mapping[int, Sequence[float]]:
+    """The mean of every neuron of some layers over a scan, by layer; raises as `ablation_from` does."""
+    found = ablation_from(",".join(map(str, layers)), checkpoint, anatomy, means)
+    return {} if found.values is None else found.values
 
 
 def as_option(ablation: Ablation) -> dict[str, Any]:

@@ -4,6 +4,6 @@ One backward pass a text tells it of all neurons to first order; the strongest, 
 taken out one by one, and how the two rankings agree is told beside.
 """
 
-from bertprobe.screen.job import Options, Screen, ScreenJob, output_by_default, prepare_screen
+from bertprobe.screen.job import Options, Screen, ScreenJob, layers_of, output_by_default, prepare_screen
 
-__all__ = ["Options", "Screen", "ScreenJob", "output_by_default", "prepare_screen"]
+__all__ = ["Options", "Screen", "ScreenJob", "layers_of", "output_by_default", "prepare_screen"]
