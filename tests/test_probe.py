@@ -651,6 +651,29 @@ def test_sums_that_have_no_room_are_refused(texts: Corpus, small: Path, monkeypa
         probed(texts, small)
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_what_is_not_finite_is_told_on_either_side(held: bool, small: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+    from transformers import AutoTokenizer
+
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in small.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    weights = load_file(small / "model.safetensors")
+    (token,) = AutoTokenizer.from_pretrained(small)("shilling", add_special_tokens=False)["input_ids"]
+    weights["embeddings.word_embeddings.weight"][token] = np.nan
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    rows = [{"text": f"the ship {number}", "label": "ab"[number % 2]} for number in range(60)]
+    split = Split(0.2, 0)
+    names = (f"a shilling {number}" for number in range(99))
+    rows.append(
+        {"text": next(name for name in names if split.holds(Document(0, "", name, 0, 0)) == held), "label": "a"}
+    )
+    with pytest.raises(BertprobeError, match="puts out NaN or infinity for a text of the corpus"):
+        probed(open_corpus(written(tmp_path / "a.jsonl", rows), label_field="label"), broken)
+
+
 # ------------------------------------------------------------------------------------------------ the command
 
 

@@ -106,13 +106,15 @@ class ProbeSums:
 class Right:
     """How many items were taken for what they are: `of` each predictor (P,), by label of the task `by_label` (K,).
 
-    `counts` (2, K) are the items by label in both tasks, `unknown` those with a label that was not learnt.
+    `counts` (2, K) are the items by label in both tasks, `unknown` those with a label that was not learnt. What is not
+    finite is taken for anything.
     """
 
     of: Ints
     by_label: Ints
     counts: Ints
     unknown: int
+    is_finite: bool
 
     def __add__(self, other: Right) -> Right:
         return Right(
@@ -120,6 +122,7 @@ class Right:
             self.by_label + other.by_label,
             self.counts + other.counts,
             self.unknown + other.unknown,
+            self.is_finite and other.is_finite,
         )
 
     @property
@@ -132,7 +135,6 @@ class ProbeAnswers:
 
     def __init__(self, predictors: Mapping[Site, Sequence[Predictor]], items: Items, count: int) -> None:
         self.needs = frozenset(site.part for site in predictors)
-        self.is_finite = True
         self.found: dict[Site, Right] = {}
         self._predictors, self._items, self._count = predictors, items, count
 
@@ -151,7 +153,12 @@ class ProbeAnswers:
             np.bincount(taken.labels[right[0]], minlength=self._count),
             np.stack([np.bincount(part, minlength=self._count) for part in (taken.labels[known], taken.controls)]),
             int((~known).sum()),
+            bool(np.isfinite(values).all()),
         )
+
+    @property
+    def is_finite(self) -> bool:
+        return all(right.is_finite for right in self.found.values())
 
     def add(self, site: Site, batch: Packed, reduced: Right) -> None:
         self.found[site] = self.found[site] + reduced if site in self.found else reduced

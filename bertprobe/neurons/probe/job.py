@@ -162,6 +162,7 @@ class ProbeJob:
         answers = ProbeAnswers({site: one.predictors for site, one in solved.items()}, items, len(self.labelling))
         texts = items.passing(self._reader(counts).marked(chosen(self.corpus, self._split, held=True)))
         run_encoded(self.runner, texts, answers, _Told(self.parts[0], advance))
+        self._check_finite(answers.is_finite)
         return answers.found
 
     @property
