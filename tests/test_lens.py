@@ -14,6 +14,7 @@ import tokenizers
 import torch
 import transformers
 import zoo
+from bundle import as_google, save
 from conftest import Run
 from safetensors.torch import load_file, save_file
 from tokenizers import models, pre_tokenizers
@@ -35,8 +36,8 @@ from bertprobe.tokens import Encoded, Packed
 
 NATIVE = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "ernie", "data2vec-text")
 THEIRS = (
-    *("albert", "distilbert", "mpnet", "deberta", "deberta-v2", "megatron-bert", "convbert", "rembert", "longformer"),
-    *("roberta-prelayernorm", "modernbert", "nomic_bert", "roformer", "layoutlm", "gte", "xlm-roberta-xl"),
+    *("albert", "distilbert", "mpnet", "deberta", "deberta-v2", "megatron-bert", "convbert", "rembert"),
+    *("roberta-prelayernorm", "modernbert", "nomic_bert", "roformer", "gte", "xlm-roberta-xl"),
 )
 IDS = [5, 6, 7, 8, 9, 11]
 POCKET = Path(bertprobe.__file__).parent / "pocket"
@@ -106,16 +107,11 @@ def test_the_last_layer_is_transformers_own_head_bit_for_bit(family: str, tmp_pa
     assert sorted(found) == list(range(len(hidden)))
     assert torch.equal(vocabulary.logits(found[last], after_last=True), logits)
     assert all(torch.equal(found[number], hidden[number]) for number in found)
-
-
-@pytest.mark.parametrize("family", NATIVE)
-def test_numpy_has_the_same_logits(family: str, tmp_path: Path) -> None:
-    logits, hidden = theirs(masked(family, tmp_path))
-    found, vocabulary = states(tmp_path, "numpy")
-    for number, values in enumerate(hidden):
-        assert np.abs(found[number] - values.numpy()).max() < 1e-5
-    ours = vocabulary.numbers(found[len(found) - 1], after_last=True)
-    assert np.abs(ours - logits.numpy()).max() <= 1e-5 * np.abs(logits.numpy()).max()
+    if family in NATIVE:  # numpy has the same, within 1e-5
+        found, vocabulary = states(tmp_path, "numpy")
+        assert all(np.abs(found[number] - hidden[number].numpy()).max() < 1e-5 for number in found)
+        ours = vocabulary.numbers(found[last], after_last=True)
+        assert np.abs(ours - logits.numpy()).max() <= 1e-5 * np.abs(logits.numpy()).max()
 
 
 @pytest.mark.parametrize("family", ["roberta", "electra", "bert", "albert", "distilbert"])
@@ -204,7 +200,22 @@ def test_nothing_of_a_head_is_filled_in(tmp_path: Path) -> None:
     save_file({name: values for name, values in tensors.items() if name != norm}, tmp_path / "model.safetensors")
     with pytest.raises(BertprobeError, match=r"LayerNorm\.weight"):
         find_head(find_parts(open_checkpoint(str(tmp_path))))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    wide = {**tensors, norm: torch.ones(zoo.HIDDEN + 1)}
+    save_file(wide, tmp_path / "model.safetensors")
+    with pytest.raises(UnsupportedFile, match=r"where the head wants \[32\]"):
+        find_head(find_parts(open_checkpoint(str(tmp_path))))
     assert len({row.dense for row in HEADS}) == len(HEADS)
+
+
+def test_another_librarys_file_has_the_same_head(tmp_path: Path) -> None:
+    stored = {name: values.float().numpy() for name, values in load_file(POCKET / "model.safetensors").items()}
+    save(tmp_path / "bert_model.ckpt", as_google(stored))
+    config = json.loads((POCKET / "config.json").read_text())
+    (tmp_path / "bert_config.json").write_text(json.dumps(config))
+    (tmp_path / "vocab.txt").write_bytes((POCKET / "vocab.txt").read_bytes())
+    (ours,), (theirs,) = (bertprobe.open(place).lens(SHIP, word="sea") for place in ("pocket", tmp_path))
+    assert ours == theirs
 
 
 # ------------------------------------------------------------------------------------------------ texts
@@ -277,8 +288,8 @@ def test_ranks_and_lists_agree_where_values_are_equal() -> None:
 
 def test_an_ablation_stands_beside_the_untouched_model() -> None:
     model = bertprobe.open("pocket")
-    (before,) = model.lens(SHIP, word="sea", top=8192)
-    (after,) = model.lens(SHIP, word="sea", top=8192, ablate="2")
+    (before,) = model.lens(SHIP, "1,2", word="sea", top=8192)
+    (after,) = model.lens(SHIP, "1,2", word="sea", top=8192, ablate="2")
     changed = 0.0
     for old, new in zip(before.positions[0].layers, after.positions[0].layers, strict=True):
         known = {guess.entry.id: guess.entry.value for guess in old.guesses}
@@ -291,7 +302,7 @@ def test_an_ablation_stands_beside_the_untouched_model() -> None:
         same = all(guess.entry.value == known[guess.entry.id] for guess in new.guesses)
         assert same is (old.layer is None or old.layer < 2)
         changed += not same
-    assert changed == 2
+    assert changed == 1
     assert before.positions[0].layers[0].guesses[0].untouched is None
 
 
@@ -417,6 +428,20 @@ def test_chance_beside_a_neuron_is_that_of_its_norm() -> None:
         assert [entry.high for entry in entries] == pytest.approx(high.tolist(), abs=1e-4)
 
 
+def test_what_is_not_shown_is_told(tmp_path: Path, run: Run) -> None:
+    masked("electra", tmp_path)
+    ran = run(["lens", "--neuron", "0.1", "-m", tmp_path, "--top", "2"])
+    assert ran.code == 0
+    assert "not as wide as the word embeddings" in " ".join(ran.out.split())
+    assert "generator_predictions.dense" in ran.out
+    tensors = load_file(tmp_path / "model.safetensors")
+    headless = {name: values for name, values in tensors.items() if not name.startswith("generator")}
+    save_file(headless, tmp_path / "model.safetensors")
+    ran = run(["lens", "word1 [MASK]", "-m", tmp_path])
+    assert ran.code == 1
+    assert "its word embeddings are 16 wide, its hidden states 32" in ran.err
+
+
 def test_layers_that_have_no_columns_are_told(tmp_path: Path) -> None:
     masked("squeezebert", tmp_path)
     with pytest.raises(BertprobeError, match="its weight is not a matrix of its own"):
@@ -491,9 +516,9 @@ def test_every_format_has_the_same_numbers(format: str, run: Run) -> None:
 
 def test_a_place_may_be_named_and_texts_come_from_a_file(tmp_path: Path, run: Run) -> None:
     (tmp_path / "texts.txt").write_text(f"{SHIP}\nHe [MASK] not [MASK].\n")
-    data = json.loads(run(["lens", "--file", tmp_path / "texts.txt", "--top", "1", "--json"]).out)
+    data = json.loads(run(["lens", "--file", tmp_path / "texts.txt", "--layers", "-1", "--top", "1", "--json"]).out)
     assert [[place["position"] for place in text["positions"]] for text in data["texts"]] == [[6], [2, 4]]
-    data = json.loads(run(["lens", "The ship left.", "--position", "2", "--json", "--top", "1"]).out)
+    data = json.loads(run(["lens", "The ship left.", "--position", "2", "--layers", "-1", "--json", "--top", "1"]).out)
     assert data["texts"][0]["positions"][0]["token"] == "ship"
     assert data["texts"][0]["positions"][0]["layers"][-1]["entries"][0]["token"] == "ship"
 
@@ -502,5 +527,5 @@ def test_batches_change_nothing() -> None:
     model = bertprobe.open("pocket")
     texts = [SHIP, "He [MASK] not know what to say, and [MASK] away."]
     runner = open_runner(model.checkpoint, model.anatomy, Compute("numpy"), needs=frozenset({STATES}))
-    both = lens_of_texts(runner, texts, LensWish(top=3)).texts
-    assert both == tuple(lens_of_texts(runner, [text], LensWish(top=3)).texts[0] for text in texts)
+    both = lens_of_texts(runner, texts, LensWish("0,-1", top=3)).texts
+    assert both == tuple(lens_of_texts(runner, [text], LensWish("0,-1", top=3)).texts[0] for text in texts)

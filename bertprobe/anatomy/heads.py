@@ -163,7 +163,12 @@ def word_embeddings(anatomy: Anatomy) -> TensorHeader | None:
 def final_norm(anatomy: Anatomy) -> Norm | None:
     """The norm between the last layer and all that reads it, None in families that normalise after each layer."""
     name = next((name for name in _FINAL if f"{name}.weight" in anatomy.tensors), None)
-    return None if name is None else _norm(anatomy, name, _FINAL_EPS.get(name, "layer_norm_eps"))
+    if name is None:
+        return None
+    norm = _norm(anatomy, name, _FINAL_EPS.get(name, "layer_norm_eps"))
+    if any(one is not None and one.shape != (anatomy.widths[0],) for one in (norm.weight, norm.bias)):
+        raise UnsupportedFile(f"{printable(name)} is not as wide as the hidden states", "fetch it again")
+    return norm
 
 
 def find_head(anatomy: Anatomy) -> Head | None:
@@ -182,7 +187,7 @@ def find_head(anatomy: Anatomy) -> Head | None:
             "please report this model",
         )
     head = _head(anatomy, row)
-    _check(head)
+    _check(head, anatomy.widths[0])
     return head
 
 
@@ -236,21 +241,22 @@ def _norm(anatomy: Anatomy, name: str, eps: float | str) -> Norm:
     return Norm(name, there[f"{name}.weight"], there.get(f"{name}.bias"), float(value))
 
 
-def _check(head: Head) -> None:
-    """Raises `UnsupportedFile` where the shapes of a head's tensors do not fit each other."""
-    narrow = head.weight.shape[0] if len(head.weight.shape) == 2 else 0
-    shapes = {
-        head.dense: (head.dense_bias, (narrow,)),
-        head.norm.name: (head.norm.weight, (narrow,)),
-        "the decoder": (head.decoder, (head.decoder.shape[0], narrow)),
-        "its bias": (head.bias, head.decoder.shape[:1]),
-    }
-    for name, (header, wanted) in shapes.items():
-        if not narrow or (header is not None and header.shape != wanted):
-            found = head.weight.shape if header is None or not narrow else header.shape
+def _check(head: Head, hidden: int | None) -> None:
+    """Raises `UnsupportedFile` where the shapes of a head's tensors do not fit each other, or the hidden states."""
+    narrow, entries = head.weight.shape[:1], head.decoder.shape[:1]
+    shapes = (
+        (head.weight, (*narrow, hidden)),
+        (head.dense_bias, narrow),
+        (head.norm.weight, narrow),
+        (head.norm.bias, narrow),
+        (head.decoder, (*entries, *narrow)),
+        (head.bias, entries),
+    )
+    for header, wanted in shapes:
+        if header is not None and header.shape != wanted:
             raise UnsupportedFile(
-                f"the head's tensors do not fit each other: {name} has the shape {list(found)}",
-                "they are not of one model: fetch it again",
+                f"{printable(header.name)} has the shape {list(header.shape)}, where the head wants {list(wanted)}",
+                "its tensors do not fit each other: fetch it again",
             )
 
 

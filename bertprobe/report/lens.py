@@ -228,6 +228,10 @@ def neuron_views(lens: NeuronLens, *, of_several: bool = False, both: bool = Tru
     for name, lists in (("head", lens.head), ("words", lens.words if both or lens.head is None else None)):
         if lists is not None:
             views.append(_list_view(f"{name}{behind}", whose, lists))
+    if lens.notes:
+        title = f"{whose}what is not shown, and why"
+        notes = tuple({"note": note} for note in lens.notes)
+        views.append(View(f"notes{behind}", title, (Column("note", ("note",), "text"),), notes))
     return views
 
 
