@@ -288,8 +288,8 @@ def test_ranks_and_lists_agree_where_values_are_equal() -> None:
 
 def test_an_ablation_stands_beside_the_untouched_model() -> None:
     model = bertprobe.open("pocket")
-    (before,) = model.lens(SHIP, "1,2", word="sea", top=8192)
-    (after,) = model.lens(SHIP, "1,2", word="sea", top=8192, ablate="2")
+    (before,) = model.lens(SHIP, "1,2", word="deck", top=8192)
+    (after,) = model.lens(SHIP, "1,2", word="deck", top=8192, ablate="2")
     changed = 0.0
     for old, new in zip(before.positions[0].layers, after.positions[0].layers, strict=True):
         known = {guess.entry.id: guess.entry.value for guess in old.guesses}
@@ -302,6 +302,7 @@ def test_an_ablation_stands_beside_the_untouched_model() -> None:
         same = all(guess.entry.value == known[guess.entry.id] for guess in new.guesses)
         assert same is (old.layer is None or old.layer < 2)
         changed += not same
+        assert (new.word.rank == old.word.rank) is same
     assert changed == 1
     assert before.positions[0].layers[0].guesses[0].untouched is None
 
