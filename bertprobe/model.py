@@ -325,7 +325,7 @@ class Model(ReprMixin):
         top: int = 5,
         word: str | None = None,
         position: int | None = None,
-        ablate: str | None = None,
+        ablate: str | Ablation | None = None,
         compute: Compute | None = None,
     ) -> tuple[TextLens, ...]:
         """What the masked-language-model head makes of the hidden states of masked tokens after every layer.
@@ -339,7 +339,8 @@ class Model(ReprMixin):
             top: entries of each list.
             word: one whose rank is wanted after each layer; it must be one piece of the vocabulary.
             position: the number of the token to look at, instead of the masked ones.
-            ablate: neurons to take out, such as `3.1203,7:0-100`; the untouched model is read beside it.
+            ablate: neurons to take out, such as `"3.1203,7:0-100"`, which sets them to zero, or what `ablation` gave;
+                the untouched model is read beside it.
             compute: where and in which precision; None chooses what suits the texts.
 
         Raises:
@@ -348,13 +349,11 @@ class Model(ReprMixin):
             BertprobeError: a text has no masked token, or the word is not one piece.
         """
         from bertprobe.lens import LensWish, lens_of_texts
-        from bertprobe.run import STATES
-        from bertprobe.run.ablation import ablation_of
-        from bertprobe.run.runner import ablated
+        from bertprobe.run import STATES, ablated
 
         known = [texts] if isinstance(texts, str) else list(texts)
         untouched = self._runner(known, compute, frozenset({STATES}))
-        ablation = None if ablate is None else ablation_of(ablate, self.anatomy)
+        ablation = self._ablation(ablate)
         wish = LensWish(_layer_list(layers), top, word, position)
         runner = ablated(untouched, ablation)
         return lens_of_texts(runner, known, wish, None if ablation is None else untouched).texts

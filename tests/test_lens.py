@@ -445,7 +445,7 @@ def test_what_is_not_shown_is_told(tmp_path: Path, run: Run) -> None:
 
 def test_layers_that_have_no_columns_are_told(tmp_path: Path) -> None:
     masked("squeezebert", tmp_path)
-    with pytest.raises(BertprobeError, match="its weight is not a matrix of its own"):
+    with pytest.raises(BertprobeError, match="no row of .* is one neuron's"):
         bertprobe.open(tmp_path).lens_of_neurons("0.7")
 
 
@@ -462,6 +462,7 @@ def test_layers_that_have_no_columns_are_told(tmp_path: Path) -> None:
         ([SHIP, "--position", "40"], "there is no token 40"),
         ([SHIP, "--ablate", "9.1"], "there is no layer 9"),
         (["--neuron", "3.x"], "not a list of neurons"),
+        ([SHIP, "--means", "scan"], "--means goes with --ablate"),
         (["--neuron", "3.9999"], "no neuron 9999"),
     ],
 )
@@ -471,7 +472,25 @@ def test_what_cannot_be_is_told(words: list[str], told: str, run: Run) -> None:
     ran = run(["lens", *words])
     assert ran.code in (1, 2)
     assert re.search(told, ran.err), ran.err
-    assert ran.err.count("\n") == 1
+    assert ran.code == 2 or ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--layers", "--word", "--position", "--ablate"])
+def test_options_of_texts_are_refused_where_there_is_none(option: str, run: Run) -> None:
+    ran = run(["lens", "--neuron", "3.1", option, "3"])
+    assert ran.code == 2
+    assert f"{option} goes with a text" in ran.err
+
+
+def test_an_ablation_is_told(small_scan: Path, run: Run) -> None:
+    words = ["lens", SHIP, "--ablate", "3.5,2", "--layers", "3", "--json", "--top", "2"]
+    data = json.loads(run(words).out)
+    assert data["ablation"] == {"neurons": "2:0-511,3.5", "count": 513, "to": "zero", "means": None}
+    assert data["facts"]["ablated"] == "2:0-511,3.5 (513 neurons) to zero"
+    other = json.loads(run([*words, "--means", str(small_scan / "scan")]).out)
+    assert other["ablation"]["to"] == "mean"
+    first, second = (one["texts"][0]["positions"][0]["layers"][0]["entries"][0] for one in (data, other))
+    assert first["untouched"] != first["value"] != second["value"]
 
 
 def test_a_word_needs_a_head(minilm: Path, run: Run) -> None:

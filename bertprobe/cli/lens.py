@@ -7,21 +7,24 @@ from typing import Annotated
 import typer
 
 from bertprobe.cli.model import check_no_model
-from bertprobe.cli.options import Format, Json, Printer, Root, Subfolder, Table, Tokenizer, Weights
+from bertprobe.cli.options import (
+    Ablate,
+    Format,
+    Json,
+    Means,
+    Printer,
+    Root,
+    Subfolder,
+    Table,
+    Tokenizer,
+    Weights,
+    ablation_in,
+)
 from bertprobe.cli.text import Backend, ComputeDtype, Device, File, ModelOption, Threads, open_here, texts_of
 
 Texts = Annotated[
     list[str] | None,
     typer.Argument(metavar="TEXT…", help="Texts with a masked token, such as [MASK] or <mask>.", show_default=False),
-]
-Ablate = Annotated[
-    str | None,
-    typer.Option(
-        "--ablate",
-        metavar="NEURONS",
-        help="Take neurons out, such as 3.5,1:0-7, and show the untouched model beside it.",
-        show_default=False,
-    ),
 ]
 
 
@@ -67,6 +70,7 @@ def lens(
         ),
     ] = None,
     ablate: Ablate = None,
+    means: Means = None,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Draw other random directions.")] = 0,
     backend: Backend = "auto",
     device: Device = "auto",
@@ -84,23 +88,26 @@ def lens(
     from bertprobe.anatomy.neurons import parse_neurons
     from bertprobe.lens import LensWish, Null, lens_of_neurons, lens_of_texts
     from bertprobe.report.lens import lens_report
-    from bertprobe.run import STATES, Compute, open_runner
-    from bertprobe.run.ablation import ablation_of
-    from bertprobe.run.runner import ablated, tokenizer_of
+    from bertprobe.run import STATES, Compute, ablated, open_runner
+    from bertprobe.run.runner import tokenizer_of
 
     printer = Printer.of(format, json, table)
+    has_text = bool(texts) or file is not None or neuron is None
+    of_texts = {"--layers": layers, "--word": word, "--position": position, "--ablate": ablate, "--means": means}
+    for option in (option for option, value in of_texts.items() if value is not None and not has_text):
+        raise typer.BadParameter(f"{option} goes with a text: --neuron alone reads weights")
     checkpoint, anatomy = open_here(model, subfolder, weights, root, tokenizer)
     check_no_model(model, texts or [])
     null = Null(seed=seed)
-    ablation = None if ablate is None else ablation_of(ablate, anatomy)
+    ablation = ablation_in(ablate, means, checkpoint, anatomy)
     lensed = None
     wanted = {} if neuron is None else parse_neurons(neuron, anatomy)
     found = lens_of_neurons(anatomy, tokenizer_of(checkpoint), wanted, top, null) if wanted else ()
-    if texts or file is not None or neuron is None:
+    if has_text:
         known = texts_of(texts, file)
         compute = Compute(backend, device, dtype, threads)
         untouched = open_runner(checkpoint, anatomy, compute, known, needs=frozenset({STATES}))
         runner = ablated(untouched, ablation)
         wish = LensWish(layers, top, word, position, null)
         lensed = lens_of_texts(runner, known, wish, None if ablation is None else untouched)
-    printer.show(lens_report(checkpoint, anatomy, lensed, found, null, None if ablation is None else ablation.name))
+    printer.show(lens_report(checkpoint, anatomy, lensed, found, null, ablation))

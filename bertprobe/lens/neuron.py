@@ -151,7 +151,12 @@ class NeuronReader:
         import numpy as np
 
         table = self._directions
-        if part.weight is None or len(part.weight.shape) != 2 or part.weight.shape[1] != table.shape[1]:
+        if part.weight is None or len(part.weight.shape) != 2:
+            raise UnsupportedFile(
+                f"no row of {printable(part.weight_name or part.label)} is one neuron's",
+                "its layers are grouped or convolutions",
+            )
+        if part.weight.shape[1] != table.shape[1]:
             raise UnsupportedFile(
                 f"the input rows of {part.label} are not as wide as the word embeddings ({table.shape[1]})",
                 "they are of two spaces",

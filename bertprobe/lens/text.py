@@ -211,8 +211,8 @@ class _Lens:
     ran: Ran | None = None
 
     def read(self, text: str, encoded: Encoded, positions: Sequence[int]) -> TextLens:
-        states = self._states(self.runner, encoded)
         before = None if self.untouched is None else self._states(self.untouched, encoded)
+        states = self._states(self.runner, encoded)  # after the other: what is said of a run is said of this one
         numbers = self._numbers(len(states) - 1)
         kept: dict[int, list[LayerLens]] = {place: [] for place in positions}
         for number in numbers:

@@ -19,9 +19,11 @@ from bertprobe.lens import (
     WordLists,
 )
 from bertprobe.report import Column, Report, View, facts, report_of
+from bertprobe.report.ablation import ablation_node
 
 if TYPE_CHECKING:
     from bertprobe.report import nodes
+    from bertprobe.run.ablation import Ablation
 
 # What a rank of random directions is called in tables: the median of them, and what 95 % lie below.
 MEDIAN, HIGH = "random", "95 %"
@@ -33,7 +35,7 @@ def lens_report(
     lensed: Lensed | None,
     neurons: Sequence[NeuronLens],
     null: Null,
-    ablated: str | None = None,
+    ablation: Ablation | None = None,
 ) -> Report:
     """The report of `lens`: texts through it, neurons through it, or both."""
     texts = [] if lensed is None else lensed.texts
@@ -46,16 +48,16 @@ def lens_report(
         "is_head": None if lensed is None else lensed.is_head,
         "directions": null.directions,
         "seed": null.seed,
-        "ablated": ablated,
     }
-    data = {
+    data: dict[str, Any] = {
         "model": checkpoint.ref,
         "facts": {**facts(checkpoint, anatomy), **({} if lensed is None else lensed.ran.settings)},
         "lens": of,
         "texts": told,
         "neurons": [_neuron(one) for one in neurons],
+        **({} if ablation is None else {"ablation": ablation_node(ablation)}),
     }
-    views = [] if lensed is None else _text_views(told, of)
+    views = [] if lensed is None else _text_views(told, of, ablation)
     for one in neurons:
         views += neuron_views(one, of_several=len(neurons) > 1 or lensed is not None)
     return report_of(data, views)
@@ -99,7 +101,7 @@ def _word(word: RankOfWord) -> nodes.LensWord:
     }
 
 
-def _text_views(texts: Sequence[nodes.LensText], of: nodes.LensFacts) -> list[View]:
+def _text_views(texts: Sequence[nodes.LensText], of: nodes.LensFacts, ablation: Ablation | None) -> list[View]:
     positions = [(number, text, place) for number, text in enumerate(texts) for place in text["positions"]]
     rows: list[dict[str, Any]] = [
         {"text": number, "position": place["position"], "token": place["token"], **layer}
@@ -115,11 +117,19 @@ def _text_views(texts: Sequence[nodes.LensText], of: nodes.LensFacts) -> list[Vi
     summary = View(
         "layers",
         f"{of_one} after each layer, through {through}",
-        (*where, *_layer_columns(value, rows, of)),
+        (*where, *_layer_columns(value, rows, ablated=ablation is not None)),
         tuple({**row, "first": row["entries"][0] if row["entries"] else None} for row in rows),
     )
     entries = tuple({**row, "rank": rank, **entry} for row in rows for rank, entry in enumerate(row["entries"], 1))
-    return [summary, View("entries", _entries_title(of), (*where, *_entry_columns(value, of)), entries)]
+    return [
+        summary,
+        View(
+            "entries",
+            _entries_title(of, ablation),
+            (*where, *_entry_columns(value, ablated=ablation is not None)),
+            entries,
+        ),
+    ]
 
 
 def _where(texts: Sequence[nodes.LensText], positions: Sequence[Any]) -> list[Column]:
@@ -128,7 +138,7 @@ def _where(texts: Sequence[nodes.LensText], positions: Sequence[Any]) -> list[Co
     return [*text, *([Column("token", ("position",), "integer")] if len(positions) > len(texts) else [])]
 
 
-def _layer_columns(value: Column, rows: Sequence[Mapping[str, Any]], of: nodes.LensFacts) -> list[Column]:
+def _layer_columns(value: Column, rows: Sequence[Mapping[str, Any]], *, ablated: bool) -> list[Column]:
     word = next((row["word"]["token"] for row in rows if row["word"] is not None), None)
     columns = [
         Column("layer", ("name",), "text"),
@@ -137,31 +147,31 @@ def _layer_columns(value: Column, rows: Sequence[Mapping[str, Any]], of: nodes.L
         Column(f"{HIGH} of random", ("first", "random", "p95"), value.kind, 1),
         Column("entropy", ("entropy",), "real", 2),
     ]
-    if of["ablated"] is not None:
+    if ablated:
         columns.append(Column("first untouched", ("untouched",), "text"))
     if word is not None:
         columns.append(Column(f"rank of {word}", ("word", "rank"), "integer"))
         columns.append(Column("its share", ("word", "probability"), "share", 1))
-        if of["ablated"] is not None:
+        if ablated:
             columns.append(Column("untouched", ("word", "untouched"), "integer"))
     return columns
 
 
-def _entry_columns(value: Column, of: nodes.LensFacts) -> list[Column]:
+def _entry_columns(value: Column, *, ablated: bool) -> list[Column]:
     return [
         Column("layer", ("name",), "text"),
         Column("rank", ("rank",), "integer"),
         Column("entry", ("token",), "text"),
         value,
-        *([Column("untouched", ("untouched",), value.kind)] if of["ablated"] is not None else []),
+        *([Column("untouched", ("untouched",), value.kind)] if ablated else []),
         Column(MEDIAN, ("random", "median"), value.kind),
         Column(HIGH, ("random", "p95"), value.kind),
         Column("logit", ("logit",), "real", 2),
     ]
 
 
-def _entries_title(of: nodes.LensFacts) -> str:
-    taken = "" if of["ablated"] is None else f"; without the neurons {of['ablated']}"
+def _entries_title(of: nodes.LensFacts, ablation: Ablation | None) -> str:
+    taken = "" if ablation is None else f"; ablated: {ablation.told}"
     return (
         f"its first entries, and what {of['directions']} random directions of the same norm come to at that rank: "
         f"half of them, and 95 %, lie below{taken}"

@@ -1175,7 +1175,6 @@ class LensFacts(TypedDict):
     is_head: bool | None
     directions: int
     seed: int
-    ablated: str | None
 
 
 class LensReport(TypedDict):
@@ -1186,6 +1185,7 @@ class LensReport(TypedDict):
     lens: LensFacts
     texts: list[LensText]
     neurons: list[LensNeuron]
+    ablation: NotRequired[Ablation]
     findings: list[Finding]
     version: str
 
