@@ -445,7 +445,7 @@ def test_what_is_not_shown_is_told(tmp_path: Path, run: Run) -> None:
 
 def test_layers_that_have_no_columns_are_told(tmp_path: Path) -> None:
     masked("squeezebert", tmp_path)
-    with pytest.raises(BertprobeError, match="no row of .* is one neuron's"):
+    with pytest.raises(BertprobeError, match=r"no row of .* is one neuron's"):
         bertprobe.open(tmp_path).lens_of_neurons("0.7")
 
 
