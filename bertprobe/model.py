@@ -529,6 +529,28 @@ class Model(ReprMixin):
         here = self._here
         return prepare_probe(here, find_parts(here), corpus, options).run()
 
+    def atlas(self, scan: ScanFolder, path: str | os.PathLike[str], most: int = 10, *, force: bool = False) -> int:
+        """Writes one page with all neurons of a scan of this model, as `bertprobe neurons atlas` does; gives its bytes.
+
+        Args:
+            scan: from `scan`, or from `open_scan` where it is done.
+            path: the page, which ends in .html.
+            most: how many entries of a list a card shows, 40 at most.
+            force: whether a file that is there is replaced.
+
+        Raises:
+            OutputError: the file is there already, or cannot be written.
+            NotFound: the scan is another model's, or has no texts and its corpus is gone.
+            BadSetting: `most` is none or too many.
+        """
+        from bertprobe.export.files import Output
+        from bertprobe.neurons.atlas import atlas_of
+        from bertprobe.render.html.atlas import check_page, write_atlas
+
+        here, place = self._here, Output(Path(path), force=force)
+        check_page(place, scan)
+        return write_atlas(atlas_of(scan, here, find_parts(here), most), place)
+
     def report(self, *, spectrum: bool = False, neurons: int = 0) -> Report:
         """The report of `bertprobe inspect`: facts, statistics, findings; `data` is the JSON contract.
 

@@ -1,4 +1,4 @@
-"""The commands about neurons over a corpus: `neurons scan`, `merge`, `list`, `show` and `screen`."""
+"""The commands about neurons over a corpus: `neurons scan`, `merge`, `list`, `show`, `screen` and `atlas`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from bertprobe.cli.options import (
     ActorsOfRay,
     CorpusArgument,
     Field,
+    Force,
     Format,
     GpusPerActor,
     Json,
@@ -252,6 +253,41 @@ def show(
     cards = [card_of(found, checkpoint, anatomy, layer, number, top) for found in scans]
     others = list(zip(scans[1:], cards[1:], strict=True))
     printer.show(card_report(scans[0], cards[0], others))
+
+
+@neurons.command()
+def atlas(
+    folder: Scan,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Write this page.")] = Path(
+        "atlas.html"
+    ),
+    model: ScannedModel = None,
+    top: Annotated[int, typer.Option("--top", min=1, max=40, metavar="N", help="Show N entries of each list.")] = 10,
+    force: Force = False,
+    quiet: Quiet = False,
+    format: Format = "table",
+    json: Json = False,
+) -> None:
+    """Writes one page with all neurons of a scan: search a word, leaf through lists, look at cards.
+
+    An HTML file that asks for nothing, to hand on. The model must be the one that was scanned, and so must the corpus
+    where the scan was without --embed-text.
+    """
+    from bertprobe.export.files import Output
+    from bertprobe.neurons.atlas import atlas_of
+    from bertprobe.neurons.folder import open_scan
+    from bertprobe.render.html.atlas import check_page, write_atlas
+    from bertprobe.render.progress import progress_of_neurons
+    from bertprobe.report.atlas import written_atlas
+
+    printer = Printer.of(format, json)
+    place = Output(output, force=force)
+    found = open_scan(folder)
+    check_page(place, found)
+    checkpoint, anatomy = open_here(model or found.manifest["model"]["ref"], "", "", "", None)
+    with progress_of_neurons(found.neurons, "gathering neurons", quiet=quiet) as advance:
+        size = write_atlas(atlas_of(found, checkpoint, anatomy, top, advance), place)
+    printer.show(written_atlas(found, str(output), size))
 
 
 neurons.command()(probe)

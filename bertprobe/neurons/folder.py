@@ -11,6 +11,7 @@ from typing import Any
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.errors import NotFound, PartMissing, printable
 from bertprobe.export.tensors import digests
+from bertprobe.inputs import Input
 from bertprobe.neurons import state as states
 from bertprobe.neurons.scan import Kept, SiteScan
 from bertprobe.neurons.state import State
@@ -38,6 +39,15 @@ class ScanFolder:
     def tokens(self) -> int:
         """How many tokens they have."""
         return sum(shard.tokens for shard in self.state.done)
+
+    @property
+    def neurons(self) -> int:
+        """How many neurons were scanned."""
+        return sum(len(scan.sums.squares) for scan in self.state.sites.values())
+
+    def inputs(self) -> tuple[Input, ...]:
+        """Its files as what is being read: as long as these are held, nothing that is written takes their place."""
+        return tuple(Input(path) for path in sorted(self.path.iterdir()) if path.is_file())
 
     def layer(self, number: int) -> SiteScan:
         """What was found of a layer's neurons; raises `PartMissing` for a layer that was not scanned."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -55,13 +55,34 @@ def texts_of(folder: ScanFolder, tokenizer: Tokenizer, numbers: Iterable[int]) -
         for passage in carried.of(wanted):
             passages[passage.document].append(passage)
         return Texts(passages, carried.pieces.__getitem__)
+    found = {number: [_whole(folder, tokenizer, number, document)] for number, document in documents.items()}
+    return Texts(found, tokenizer.piece)
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """Documents as tokens, one after the other as they stand in the corpus, and the pieces of their ids."""
+
+    passages: Iterator[Passage]
+    piece: Callable[[int], str]
+
+
+def stream_texts(folder: ScanFolder, tokenizer: Tokenizer, numbers: Iterable[int]) -> Streamed:
+    """The same for many documents, of which memory holds one: the scan's own texts, else those of the corpus.
+
+    Raises `NotFound` where the scan carries none and, once it is asked for the text, the corpus is gone or another now.
+    """
+    carried = embedded_in(folder.path, folder.manifest)
+    if carried is not None:
+        return Streamed(carried.of(numbers), carried.pieces.__getitem__)
+    documents = _documents(folder, numbers)
+    return Streamed((_whole(folder, tokenizer, *each) for each in documents), tokenizer.piece)
+
+
+def _whole(folder: ScanFolder, tokenizer: Tokenizer, number: int, document: Document) -> Passage:
     options = folder.manifest["options"]
     longest = options["longest"] if options["truncate"] else None
-    found = {
-        number: [whole_text(number, document.row, tokenizer.encode(document.text, longest=longest))]
-        for number, document in documents.items()
-    }
-    return Texts(found, tokenizer.piece)
+    return whole_text(number, document.row, tokenizer.encode(document.text, longest=longest))
 
 
 def files_of(folder: ScanFolder, numbers: Iterable[int]) -> dict[int, str]:
@@ -77,23 +98,30 @@ def look_up(folder: ScanFolder, numbers: Iterable[int]) -> dict[int, Document]:
 
     Raises `NotFound` where a file is gone or is another one now, by its sha256.
     """
+    return dict(_documents(folder, numbers))
+
+
+def _documents(folder: ScanFolder, numbers: Iterable[int]) -> Iterator[tuple[int, Document]]:
+    """Documents and their numbers, rising; a file is opened and hashed once."""
     told = folder.manifest["corpus"]
     wanted = sorted(set(numbers))
     firsts = list(accumulate((done.documents for done in folder.state.done), initial=0))
     shards = Part.of_manifest(folder.manifest).chosen(folder.manifest["shards"])
-    found: dict[int, Document] = {}
+    opened: dict[int, Corpus] = {}
     for place, (first, stop) in enumerate(pairwise(firsts)):
-        inside = {number - first: number for number in wanted if first <= number < stop}
-        if inside:
-            shard = shard_of(shards[place])
+        inside = {number - first for number in wanted[bisect_left(wanted, first) : bisect_left(wanted, stop)]}
+        if not inside:
+            continue
+        shard = shard_of(shards[place])
+        if shard.file not in opened:
             file = told["files"][shard.file]
-            corpus = _opened(file["path"], file["sha256"], told)
-            for document in corpus.documents(replace(shard, file=0)):
-                if document.number in inside:
-                    found[inside[document.number]] = document
-                if len(found) == len(wanted) or document.number >= max(inside):
-                    break
-    return found
+            opened = {shard.file: _opened(file["path"], file["sha256"], told)}
+        last = max(inside)
+        for document in opened[shard.file].documents(replace(shard, file=0)):
+            if document.number in inside:
+                yield first + document.number, document
+            if document.number >= last:
+                break
 
 
 def _opened(path: str, sha256: str, told: Mapping[str, Any]) -> Corpus:

@@ -7,7 +7,7 @@ from html import escape
 
 from bertprobe.errors import printable
 
-EMPTY_ELEMENTS = ("br", "link", "meta")
+EMPTY_ELEMENTS = ("br", "input", "link", "meta")
 
 
 class Markup(str):

@@ -40,6 +40,21 @@ def progress_of_texts(
         bar.stop()
 
 
+@contextmanager
+def progress_of_neurons(
+    total: int, label: str, *, quiet: bool = False, after: float = 1.0
+) -> Iterator[Callable[[int], None]]:
+    """The same for neurons: yields what to call with how many more are done."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda step: None
+        return
+    bar = _NeuronBar(total, label, time.monotonic() + after)
+    try:
+        yield bar.advance
+    finally:
+        bar.stop()
+
+
 class _Bar:
     """A rich progress bar that appears only when its time has come, and leaves nothing behind."""
 
@@ -97,3 +112,12 @@ class _TextBar(_Bar):
 
         told = TextColumn("{task.fields[texts]}, {task.fields[rate]}")
         return TextColumn("{task.description}"), BarColumn(), told, TimeRemainingColumn()
+
+
+class _NeuronBar(_Bar):
+    """One that counts neurons."""
+
+    def _columns(self) -> tuple[Any, ...]:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+        return TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()

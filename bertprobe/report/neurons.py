@@ -26,14 +26,14 @@ AROUND = 7  # tokens on either side of an example that a table shows; the data h
 
 def scanned(folder: ScanFolder, layers: Sequence[LayerRow]) -> Report:
     """The report of `neurons scan` and `neurons merge`: what was read, and a line a layer."""
-    data = {**_beginning(folder), "layers": [_layer(folder, row) for row in layers]}
+    data = {**beginning(folder), "layers": [_layer(folder, row) for row in layers]}
     return report_of(data, [_layer_view(folder, data["layers"])])
 
 
 def listing(folder: ScanFolder, layers: Sequence[LayerRow], neurons: Sequence[NeuronRow], title: str) -> Report:
     """The report of `neurons list`."""
     told = [_neuron(folder, row) for row in neurons]
-    data = {**_beginning(folder), "layers": [_layer(folder, row) for row in layers], "neurons": told}
+    data = {**beginning(folder), "layers": [_layer(folder, row) for row in layers], "neurons": told}
     return report_of(data, [_layer_view(folder, data["layers"]), _neuron_view(folder, told, title)])
 
 
@@ -64,11 +64,12 @@ def listing_beside(report: Report, other: ScanFolder, moved: Sequence[MovedRow])
     )
     title = f"neurons that differ most from {other.path}; moved: in standard deviations of that scan"
     view = View("moved", title, columns, tuple(rows))
-    report = with_data(report, {"beside": _beginning(other)["scan"], "moved": rows})
+    report = with_data(report, {"beside": beginning(other)["scan"], "moved": rows})
     return replace(report, views=(*report.views, view))
 
 
-def _beginning(folder: ScanFolder) -> dict[str, Any]:
+def beginning(folder: ScanFolder) -> dict[str, Any]:
+    """The model that was scanned and what the scan read, with which each of these reports begins."""
     manifest = folder.manifest
     done, sizes = folder.state.done, sizes_of(manifest, folder.state)
     ablation = ablated_in(manifest)
@@ -154,7 +155,7 @@ def card_report(folder: ScanFolder, card: Card, beside: Sequence[tuple[ScanFolde
     neuron = _neuron(folder, card.row)
     others = [_beside(card, other, theirs) for other, theirs in beside]
     data = {
-        **_beginning(folder),
+        **beginning(folder),
         "neuron": neuron,
         "label": card.label,
         "deciles": list(card.deciles),

@@ -1330,6 +1330,26 @@ class NeuronBeside(TypedDict):
     share: Number
 
 
+class WrittenAtlas(TypedDict):
+    """The page of all neurons."""
+
+    path: str
+    bytes: int
+    layers: int
+    neurons: int
+    bytes_a_neuron: float
+
+
+class NeuronAtlas(TypedDict):
+    """`neurons atlas`."""
+
+    model: str
+    scan: ScanCounts
+    written: WrittenAtlas
+    findings: list[Finding]
+    version: str
+
+
 class NeuronCard(TypedDict):
     """`neurons show`."""
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.resources import files
-from typing import Any
 
 from bertprobe.render.data_formats import finite
 from bertprobe.render.html.charts import DRAWERS
 from bertprobe.render.html.charts.spec import BOTH_WAYS, CONFIG, MAP_STOPS, Panel, without_legends
 from bertprobe.render.html.charts.texts import most, neurons_in_words, short
+from bertprobe.render.html.document import data_script, document, head, resource
 from bertprobe.render.html.drawing import draw, module_names, verdicts
 from bertprobe.render.html.figures import FIGURES, Figure
 from bertprobe.render.html.files import bundle
-from bertprobe.render.html.theme import variables
 from bertprobe.render.markup import Markup, element, joined, table
 from bertprobe.render.words import NOT_GOOD, alike, fact_lines, four_digits, spans, text_of
 from bertprobe.report import Column, Report, View
@@ -25,7 +20,6 @@ from bertprobe.report.nodes import Activity, Finding, Page, TokenActivity
 SHOWN = 10  # priority up to which a table of the page shows its columns: all of them stand in the data
 WRAPPING = 24  # characters from which a text may break into lines
 SEVERITIES = {"error": "Error", "warning": "Warning", "note": "Note"}
-POLICY = "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
 def page(report: Report) -> str:
@@ -35,7 +29,7 @@ def page(report: Report) -> str:
     specs = {f"{name}-{i}": without_legends(p) for name, found in panels.items() for i, p in enumerate(found)}
     sections = [section for section in _sections(report, data, panels) if section is not None]
     title = f"bertprobe: {data['model']}"
-    scripts = [bundle(), _resource("page.js")]
+    scripts = [bundle(), resource("page.js")]
     body = element(
         "body",
         Markup("\n"),
@@ -43,38 +37,11 @@ def page(report: Report) -> str:
         element("header", element("h1", title), _lead(data), _contents(sections)),
         element("main", *(html for _, _, html in sections), id="main", tabindex="-1"),
         element("footer", _foot(data)),
-        _json("charts", {"config": CONFIG, "panels": specs}),
-        _json("data", data),
+        data_script("charts", {"config": CONFIG, "panels": specs}),
+        data_script("data", data),
         *(element("script", Markup(script)) for script in scripts),
     )
-    return f"<!DOCTYPE html>\n{element('html', _head(title, scripts), body, lang='en')}\n"
-
-
-def _head(title: str, scripts: Sequence[str]) -> Markup:
-    sums = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
-    policy = Markup(f"default-src 'none'; script-src {sums}; {POLICY}")
-    return element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=policy),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("title", title),
-        element("link", rel="icon", href="data:,"),
-        element("style", Markup(variables() + _resource("page.css"))),
-    )
-
-
-def _resource(name: str) -> str:
-    return (files("bertprobe.render.html") / name).read_text(encoding="utf-8")
-
-
-def _json(name: str, value: Any) -> Markup:
-    """Data for a script: no character in it can end the element."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    for char in "<>&":
-        text = text.replace(char, f"\\u{ord(char):04x}")
-    return element("script", Markup(text), type="application/json", id=name)
+    return document(head(title, scripts, resource("page.css")), body)
 
 
 # ------------------------------------------------------------------------------------------------ in words
