@@ -431,6 +431,7 @@ def test_a_card_in_the_page_is_the_card(number: int, browser: Browser, page: Pat
     assert [row[0] for row in promoted] == [word.token for word in head.promoted]
     assert [float(row[1]) for row in promoted] == pytest.approx([w.value for w in head.promoted], rel=1e-3)
     assert [row[0] for row in section(browser, "Nearest words to its input row")] == [w.token for w in nearest.entries]
+    assert "through the model's own head; any direction promotes some words" in texts(browser, ".block p")
     together = [row[0] for row in section(browser, "Neurons that go with it")]
     assert together == [one.name for one in card.together]
     assert len(section(browser, "Its mean by position")) == len(card.stretches)

@@ -244,7 +244,7 @@
     );
     const right = element("div", { class: "aside" });
     if (layer.promotes) {
-      right.append(block("Its output column promotes", "", words(rowOf(ready.promoted), rowOf(ready["promoted.values"]))),
+      right.append(block("Its output column promotes", about.reader, words(rowOf(ready.promoted), rowOf(ready["promoted.values"]))),
         block("and suppresses", "", words(rowOf(ready.suppressed), rowOf(ready["suppressed.values"]))));
     }
     if (layer.nearest) {

@@ -187,6 +187,14 @@ def _advice(atlas: Atlas) -> Iterator[str]:
     )
 
 
+def _reader(atlas: Atlas) -> str:
+    """What output columns were read with, as a card says it under the words they promote."""
+    if atlas.vocabulary is None:
+        return ""
+    through = "the model's own head" if atlas.vocabulary.is_head else "the word embeddings alone"
+    return f"through {through}; any direction promotes some words"
+
+
 def _foot(atlas: Atlas) -> Markup:
     keys = "/ searches, arrows or j and k move, Enter opens, ← and → leaf through neurons, Escape goes back."
     made = (
@@ -337,6 +345,7 @@ def _about(atlas: Atlas, model: str, directories: Mapping[str, Any]) -> dict[str
             "layers": layers,
             "thresholds": list(atlas.folder.kept.thresholds),
             "files": list(map(printable, atlas.files)),
+            "reader": _reader(atlas),
             "chunks": directories,
             "version": __version__,
         }
