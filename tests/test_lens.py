@@ -297,6 +297,7 @@ def test_an_ablation_stands_beside_the_untouched_model() -> None:
         assert new.word is not None
         assert old.word is not None
         assert new.word.untouched == old.word.rank
+        assert new.word.untouched_probability == pytest.approx(old.word.probability, rel=1e-6)
         for guess in new.guesses:
             assert guess.untouched == known[guess.entry.id]
         same = all(guess.entry.value == known[guess.entry.id] for guess in new.guesses)

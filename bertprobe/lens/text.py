@@ -58,13 +58,18 @@ class Guess:
 
 @dataclass(frozen=True, slots=True)
 class RankOfWord:
-    """Where the wanted word stands: its rank from 1, and in the untouched model, None where none was asked."""
+    """Where the wanted word stands, its rank from 1.
+
+    `untouched` is its rank in the model before neurons were taken out and `untouched_probability` its probability
+    there, None where none were.
+    """
 
     token: str
     rank: int
     logit: float
     probability: float
     untouched: int | None
+    untouched_probability: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,9 +294,10 @@ class _Lens:
         )
 
     def _word(self, id: int, row: Floats, values: Doubles, other: Floats | None) -> RankOfWord:
-        untouched = None if other is None else rank_of(other, id)
         token = entry_name(self.runner.tokenizer, id)
-        return RankOfWord(token, rank_of(row, id), float(row[id]), float(values[id]), untouched)
+        untouched = None if other is None else rank_of(other, id)
+        before = None if other is None else float(scores(other, self.vocabulary.is_head)[id])
+        return RankOfWord(token, rank_of(row, id), float(row[id]), float(values[id]), untouched, before)
 
 
 def scores(logits: Floats, is_head: bool) -> Doubles:

@@ -98,11 +98,12 @@ def _word(word: RankOfWord) -> nodes.LensWord:
         "logit": word.logit,
         "probability": word.probability,
         "untouched": word.untouched,
+        "untouched_probability": word.untouched_probability,
     }
 
 
 def _text_views(texts: Sequence[nodes.LensText], of: nodes.LensFacts, ablation: Ablation | None) -> list[View]:
-    positions = [(number, text, place) for number, text in enumerate(texts) for place in text["positions"]]
+    positions = [(number, text, place) for number, text in enumerate(texts, 1) for place in text["positions"]]
     rows: list[dict[str, Any]] = [
         {"text": number, "position": place["position"], "token": place["token"], **layer}
         for number, _, place in positions
@@ -154,6 +155,7 @@ def _layer_columns(value: Column, rows: Sequence[Mapping[str, Any]], *, ablated:
         columns.append(Column("its share", ("word", "probability"), "share", 1))
         if ablated:
             columns.append(Column("untouched", ("word", "untouched"), "integer"))
+            columns.append(Column("its share untouched", ("word", "untouched_probability"), "share", 1))
     return columns
 
 

@@ -1130,13 +1130,14 @@ class LensGuess(VocabularyEntry):
 
 
 class LensWord(TypedDict):
-    """Where the wanted word stands, from rank 1; `untouched` is its rank before neurons were taken out."""
+    """Where the wanted word stands, from rank 1; `untouched…` are its rank and probability before ablation."""
 
     token: str
     rank: int
     logit: Number
     probability: Number
     untouched: int | None
+    untouched_probability: Number
 
 
 class LensLayer(TypedDict):
