@@ -16,6 +16,8 @@ from conftest import Run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from kin import POCKET
+from safetensors.numpy import load_file, save_file
 
 import bertprobe
 from bertprobe.corpus import open_corpus
@@ -27,7 +29,7 @@ from bertprobe.neurons.atlas import Atlas, Examples, LayerAtlas, atlas_of
 from bertprobe.neurons.best import NOWHERE, Best, Drawn
 from bertprobe.neurons.card import AROUND, Card, Example, card_of, firing_together
 from bertprobe.neurons.embedded import Passage
-from bertprobe.neurons.entries import Entries
+from bertprobe.neurons.entries import Entries, WeightsInWords
 from bertprobe.neurons.folder import ScanFolder, open_scan
 from bertprobe.neurons.job import Options, prepare_scan
 from bertprobe.neurons.ranking import largest
@@ -673,3 +675,16 @@ def test_the_page_comes_in_pieces(atlas: Atlas) -> None:
     layers = [i for i, piece in enumerate(pieces) if 'id="layer-' in piece]
     assert layers
     assert min(layers) > scripts
+
+
+@pytest.mark.parametrize("name", ["embeddings.word_embeddings.weight", "encoder.layer.3.output.dense.weight"])
+def test_words_of_what_is_no_number_are_left_out(name: str, tmp_path: Path) -> None:
+    """An entry that no text has: a scan is none the worse for it, but means over all entries are NaN."""
+    shutil.copytree(POCKET, tmp_path / "bad")
+    tensors = load_file(POCKET / "model.safetensors")
+    stored = next(key for key in tensors if key.endswith(name))
+    tensors[stored][-1, -1] = np.nan
+    save_file(tensors, tmp_path / "bad" / "model.safetensors")
+    weights = WeightsInWords(bertprobe.open(tmp_path / "bad").anatomy)
+    assert weights.moved(Site("intermediate.3", 0), 4) is None
+    assert (weights.nearest(Site("intermediate.3", 0), 4) is None) == name.startswith("embeddings")

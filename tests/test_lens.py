@@ -38,6 +38,7 @@ NATIVE = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "ernie", "da
 THEIRS = (
     *("albert", "distilbert", "mpnet", "deberta", "deberta-v2", "megatron-bert", "convbert", "rembert"),
     *("roberta-prelayernorm", "modernbert", "nomic_bert", "roformer", "gte", "xlm-roberta-xl"),
+    *("esmc", "jina_embeddings_v3"),
 )
 IDS = [5, 6, 7, 8, 9, 11]
 POCKET = Path(bertprobe.__file__).parent / "pocket"
@@ -124,7 +125,7 @@ def test_a_heads_activation_is_its_own(family: str, tmp_path: Path) -> None:
     assert ("relu" if family in ("bert", "albert", "distilbert") else "gelu") in vocabulary.steps
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "deberta", "modernbert"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "deberta", "modernbert", "xlm-roberta-xl", "jina_embeddings_v3"])
 def test_an_eps_that_the_config_leaves_out_is_that_of_its_class(family: str, tmp_path: Path) -> None:
     masked(family, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -158,7 +159,7 @@ def test_inner_layers_go_through_the_same_head(tmp_path: Path) -> None:
             assert torch.equal(vocabulary.logits(found[number]), model.cls(values))
 
 
-@pytest.mark.parametrize("family", ["roberta-prelayernorm", "modernbert", "megatron-bert", "xlm-roberta-xl"])
+@pytest.mark.parametrize("family", ["roberta-prelayernorm", "modernbert", "megatron-bert", "xlm-roberta-xl", "esmc"])
 def test_where_layers_begin_with_a_norm_inner_states_go_through_the_last_one(family: str, tmp_path: Path) -> None:
     """Of a model with as many layers less, all else alike, an inner state is the last."""
     model = masked(family, tmp_path)
@@ -216,6 +217,13 @@ def test_another_librarys_file_has_the_same_head(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_bytes((POCKET / "vocab.txt").read_bytes())
     (ours,), (theirs,) = (bertprobe.open(place).lens(SHIP, word="sea") for place in ("pocket", tmp_path))
     assert ours == theirs
+    ours, theirs = (bertprobe.open(place).lens_of_neurons("3.48,3.50,1.7") for place in ("pocket", tmp_path))
+    for mine, other in zip(ours, theirs, strict=True):  # kernels are turned round: a row is no stretch of the file
+        assert mine.nearest is not None
+        assert other.nearest is not None
+        assert [one.token for one in mine.nearest.entries] == [one.token for one in other.nearest.entries]
+        values = [one.value for one in other.nearest.entries]
+        assert [one.value for one in mine.nearest.entries] == pytest.approx(values, abs=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------ texts

@@ -109,10 +109,13 @@ HEADS: tuple[HeadRow, ...] = (
 )
 
 # The norm after the last layer of families that normalise before a layer, which their head stands behind.
-_FINAL = ("encoder.ln", "encoder.emb_layer_norm_after", "encoder.LayerNorm", "LayerNorm", "final_norm")
+_FINAL = ("encoder.ln", "encoder.emb_layer_norm_after", "encoder.LayerNorm", "LayerNorm", "final_norm", "norm")
 _FINAL_EPS = {"final_norm": "norm_eps"}
 # Where a config is silent, the classes' own.
-_EPS = {"deberta": 1e-7, "deberta-v2": 1e-7, "mra": 1e-5, "nystromformer": 1e-5, "modernbert": 1e-5}
+_EPS = {
+    **dict.fromkeys(("deberta", "deberta-v2"), 1e-7),
+    **dict.fromkeys(("esmc", "jina_embeddings_v3", "modernbert", "mra", "nystromformer", "xlm-roberta-xl"), 1e-5),
+}
 _USUAL_EPS = 1e-12
 # Names that begin so are a head's, known or not.
 _OF_A_HEAD = re.compile(

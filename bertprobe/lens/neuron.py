@@ -97,6 +97,7 @@ class NeuronReader:
     null: Null = field(default_factory=Null)
     errors: list[BertprobeError] = field(default_factory=list)
     _columns: dict[str, Floats] = field(default_factory=dict)
+    _rows: dict[str, Floats] = field(default_factory=dict)
 
     def read(self, part: Part, neuron: int, name: str, most: int) -> NeuronLens:
         """One neuron of a part; what cannot be had is None, and a note says why."""
@@ -161,12 +162,21 @@ class NeuronReader:
                 f"the input rows of {part.label} are not as wide as the word embeddings ({table.shape[1]})",
                 "they are of two spaces",
             )
-        (row,) = _finite(part.weight, read_numbers(part.weight.rows(neuron, neuron + 1)))
+        row = _finite(part.weight, self._row(part.weight, neuron))
         norm = float(np.linalg.norm(row))
         cosines = table @ (row / norm if norm else row)
         drawn = self.null.rows(1.0, table.shape[1]) @ table.T
         found = entries(cosines, chance(drawn, most), self.tokenizer, most)
         return Nearest(found, beyond(found))
+
+    def _row(self, header: TensorHeader, neuron: int) -> Floats:
+        """A row of a matrix: of one that a file has turned round or in pieces, all of it is read, once."""
+        if header.axes is None and len(header.pieces) == 1:
+            return read_numbers(header.rows(neuron, neuron + 1)).reshape(-1)
+        if header.name not in self._rows:
+            self._rows = {header.name: read_numbers(header)}  # neurons come layer by layer
+        row: Floats = self._rows[header.name][neuron]
+        return row
 
     def _column(self, part: Part, neuron: int) -> Floats:
         if part.label not in self._columns:

@@ -51,7 +51,7 @@ class WeightsInWords:
     def nearest(self, site: Site, most: int) -> Entries | None:
         """The entries whose word embeddings point most nearly where each neuron's input row does, by cosine.
 
-        None where they are not as wide as it.
+        None where they are not as wide as it, or numbers of either are NaN or infinite.
         """
         import numpy as np
 
@@ -59,13 +59,16 @@ class WeightsInWords:
         if table is None or part.weight is None or part.weight.shape[1:] != table.shape[1:]:
             return None
         rows = _normalised(read_tensor(part.weight).astype(np.float32))
-        (found,) = _first(len(rows), lambda block: rows[block] @ table.T, most)
-        return found
+        if rows is None:
+            return None
+        found = _first(len(rows), lambda block: rows[block] @ table.T, most)
+        return None if found is None else found[0]
 
     def moved(self, site: Site, most: int) -> Moved | None:
         """What each neuron's output column raises and lowers, as `Vocabulary.raised` has it.
 
-        None where the checkpoint has no vocabulary of a form that is known, or no column of a neuron.
+        None where the checkpoint has no vocabulary of a form that is known, or no column of a neuron, or where what
+        comes of one is NaN or infinite.
         """
         import numpy as np
 
@@ -78,7 +81,7 @@ class WeightsInWords:
             return None
         columns = np.ascontiguousarray(read_tensor(header).astype(np.float32).T)
         found = _first(len(columns), lambda block: vocabulary.raised(columns[block]), most, both=True)
-        return Moved(*found)
+        return None if found is None else Moved(*found)
 
     @cached_property
     def vocabulary(self) -> Vocabulary | None:
@@ -99,22 +102,29 @@ class WeightsInWords:
         return next(part for part in self._anatomy.parts if part.label == site.part)
 
 
-def _normalised(rows: Floats) -> Floats:
-    """Rows of length 1, zero where they are zero."""
+def _normalised(rows: Floats) -> Floats | None:
+    """Rows of length 1, zero where they are zero; None where a number is NaN or infinite, which a card tells."""
     import numpy as np
 
+    if not np.isfinite(rows).all():
+        return None
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     found: Floats = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
     return found
 
 
-def _first(neurons: int, values: Callable[[slice], Floats], most: int, *, both: bool = False) -> list[Entries]:
-    """The first entries of each neuron by what a block of neurons has for all entries; with `both` the last, too."""
+def _first(neurons: int, values: Callable[[slice], Floats], most: int, *, both: bool = False) -> list[Entries] | None:
+    """The first entries of each neuron by what a block of neurons has for all entries; with `both` the last, too.
+
+    None where a block has NaN or infinity, which have no order.
+    """
     import numpy as np
 
     found: list[list[tuple[Ints, Floats]]] = [[] for _ in range(1 + both)]
     for start in range(0, neurons, BLOCK):
         block = values(slice(start, start + BLOCK))
+        if not np.isfinite(block).all():
+            return None
         found[0].append(largest(block, most))
         if both:
             ids, turned = largest(np.negative(block, out=block), most)
