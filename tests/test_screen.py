@@ -183,6 +183,14 @@ def captured(rows: np.ndarray, lengths: Sequence[int]) -> Captured:
     return Captured(Site(HIDDEN), None, np.array(lengths), torch.tensor(rows), None, TorchBackend())  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("family", "told"), [("reformer", "in a way that has gradients"), ("funnel", "not numbered")])
+def test_families_that_have_no_gradients_or_numbers_are_refused(family: str, told: str, tmp_path: Path) -> None:
+    zoo.save(family, tmp_path)
+    text = zoo.save_tokenizer(tmp_path)
+    with pytest.raises(BertprobeError, match=told):
+        screened(tmp_path, [text], output="mean")
+
+
 @pytest.mark.parametrize("left_out", [0, 1])
 @pytest.mark.parametrize("mode", ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"])
 def test_pooling_is_the_one_without_gradients(mode: str, left_out: int) -> None:

@@ -142,6 +142,8 @@ class _Pass:
         for direction in range(self._directions):
             draws = [np.random.default_rng([self._seed, direction, text]) for text in texts]
             numbers = self._output.scalars(rows, draws)
+            if not numbers.requires_grad:  # as Reformer's, whose layers are undone and run again on the way back
+                raise self._unreached(heard[0][0])
             more = direction + 1 < self._directions
             gradients = torch.autograd.grad(
                 numbers.sum(), [after for _, after in heard], retain_graph=more, allow_unused=True
@@ -154,10 +156,7 @@ class _Pass:
         with torch.no_grad():
             for (layer, after), gradient in zip(heard, gradients, strict=True):
                 if gradient is None:
-                    raise UnsupportedFile(
-                        f"what {self._model} puts out does not depend on layer {layer} in a way that has gradients",
-                        "leave the layer out with `layers=`",
-                    )
+                    raise self._unreached(layer)
                 instead = self._instead.get(layer)
                 products = gradient * (-after if instead is None else instead - after)
                 moved = _of_texts(products, lengths)
@@ -174,6 +173,12 @@ class _Pass:
                 sums if old is None else Sums(old.squares + sums.squares, old.fourths + sums.fourths)
             )
         self._found.count += len(lengths)
+
+    def _unreached(self, layer: int) -> UnsupportedFile:
+        return UnsupportedFile(
+            f"what {self._model} puts out does not depend on layer {layer} in a way that has gradients",
+            "leave the layer out with `layers=`",
+        )
 
 
 def _of_texts(rows: Tensor, lengths: Any) -> Tensor:

@@ -261,8 +261,10 @@ def _encoded(runner: Runner, texts: Sequence[str], sentence: Sentence | None, tr
 
 
 def layers_of(anatomy: Anatomy, layers: str | None) -> tuple[int, ...]:
-    """The layers whose neurons are screened; raises `PartMissing` where there is no intermediate module."""
+    """The layers whose neurons are screened; raises `PartMissing` where there is none, or they have no numbers."""
     if not anatomy.of("intermediate"):
         raise PartMissing("there is no intermediate module", "look at what there is with: bertprobe inspect --shapes")
+    if not anatomy.layers:  # as Funnel's, in blocks
+        raise PartMissing("its layers are not numbered through", "choose a model of another family")
     there = anatomy.layers
     return there if layers is None else tuple(sorted(layer_numbers(layers, there)))
