@@ -309,6 +309,19 @@ def test_a_neuron_that_decides_the_label_is_found_first(small: Path, tmp_path: P
     assert found[1].scores.differences[0, 17] > 5 * found[1].null("differences")[0]
 
 
+def test_a_control_that_tells_nothing_apart_has_no_null(small: Path, tmp_path: Path) -> None:
+    """One word alone: the control gives all of it one label, and the rest has no mean."""
+    rows = [{"tokens": ["a"] * 6, "pos": ["x", "y"] * 3}] * 4
+    corpus = open_corpus(written(tmp_path / "a.jsonl", rows), words_field="tokens", label_field="pos")
+    found = probed(corpus, small, held_out=0)
+    for layer in found.layers.values():
+        assert sorted(layer.control.counts.tolist()) == [0, 24]
+        assert np.isnan(layer.control.elsewhere[layer.control.counts == 24]).all()
+        assert not np.isinf(layer.control.differences).any()
+        for which in ("differences", "weights"):
+            assert np.isnan(layer.null(which)).all()
+
+
 def test_labels_by_chance_are_not_learnt(small: Path, tmp_path: Path) -> None:
     texts = [f"{row['text']} {number}" for number, row in enumerate(text_rows(600))]
     draw = random.Random(1)

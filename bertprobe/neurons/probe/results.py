@@ -101,11 +101,16 @@ class LayerProbe:
         return np.abs(self.scores.weights).sum(0)  # type: ignore[no-any-return]
 
     def null(self, which: str) -> Doubles:
-        """Of each label the score, `differences` or `weights`, that 95 % of neurons have less of in the control."""
+        """Of each label the score, `differences` or `weights`, that 95 % of neurons have less of in the control.
+
+        NaN where the control has nothing to tell apart: it gave the label to no item, or to all.
+        """
         import numpy as np
 
-        found = np.abs(getattr(self.control, which))
-        return np.quantile(np.nan_to_num(found), NULL, axis=1)  # type: ignore[no-any-return]
+        found = np.nan_to_num(np.abs(getattr(self.control, which)))
+        counts = self.control.counts
+        some = (counts > 0) & (counts < counts.sum())
+        return np.where(some, np.quantile(found, NULL, axis=1), np.nan)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

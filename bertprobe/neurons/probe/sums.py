@@ -57,12 +57,12 @@ class Moments:
         return (apart / scale).transpose(0, 2, 1)
 
     def elsewhere(self) -> Doubles:
-        """Means over all items that have another label, (2, K, I)."""
+        """Means over all items that have another label, (2, K, I), NaN where there is none."""
         import numpy as np
 
         own = self.counts[:, :, None]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return (self.means * self.count - np.nan_to_num(self.label_means) * own) / (self.count - own)
+        others = np.where(own < self.count, self.count - own, np.nan)
+        return (self.means * self.count - np.nan_to_num(self.label_means) * own) / others  # type: ignore[no-any-return]
 
 
 class LayerSums:
