@@ -465,6 +465,9 @@ def test_layers_that_have_no_columns_are_told(tmp_path: Path) -> None:
     ("words", "told"),
     [
         (["The ship sailed."], r"has no \[MASK\]"),
+        ([SHIP, "--layers", ""], "is not a list of layers"),
+        ([SHIP, "--word", "\N{SNOWMAN}5"], "is not in the vocabulary"),
+        ([SHIP, "--word", "[MASK] sea"], "is not in the vocabulary"),
         ([SHIP, "--word", "antidisestablishment"], "pieces: ant, ##id"),
         ([SHIP, "--layers", "9"], "there is no layer 9"),
         ([SHIP, "--layers", "x"], "not a list of layers"),

@@ -178,7 +178,8 @@ def id_of_word(tokenizer: Tokenizer, word: str, vocabulary: Vocabulary) -> int:
     encoded = tokenizer.encode(f" {word.strip()}")
     pieces = [(id, t) for id, t in zip(encoded.ids.tolist(), encoded.tokens, strict=True)]
     own = [(id, token) for id, token in pieces if token not in tokenizer.special_tokens]
-    if len(own) == 1 and own[0][0] < vocabulary.size:
+    unknown = len(pieces) - len(own) > len(tokenizer.encode(""))  # a special token of the word's own, as [UNK] of a sign
+    if len(own) == 1 and not unknown and own[0][0] < vocabulary.size:
         return int(own[0][0])
     exact = (id for id in range(min(tokenizer.vocab_size, vocabulary.size)) if tokenizer.piece(id) == word)
     found = next(exact, None)
@@ -246,8 +247,10 @@ class _Lens:
             return list(range(layers + 1))
         items = [item.strip() for item in self.wish.layers.split(",")]
         numbered = ",".join(item for item in items if item != EMBEDDINGS)
-        found = {number + 1 for number in layer_numbers(numbered, range(layers))} if numbered else set()
-        return sorted(found | ({0} if EMBEDDINGS in items else set()))
+        first = {0} if EMBEDDINGS in items else set()
+        if first and not numbered:
+            return [0]
+        return sorted(first | {number + 1 for number in layer_numbers(numbered, range(layers))})
 
     def _logits(self, states: Mapping[int, Array], number: int, positions: Sequence[int]) -> Floats:
         """The logits (n, V) at some positions; the last layer goes through the head whole, as the model itself does it.
