@@ -20,6 +20,7 @@ import bertprobe
 from bertprobe.anatomy import find_parts
 from bertprobe.anatomy.neurons import listed_neurons, neurons_text, parse_neurons
 from bertprobe.checkpoint import open_checkpoint
+from bertprobe.cli import as_options
 from bertprobe.corpus import open_corpus
 from bertprobe.errors import BadSetting, BertprobeError, NotFound, OutputError, PartMissing, UnsupportedFile
 from bertprobe.neurons import Kept
@@ -583,8 +584,9 @@ def test_means_of_shared_layers_are_refused(two: Any, tmp_path: Path) -> None:
     model = bertprobe.open(whole)
     corpus = open_corpus([tmp_path / "texts.txt"])
     prepare_scan(model.checkpoint, model.anatomy, corpus, tmp_path / "scan", Options(verify=False)).run()
-    with pytest.raises(UnsupportedFile, match="mean in each of its turns"):
+    with pytest.raises(UnsupportedFile, match="mean in each of its turns") as told:
         ablation_from("0.3", model.checkpoint, model.anatomy, tmp_path / "scan")
+    assert as_options(told.value.hint) == "ablate to zero: leave out --means"
 
 
 def test_python_takes_a_list_or_an_ablation(scans: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 import bertprobe
 from bertprobe.corpus import open_corpus
-from bertprobe.errors import BadSetting, CorruptFile, NotFound, printable
+from bertprobe.errors import BadSetting, CorruptFile, NotFound, PartMissing, printable
 from bertprobe.export.files import Output
 from bertprobe.neurons import where_of
 from bertprobe.neurons.alike import Layers
@@ -688,3 +688,13 @@ def test_words_of_what_is_no_number_are_left_out(name: str, tmp_path: Path) -> N
     weights = WeightsInWords(bertprobe.open(tmp_path / "bad").anatomy)
     assert weights.moved(Site("intermediate.3", 0), 4) is None
     assert (weights.nearest(Site("intermediate.3", 0), 4) is None) == name.startswith("embeddings")
+
+
+def test_a_scan_that_no_text_ran_through_is_refused(folder: ScanFolder) -> None:
+    """A part of a few texts (`--shard`) may have none."""
+    model = bertprobe.open("pocket")
+    empty = replace(folder, state=replace(folder.state, sites={}))
+    with pytest.raises(PartMissing, match="no text ran through"):
+        atlas_of(empty, model.checkpoint, model.anatomy, MOST)
+    with pytest.raises(PartMissing, match="no text ran through"):
+        empty.layer(3)

@@ -183,6 +183,14 @@ def captured(rows: np.ndarray, lengths: Sequence[int]) -> Captured:
     return Captured(Site(HIDDEN), None, np.array(lengths), torch.tensor(rows), None, TorchBackend())  # type: ignore[arg-type]
 
 
+def test_without_a_pooler_other_outputs_are_named(tmp_path: Path) -> None:
+    zoo.save("distilbert", tmp_path)
+    zoo.save_tokenizer(tmp_path)
+    with pytest.raises(PartMissing, match="pooler") as told:
+        screened(tmp_path, output="pooled")
+    assert told.value.hint == "choose another output: sentence, mean or cls"  # the command has no --vector
+
+
 @pytest.mark.parametrize(("family", "told"), [("reformer", "in a way that has gradients"), ("funnel", "not numbered")])
 def test_families_that_have_no_gradients_or_numbers_are_refused(family: str, told: str, tmp_path: Path) -> None:
     zoo.save(family, tmp_path)

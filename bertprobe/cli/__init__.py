@@ -165,7 +165,7 @@ _SETTING = re.compile(
     r"`(force|truncate|prompt|weights|root|subfolder|download|backend|dtype|vector|pairs|layers|replace|names|tokenizer"
     r"|field|id_field|skip_bad|part|neurons|tokens|top|verify|before|shard|order|embed_text|ray|actors"
     r"|gpus_per_actor|batch_tokens|position|word"
-    r"|label_field|words_field|held_out|ridge)"
+    r"|label_field|words_field|held_out|ridge|means)"
     r"=([^`]*)`"
 )
 _RENAMED = {

@@ -178,8 +178,9 @@ def id_of_word(tokenizer: Tokenizer, word: str, vocabulary: Vocabulary) -> int:
     encoded = tokenizer.encode(f" {word.strip()}")
     pieces = [(id, t) for id, t in zip(encoded.ids.tolist(), encoded.tokens, strict=True)]
     own = [(id, token) for id, token in pieces if token not in tokenizer.special_tokens]
-    unknown = len(pieces) - len(own) > len(tokenizer.encode(""))  # a special token of the word's own, as [UNK] of a sign
-    if len(own) == 1 and not unknown and own[0][0] < vocabulary.size:
+    # More special tokens than stand around any text: the word has some itself, as [UNK] of a sign.
+    with_others = len(pieces) - len(own) > len(tokenizer.encode(""))
+    if len(own) == 1 and not with_others and own[0][0] < vocabulary.size:
         return int(own[0][0])
     exact = (id for id in range(min(tokenizer.vocab_size, vocabulary.size)) if tokenizer.piece(id) == word)
     found = next(exact, None)

@@ -21,7 +21,7 @@ from bertprobe.neurons.best import NOWHERE, Best, document_of
 from bertprobe.neurons.bins import quantiles
 from bertprobe.neurons.card import AROUND, RANDOM, SHARES
 from bertprobe.neurons.entries import Entries, Moved, WeightsInWords
-from bertprobe.neurons.folder import ScanFolder, check_model, numbered
+from bertprobe.neurons.folder import ScanFolder, check_model
 from bertprobe.neurons.listing import LayerRow, columns_of, layer_rows
 from bertprobe.neurons.ranking import NONE
 from bertprobe.neurons.scan import SiteScan
@@ -113,12 +113,13 @@ def atlas_of(
     Raises:
         BadSetting: `most` is none or too many.
         NotFound: the model or its tokenizer is not the one that was scanned, or the texts are gone.
+        PartMissing: no text ran through the scan.
     """
     if not 1 <= most <= MOST:
         raise BadSetting(f"{most} entries of a list are not what a page can show", f"choose 1 to {MOST}")
     check_model(folder, checkpoint)
     tokenizer = tokenizer_of(checkpoint)
-    sites = numbered(folder.state.sites)
+    sites = folder.sites()
     kept = {site: _Kept.of(folder.state.sites[site], most) for site in sites.values()}
     streamed = stream_texts(folder, tokenizer, documents_around(_where(kept.values())))
     texts = read_windows(streamed.passages, _where(kept.values()), AROUND)

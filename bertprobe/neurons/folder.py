@@ -51,10 +51,19 @@ class ScanFolder:
 
     def layer(self, number: int) -> SiteScan:
         """What was found of a layer's neurons; raises `PartMissing` for a layer that was not scanned."""
-        sites = numbered(self.state.sites)
+        sites = self.sites()
         if number not in sites:
             raise PartMissing(f"layer {number} was not scanned", f"choose among {', '.join(map(str, sites))}")
         return self.state.sites[sites[number]]
+
+    def sites(self) -> Mapping[int, Site]:
+        """The sites by layer; raises `PartMissing` for a scan that no text ran through, such as a part of few."""
+        if not self.state.sites:
+            raise PartMissing(
+                f"no text ran through the scan in {printable(str(self.path))}, so that it tells of no neuron",
+                "merge it with the other parts, or scan more texts",
+            )
+        return numbered(self.state.sites)
 
     @property
     def kept(self) -> Kept:

@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from bertprobe.anatomy import Anatomy, layer_numbers
+from bertprobe.anatomy.poolers import require_pooler
 from bertprobe.checkpoint import Checkpoint
 from bertprobe.errors import BadSetting, NotFound, PartMissing, quoted
 from bertprobe.recipe import recipe_of
-from bertprobe.run import HIDDEN, SENTENCE, VECTORS, Compute, Runner, open_runner, require_vector
+from bertprobe.run import HIDDEN, SENTENCE, VECTORS, Compute, Runner, open_runner
 from bertprobe.run.sentence import sentence_of
 from bertprobe.screen.exact import Neuron, Rerun, effects, rows_of
 from bertprobe.stats.ranks import spearman
@@ -221,8 +222,8 @@ def _vector_job(
     from bertprobe.screen.outputs import VectorOutput
 
     sentence = sentence_of(checkpoint) if options.output == SENTENCE else None
-    if sentence is None:
-        require_vector(checkpoint, anatomy, options.output)
+    if options.output == "pooled":
+        require_pooler(checkpoint, anatomy, "choose another output: sentence, mean or cls")
     output = VectorOutput(options.output, sentence)
     tokenizer = None if sentence is None else sentence.tokenizer
     runner = open_runner(checkpoint, anatomy, options.compute, needs=output.needs, tokenizer=tokenizer)

@@ -126,7 +126,7 @@ def pooled_rows(hidden: Tensor, lengths: Iterable[int], mode: str, left_out: int
     """One vector of each text's states, (T, H) → (N, H), by a pooling mode of sentence-transformers."""
     pool = _POOLINGS.get(mode)
     if pool is None:
-        raise UnsupportedFile(f"the pooling {mode!r} has no gradient here", "choose `vector=mean` or `vector=cls`")
+        raise UnsupportedFile(f"the pooling {mode!r} has no gradient here", "choose another output: mean or cls")
     texts = torch.split(hidden, [int(length) for length in lengths])
     if any(len(text) <= left_out for text in texts):
         raise UnsupportedFile("a text has no token behind its prompt", "leave it out")

@@ -110,7 +110,7 @@ class LayerProbe:
         found = np.nan_to_num(np.abs(getattr(self.control, which)))
         counts = self.control.counts
         some = (counts > 0) & (counts < counts.sum())
-        return np.where(some, np.quantile(found, NULL, axis=1), np.nan)  # type: ignore[no-any-return]
+        return np.where(some, np.quantile(found, NULL, axis=1), np.nan)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

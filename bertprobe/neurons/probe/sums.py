@@ -62,7 +62,7 @@ class Moments:
 
         own = self.counts[:, :, None]
         others = np.where(own < self.count, self.count - own, np.nan)
-        return (self.means * self.count - np.nan_to_num(self.label_means) * own) / others  # type: ignore[no-any-return]
+        return (self.means * self.count - np.nan_to_num(self.label_means) * own) / others
 
 
 class LayerSums:
