@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import zoo
 from safetensors.numpy import load_file, save_file
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import bertprobe
 from bertprobe.anatomy import Anatomy, Part, find_parts
@@ -220,3 +222,15 @@ def test_a_family_without_a_row_has_no_facts(tmp_path: Path) -> None:
     assert (anatomy.family, anatomy.layout.name) == ("of-tomorrow", "bert")
     assert anatomy.row == Family("of-tomorrow", anatomy.layout)
     assert not anatomy.row.native
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_eps_of_a_row_is_its_class_s_own(name: str) -> None:
+    """What a head's norm takes where a config.json does not say."""
+    if name not in CONFIG_MAPPING:
+        pytest.skip(f"the installed transformers has no {name}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        config = CONFIG_MAPPING[name]()
+    found = [getattr(config, key, None) for key in ("layer_norm_eps", "norm_eps", "layer_norm_epsilon")]
+    assert {value for value in found if value is not None} <= {FAMILIES[name].eps}

@@ -21,7 +21,7 @@ class Family(NamedTuple):
     What its files are like: `name` is the model_type, and `prefixes` (blank between several) those under which its head
     classes keep the encoder in its `layout`; it may come in other layouts `also`, with the prefixes there. `within` is
     the model_type of models that hold it beside other encoders. `activation` is the one in force where a config is
-    silent, None where that is its layout's.
+    silent, None where that is its layout's; `eps` is that of its layer norms where a config is silent.
 
     How it runs: a `native` one is computed by `encoder`. Positions count from `padding`, which is the id its config
     class has where a config is silent, or from 0, and are `endless` where they are computed and no table of them ends.
@@ -46,6 +46,7 @@ class Family(NamedTuple):
     also: tuple[tuple[Layout, str], ...] = ()
     within: str = ""
     activation: str | None = None
+    eps: float = 1e-12
     native: bool = False
     padding: int | None = None
     segments: bool = True
@@ -119,6 +120,7 @@ _ROWS = (
         title="DeBERTa",
         pooler="ContextPooler",
         endless=True,
+        eps=1e-7,
     ),
     Family(
         "deberta-v2",
@@ -129,6 +131,7 @@ _ROWS = (
         title="DeBERTa",
         pooler="ContextPooler",
         endless=True,
+        eps=1e-7,
     ),
     Family("layoutlm", layouts.BERT, "layoutlm", tokenizer="BertTokenizer"),
     Family("ernie", layouts.BERT, "ernie", native=True, tokens="[CLS]", tokenizer="BertTokenizer"),
@@ -153,7 +156,15 @@ _ROWS = (
     ),
     Family("luke", layouts.BERT, "luke", tokenizer="LukeTokenizer", padding=1),
     Family("ibert", layouts.BERT, "ibert", tokenizer="RobertaTokenizer", padding=1),
-    Family("nystromformer", layouts.BERT, "nystromformer", tokenizer=GENERIC, pooling="never", activation="gelu_new"),
+    Family(
+        "nystromformer",
+        layouts.BERT,
+        "nystromformer",
+        tokenizer=GENERIC,
+        pooling="never",
+        activation="gelu_new",
+        eps=1e-5,
+    ),
     Family("splinter", layouts.BERT, "splinter", tokenizer="SplinterTokenizer", pooling="never"),
     Family("tapas", layouts.BERT, "tapas", tokenizer="TapasTokenizer", segments=False),
     Family(
@@ -164,7 +175,7 @@ _ROWS = (
         more_than_text="it wants the place of every token on a page",
     ),
     _roberta("xmod", "roberta", tokenizer="XLMRobertaTokenizer"),
-    _roberta("xlm-roberta-xl", "roberta", tokenizer=GENERIC),
+    _roberta("xlm-roberta-xl", "roberta", tokenizer=GENERIC, eps=1e-5),
     _roberta("roberta-prelayernorm", "roberta_prelayernorm", tokenizer="RobertaTokenizer"),
     Family(
         "dpr",
@@ -181,11 +192,13 @@ _ROWS = (
     Family("bert-generation", layouts.BERT, "bert", tokenizer="BertGenerationTokenizer", pooling="never"),
     Family("roc_bert", layouts.BERT, "roc_bert", tokenizer="RoCBertTokenizer"),
     Family("markuplm", layouts.BERT, "markuplm", tokenizer="MarkupLMTokenizer", padding=1),
-    Family("mra", layouts.BERT, "mra", tokenizer="RobertaTokenizer", pooling="never"),
+    Family("mra", layouts.BERT, "mra", tokenizer="RobertaTokenizer", pooling="never", eps=1e-5),
     Family("yoso", layouts.BERT, "yoso", tokenizer="AlbertTokenizer", pooling="never"),
     Family("fnet", layouts.BERT, "fnet", tokenizer="FNetTokenizer", activation="gelu_new", mixing="Fourier mixing"),
     Family("longformer", layouts.BERT, "longformer", tokenizer="RobertaTokenizer", padding=1),
-    Family("layoutlmv3", layouts.BERT, "layoutlmv3", tokenizer="LayoutLMv3Tokenizer", pooling="never", padding=1),
+    Family(
+        "layoutlmv3", layouts.BERT, "layoutlmv3", tokenizer="LayoutLMv3Tokenizer", pooling="never", padding=1, eps=1e-5
+    ),
     Family(
         "align_text_model",
         layouts.BERT,
@@ -235,6 +248,7 @@ _ROWS = (
         module="bridgetower.modeling_bridgetower",
         base="BridgeTowerTextModel",
         padding=1,
+        eps=1e-5,
     ),
     Family(
         "flava_text_model",
@@ -294,6 +308,7 @@ _ROWS = (
         module="altclip.modeling_altclip",
         base="AltRobertaModel",
         padding=1,
+        eps=1e-5,
     ),
     Family(
         "distilbert",
@@ -314,6 +329,7 @@ _ROWS = (
         title="ModernBERT",
         up_projection="ModernBertMLP",
         endless=True,
+        eps=1e-5,
     ),
     Family(
         "jina_embeddings_v3",
@@ -322,6 +338,7 @@ _ROWS = (
         tokenizer="XLMRobertaTokenizer",
         up_projection="JinaEmbeddingsV3MLP",
         endless=True,
+        eps=1e-5,
     ),
     Family("eurobert", layouts.UP_AND_GATE, "model", pooling="never", up_projection="EuroBertMLP", endless=True),
     Family(
@@ -332,6 +349,7 @@ _ROWS = (
         pooling="never",
         up_projection="EsmcMLP",
         endless=True,
+        eps=1e-5,
     ),
     Family(
         "ultrabert", layouts.UP_AND_GATE, "model ultrabert", pooling="never", up_projection="UltrabertMLP", endless=True
@@ -344,6 +362,7 @@ _ROWS = (
         activation="relu2",
         up_projection="NeoMMEMLP",
         endless=True,
+        eps=1e-6,
     ),
     Family(
         "nomic_bert",
@@ -387,6 +406,7 @@ _ROWS = (
         up_projection="FunnelPositionwiseFFN",
         rows_are_tokens=False,
         endless=True,
+        eps=1e-9,
     ),
     Family(
         "reformer",
@@ -404,9 +424,9 @@ _ROWS = (
         prompt_first=True,
         endless=True,
     ),
-    Family("t5", layouts.T5, "transformer", tokenizer="T5Tokenizer", base="T5EncoderModel", endless=True),
-    Family("mt5", layouts.T5, "transformer", tokenizer="T5Tokenizer", base="MT5EncoderModel", endless=True),
-    Family("umt5", layouts.T5, "transformer", tokenizer=GENERIC, base="UMT5EncoderModel", endless=True),
+    Family("t5", layouts.T5, "transformer", tokenizer="T5Tokenizer", base="T5EncoderModel", endless=True, eps=1e-6),
+    Family("mt5", layouts.T5, "transformer", tokenizer="T5Tokenizer", base="MT5EncoderModel", endless=True, eps=1e-6),
+    Family("umt5", layouts.T5, "transformer", tokenizer=GENERIC, base="UMT5EncoderModel", endless=True, eps=1e-6),
     Family(
         "clip_text_model",
         layouts.CLIP_TEXT,
@@ -417,6 +437,7 @@ _ROWS = (
         title="CLIP",
         module="clip.modeling_clip",
         up_projection="CLIPMLP",
+        eps=1e-5,
     ),
     Family(
         "siglip_text_model",
@@ -427,6 +448,7 @@ _ROWS = (
         module="siglip.modeling_siglip",
         base="SiglipTextModel",
         up_projection="SiglipMLP",
+        eps=1e-6,
     ),
     Family("bart", layouts.BART, "model", tokenizer="RobertaTokenizer", rows_are_tokens=False),
     Family("mbart", layouts.BART, "model", tokenizer="MBartTokenizer", rows_are_tokens=False),

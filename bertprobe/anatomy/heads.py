@@ -111,12 +111,6 @@ HEADS: tuple[HeadRow, ...] = (
 # The norm after the last layer of families that normalise before a layer, which their head stands behind.
 _FINAL = ("encoder.ln", "encoder.emb_layer_norm_after", "encoder.LayerNorm", "LayerNorm", "final_norm", "norm")
 _FINAL_EPS = {"final_norm": "norm_eps"}
-# Where a config is silent, the classes' own.
-_EPS = {
-    **dict.fromkeys(("deberta", "deberta-v2"), 1e-7),
-    **dict.fromkeys(("esmc", "jina_embeddings_v3", "modernbert", "mra", "nystromformer", "xlm-roberta-xl"), 1e-5),
-}
-_USUAL_EPS = 1e-12
 # Names that begin so are a head's, known or not.
 _OF_A_HEAD = re.compile(
     r"(lm_head|cls\.predictions|predictions|pred_layer|generator_lm_head|vocab_projector|lm_loss|lm_predictions)\.|"
@@ -236,8 +230,7 @@ def _decoder(anatomy: Anatomy, row: HeadRow) -> TensorHeader:
 
 
 def _norm(anatomy: Anatomy, name: str, eps: float | str) -> Norm:
-    usual = _EPS.get(anatomy.family, _USUAL_EPS)
-    value = anatomy.settings.get(eps, usual) if isinstance(eps, str) else eps
+    value = anatomy.settings.get(eps, anatomy.row.eps) if isinstance(eps, str) else eps
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise UnsupportedFile(f"config.json gives {eps} as {printable(str(value))}", "mend it: it is a number")
     there = anatomy.tensors

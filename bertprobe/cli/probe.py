@@ -85,9 +85,7 @@ def probe(
     truncate: Truncate = False,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "-o", "--output", metavar="FILE", help="Write all scores: .safetensors or .npz.", show_default=False
-        ),
+        typer.Option("-o", "--output", metavar="FILE", help="Write all scores to FILE.", show_default=False),
     ] = None,
     force: Force = False,
     quiet: Quiet = False,
@@ -103,6 +101,8 @@ def probe(
     """Asks which neurons tell labels of texts or words: linear probes, rankings, and a control task of random labels.
 
     The corpus runs once, and what is kept are sums: memory follows the square of a layer's width, not the texts.
+
+    With -o, writes all scores: .safetensors or .npz.
     """
     from bertprobe.corpus import open_corpus
     from bertprobe.export.matrices import checked

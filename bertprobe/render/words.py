@@ -119,7 +119,8 @@ def _scan_lines(model: str, scan: ScanCounts) -> list[tuple[str, str]]:
 
 def _screen_lines(screen: ScreenCounts) -> list[tuple[str, str]]:
     passes = "a backward pass" if screen["directions"] == 1 else f"{screen['directions']} backward passes"
-    counts = f"{screen['texts']:,} texts, {screen['tokens']:,} tokens, {passes} each"
+    texts = f"{screen['texts']:,} text{'' if screen['texts'] == 1 else 's'}"
+    counts = f"{texts}, {screen['tokens']:,} tokens, {passes} each"
     lines = [
         ("screen", f"{screen['neurons']:,} neurons set to {screen['instead']} on {counts}: {screen['seconds']:.2g} s")
     ]
