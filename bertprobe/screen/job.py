@@ -126,7 +126,7 @@ class ScreenJob:
         from bertprobe.screen.gradients import estimated
 
         options, output = self.options, self.output
-        directions = -(-LEAST_NUMBERS // len(self.texts))
+        directions = max(output.directions, -(-LEAST_NUMBERS // len(self.texts)))
         start = time.perf_counter()
         gradual = replace(self.runner, compute=_narrow(options.compute))
         found = estimated(

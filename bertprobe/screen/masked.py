@@ -47,6 +47,7 @@ class MaskedOutput:
 
     name = "masked"
     unit = "nats"
+    directions = 4  # a few tokens decide: one number of each ranks neurons less well (docs/tasks/screen.md)
     needs = frozenset({HIDDEN})
 
     def rows(self, captured: Captured) -> tuple[Tensor, Tensor]:

@@ -32,10 +32,14 @@ class Kept(Collector, Protocol):
 
 
 class Output(Protocol):
-    """What is looked at: `name` as it was asked for, `unit` of an effect, `needs` as collectors have them."""
+    """What is looked at: `name` as it was asked for, `unit` of an effect, `needs` as collectors have them.
+
+    `directions` are the numbers that are drawn of a text, each a backward pass, where there are texts enough.
+    """
 
     name: str
     unit: str
+    directions: int
     needs: frozenset[str]
 
     def rows(self, captured: Captured) -> Any:
@@ -70,6 +74,7 @@ class VectorOutput:
     """
 
     unit = "distance"
+    directions = 1
 
     def __init__(self, name: str, sentence: Sentence | None = None) -> None:
         self.name, self._sentence = name, sentence
