@@ -44,7 +44,7 @@ class Work:
         file = self.corpus.files[shard.file]
         scan = NeuronScan(self.labels, self.kept, salt_of(self.seed, file, shard), before)
         counted = _Counted(text for _, text in self.tokenized(documents))
-        run_encoded(self.runner, counted, scan, _Told(self.labels[0], advance))
+        run_encoded(self.runner, counted, scan, Told(self.labels[0], advance))
         if not scan.is_finite:
             raise BertprobeError(
                 f"{printable(self.runner.checkpoint.ref)} puts out NaN or infinity for a text of {file.shown}",
@@ -68,8 +68,8 @@ class Work:
         return f"{shown}, row {document.row} from 0 ({beginning(document.text)}),"
 
 
-class _Told:
-    """A collector that keeps nothing and tells of each batch."""
+class Told:
+    """A collector that keeps nothing and tells of each batch that a part has run."""
 
     is_finite = True
 

@@ -24,14 +24,13 @@ from bertprobe.neurons.probe.labels import Labelling, Split, Survey, chosen, sur
 from bertprobe.neurons.probe.results import LayerProbe, Probes, Scores, Selection
 from bertprobe.neurons.probe.solve import Predictor, differences, predictor, probeless_by_label, ranked, ridge
 from bertprobe.neurons.probe.sums import BLOCK, Moments
-from bertprobe.run import Captured, Compute, Runner, Site, open_runner, run_batch, run_encoded
+from bertprobe.neurons.shard import Told
+from bertprobe.run import Compute, Runner, Site, open_runner, run_batch, run_encoded
 from bertprobe.sharded import decided
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-    from bertprobe.tokens import Packed
 
     Doubles = npt.NDArray[np.float64]
     Ints = npt.NDArray[np.int64]
@@ -151,7 +150,7 @@ class ProbeJob:
                 run_batch(self.runner, batch, sums)
                 advance(len(batch.lengths), len(batch.ids))
         else:
-            run_encoded(self.runner, texts, sums, _Told(self.parts[0], advance))
+            run_encoded(self.runner, texts, sums, Told(self.parts[0], advance))
         self._check_finite(sums.is_finite)
         if not sums.found:
             raise BertprobeError("no item with a label is left to learn from", "look at the corpus and its labels")
@@ -161,7 +160,7 @@ class ProbeJob:
         items = Items(self.pieces, before=self.options.before)
         answers = ProbeAnswers({site: one.predictors for site, one in solved.items()}, items, len(self.labelling))
         texts = items.passing(self._reader(counts).marked(chosen(self.corpus, self._split, held=True)))
-        run_encoded(self.runner, texts, answers, _Told(self.parts[0], advance))
+        run_encoded(self.runner, texts, answers, Told(self.parts[0], advance))
         self._check_finite(answers.is_finite)
         return answers.found
 
@@ -207,23 +206,6 @@ class ProbeJob:
             "device": self.runner.backend.device,
             "dtype": self.runner.backend.dtype,
         }
-
-
-class _Told:
-    """A collector that keeps nothing and tells of each batch."""
-
-    is_finite = True
-
-    def __init__(self, label: str, advance: Advance) -> None:
-        self.needs = frozenset({label})
-        self._advance = advance
-
-    def reduce(self, captured: Captured) -> None:
-        return None
-
-    def add(self, site: Site, batch: Packed, reduced: None) -> None:
-        if site.call == 0:
-            self._advance(len(batch.lengths), len(batch.ids))
 
 
 def _majority(moments: Moments, right: Right | None, task: int) -> float | None:
